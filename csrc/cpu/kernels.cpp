@@ -1,0 +1,2 @@
+// Compiles every op for the CPU.
+#include "../ops/all.h"

@@ -1,0 +1,3 @@
+// Compiles every op for CUDA.
+#define FASTADV_CUDA
+#include "../ops/all.h"

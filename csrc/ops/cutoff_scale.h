@@ -1,0 +1,36 @@
+// Blind AT's cutoff and scale: x + rho * min(1, eps / norm) * (x_adv - x), from given norms of x_adv - x.
+#pragma once
+
+#include "../loops.h"
+#include "values.h"
+
+namespace fastadv {
+
+template <class T>
+struct CutoffScale {
+  CutoffScaleArgs a;
+
+  FASTADV_FN void operator()(const Row& row) const {
+    if (a.active && !a.active[row.index]) return;
+    using C = compute_t<T>;
+    const C norm = at<C>(a.norms, row.index), eps = at<C>(a.eps, row.index);
+    const C cut = norm > eps ? eps / norm : C(1);
+    const C factor = is_finite(norm) ? static_cast<C>(a.rho) * cut : C(0);
+    T* x_adv = static_cast<T*>(a.x_adv);
+    const T* x = static_cast<const T*>(a.x);
+    if (factor == C(1)) return;  // nothing to cut: the row keeps its bits
+    if (factor == C(0)) {        // also where x_adv is NaN or infinite
+      row.map(x_adv, [](C origin) { return origin; }, x);
+      return;
+    }
+    row.map(
+        x_adv, [=](C v, C origin) { return origin + factor * (v - origin); }, static_cast<const T*>(x_adv), x);
+  }
+};
+
+Status cutoff_scale(const Launch& launch, const CutoffScaleArgs& args) {
+  return dispatch(launch.dtype,
+                  [&](auto* t) { return for_each(launch, CutoffScale<std::decay_t<decltype(*t)>>{args}); });
+}
+
+}  // namespace fastadv
