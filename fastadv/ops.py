@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["NORMS", "OPS", "Op", "backend", "cutoff_scale", "linf_step", "random_start", "row_norms"]
+__all__ = ["LAWS", "NORMS", "OPS", "Op", "as_rows", "backend", "cutoff_scale", "linf_step", "per_sample", "random_start", "row_norms"]
 
 _LIBRARY = torch.library.Library("fastadv", "DEF")
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -108,14 +108,14 @@ def _compute(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _rows(budget: Tensor, x: Tensor) -> Tensor:
-    """A budget [B] shaped to broadcast over the samples of x."""
-    return budget.view(-1, *[1] * (x.dim() - 1))
+def as_rows(values: Tensor, x: Tensor) -> Tensor:
+    """One value a sample, [B], shaped to broadcast over the samples of `x`."""
+    return values.view(-1, *[1] * (x.dim() - 1))
 
 
 def _write(x: Tensor, value: Tensor, active: Tensor | None) -> None:
     value = value.to(x.dtype)
-    x.copy_(value if active is None else torch.where(_rows(active, x), value, x))
+    x.copy_(value if active is None else torch.where(as_rows(active, x), value, x))
 
 
 @_op(
@@ -141,7 +141,7 @@ def linf_step(
     """
     grad = _compute(grad)
     sign = grad.sign().masked_fill(~grad.isfinite(), 0)
-    origin, step_size, eps = _compute(x), _rows(step_size, x), _rows(eps, x)
+    origin, step_size, eps = _compute(x), as_rows(step_size, x), as_rows(eps, x)
     delta = torch.minimum(torch.maximum(_compute(x_adv) + step_size * sign - origin, -eps), eps)
     _write(x_adv, (origin + delta).clamp(lo, hi), active)
 
@@ -181,7 +181,7 @@ def cutoff_scale(
     """
     factor = torch.where(norms > eps, eps / norms, torch.ones_like(norms)) * torch.as_tensor(rho, dtype=norms.dtype)
     factor = torch.where(norms.isfinite(), factor, torch.zeros_like(norms))
-    here, origin, factor = _compute(x_adv), _compute(x), _rows(factor, x)
+    here, origin, factor = _compute(x_adv), _compute(x), as_rows(factor, x)
     moved = torch.where(factor == 0, origin, origin + factor * (here - origin))
     _write(x_adv, torch.where(factor == 1, here, moved), active)
 
@@ -214,9 +214,9 @@ def random_start(
     odd = 2 * (bits >> 8) + 1 - (1 << 24)
     here = _compute(x)
     unit = odd.sign().to(here.dtype) if law == "sign" else odd.to(here.dtype) * 2.0**-24
-    noisy = (here + _rows(eps, x) * unit).clamp(lo, hi).to(x.dtype)
+    noisy = (here + as_rows(eps, x) * unit).clamp(lo, hi).to(x.dtype)
     out = torch.empty_like(x)
-    return out.copy_(noisy if active is None else torch.where(_rows(active, x), noisy, x))
+    return out.copy_(noisy if active is None else torch.where(as_rows(active, x), noisy, x))
 
 
 def _philox(ids: Tensor, seed: int, restart: int, blocks: int) -> Tensor:

@@ -1,0 +1,147 @@
+"""What every attack stands on: the isolated model, the rows under attack, and the one loop."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..losses import Loss
+
+Model = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def isolated(model: Model) -> Iterator[None]:
+    """The model as attacks need it: every submodule in eval mode, parameters frozen, grad mode on.
+
+    Everything is put back on leaving, also when the model raises: each submodule's own mode (a frozen BN stays frozen),
+    each parameter's `requires_grad`, grad and inference mode. Nothing else of the model is touched.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    training = [module for module in modules if module.training]
+    trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+    try:
+        for module in training:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+class Rows:
+    """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
+
+    `x`, `y`, `ids`: what was given; `x_adv`: where the attack stands; `steps`, `grads`: steps made and gradients
+    computed, a sample; `nonfinite`: whether a gradient was NaN or infinite. Attacks add tensors of their own.
+    """
+
+    _GIVEN = ("x", "y", "ids")
+
+    def __init__(self, model: Model, x: Tensor, y: Tensor, ids: Tensor, highest_label: int):
+        self.model = model
+        self.x, self.y, self.ids = x, y, ids
+        self.x_adv = x.clone()
+        self.steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.grads = torch.zeros_like(self.steps)
+        self.nonfinite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.highest_label = highest_label
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K."""
+        logits = self.model(x)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model must return logits [{len(x)}, classes] with at least 2 classes, got {got}")
+        if self.highest_label >= logits.shape[1]:
+            raise ValueError(f"label {self.highest_label} is out of range: the model has {logits.shape[1]} classes")
+        return logits
+
+    def differentiable(self) -> tuple[Tensor, Tensor]:
+        """`x_adv` as a leaf of autograd and the logits there."""
+        x_adv = self.x_adv.detach().requires_grad_()
+        logits = self.logits(x_adv)
+        if not logits.requires_grad:
+            raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")
+        return x_adv, logits
+
+    def gradient(self, loss: Loss) -> Tensor:
+        """The gradient of each sample's loss with respect to `x_adv`."""
+        x_adv, logits = self.differentiable()
+        (grad,) = torch.autograd.grad(loss(logits, self.y).sum(), x_adv)
+        return self.counted(grad)
+
+    def counted(self, grad: Tensor) -> Tensor:
+        """`grad`, after noting that every row computed it and whether it is finite."""
+        self.grads += 1
+        self.nonfinite |= ~ops.row_norms(grad, "linf").isfinite()
+        return grad
+
+    @torch.no_grad()
+    def predictions(self) -> Tensor:
+        """The predicted class at `x_adv`, [B]."""
+        return self.logits(self.x_adv).argmax(dim=1)
+
+    def take(self, index: Tensor) -> "Rows":
+        part = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(part, name, value[index])
+        return part
+
+    def put(self, index: Tensor, part: "Rows") -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name not in self._GIVEN:
+                value[index] = getattr(part, name)
+
+
+Step = Callable[[Rows], Tensor | None]
+
+
+def ascend(rows: Rows, steps: int, step: Step, active: Tensor | None = None) -> None:
+    """The one loop: up to `steps` times, `step` moves the `x_adv` of the rows it is given.
+
+    A step that returns a mask [B] ends the attack of the rows where it is false: they leave the batch, cost nothing more,
+    and the rest goes on as if they were there. `active` is such a mask to begin with. Results stand in `rows`, in order.
+    """
+    live, where = _drop(rows, rows, None, active)
+    for _ in range(steps):
+        if len(live.x) == 0:
+            break
+        keep = step(live)
+        live.steps += 1
+        live, where = _drop(rows, live, where, keep)
+    if where is not None:
+        rows.put(where, live)
+
+
+def _drop(rows: Rows, live: Rows, where: Tensor | None, keep: Tensor | None) -> tuple[Rows, Tensor | None]:
+    """`live` without the rows that `keep` leaves out, and where in `rows` its rows stand; None: it is `rows` itself."""
+    if keep is None:
+        return live, where
+    stay = keep.nonzero().squeeze(1)  # the one synchronisation of a step
+    if len(stay) == len(keep):
+        return live, where
+    if where is not None:
+        rows.put(where, live)
+        stay = where[stay]
+    return rows.take(stay), stay
+
+
+def sign_ascent(rows: Rows, loss: Loss, alpha: float | Tensor, eps: float | Tensor, bounds: tuple[float, float]) -> Step:
+    """A step of size `alpha` along the sign of the gradient of `loss`, within `eps` of x and within `bounds`."""
+    alpha, eps = ops.per_sample("attack", "alpha", alpha, rows.x), ops.per_sample("attack", "eps", eps, rows.x)
+
+    def step(live: Rows) -> None:
+        grad = live.gradient(loss)
+        ops.linf_step(live.x_adv, grad, live.x, alpha, eps, *bounds)
+
+    return step

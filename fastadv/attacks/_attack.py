@@ -1,0 +1,158 @@
+"""The base of all attacks: arguments checked, model isolated, results gathered."""
+
+import dataclasses
+import math
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ._ascend import Model, Rows, isolated
+
+Budget = float | Tensor
+"""One number for all samples, or a tensor with one a sample, [B]."""
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack did, one row a sample, in input order.
+
+    `x_adv` [B, ...]: the adversarial samples. `success` [B] bool: predicted class differs from the label attacked.
+    `steps`, `grads` [B] int64: steps made, gradients computed. `norm` [B]: size of the perturbation, in the attack's own
+    norm. `target` [B] int64: the class predicted at `x_adv`.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    steps: Tensor
+    grads: Tensor
+    norm: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """An attack and its options. ``attack(model, x, y)`` gives `x_adv`; ``attack.run(model, x, y)`` gives all it knows.
+
+    `bounds` is the range of the inputs. `seed` keys every random number, together with the sample's id: the same call
+    gives the same result, whatever the batch. The model is left exactly as it was, also when it raises.
+    """
+
+    bounds: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    norm: ClassVar[str] = "linf"
+
+    def __post_init__(self) -> None:
+        lo, hi = self.bounds
+        if not lo < hi:
+            raise ValueError(f"{type(self).__name__}: bounds must be (lowest, highest), got {self.bounds}")
+
+    @abstractmethod
+    def perturb(self, rows: Rows) -> None:
+        """Moves ``rows.x_adv``; the model is isolated already."""
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        """The adversarial samples of `x` [B, ...], detached, in its dtype; see `run`."""
+        with isolated(model):
+            return self._attack(model, x, y, ids).x_adv
+
+    def run(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> AttackResult:
+        """Attacks `model` (x to logits [B, K]) at `x` [B, ...] within `bounds`, away from the labels `y` [B].
+
+        Without `y`, away from the model's own predictions. `ids` [B] int64 name the samples for random numbers, by
+        default 0..B-1; give data-set indices where one data set is attacked in several batches.
+
+        Raises TypeError or ValueError for inputs that are no floating-point tensor, not finite, outside `bounds`, or
+        labels of a wrong shape or out of range.
+        """
+        with isolated(model):
+            rows = self._attack(model, x, y, ids)
+            target = rows.predictions()
+            norm = ops.row_norms(rows.x_adv, self.norm, rows.x)
+        return AttackResult(rows.x_adv, target != rows.y, rows.steps, rows.grads, norm, target)
+
+    def at(self, eps: float) -> "Attack":
+        """The same attack with another budget; step sizes scale with it. TypeError where it has no budget."""
+        if not hasattr(self, "eps"):
+            raise TypeError(f"{type(self).__name__} has no budget to set: it looks for the smallest perturbation")
+        return dataclasses.replace(self, eps=eps)
+
+    def _attack(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Rows:
+        x, y, ids, highest_label = self._checked(x, y, ids)
+        rows = Rows(model, x, x.new_zeros(len(x), dtype=torch.int64) if y is None else y, ids, highest_label)
+        if y is None:
+            rows.y = rows.predictions()
+        self.perturb(rows)
+        if bool(rows.nonfinite.any()):
+            warnings.warn(
+                f"{type(self).__name__}: gradients of {int(rows.nonfinite.sum())} of {len(x)} samples were NaN or infinite; "
+                "such a gradient moves nothing",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return rows
+
+    def _checked(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, int]:
+        name, (lo, hi) = type(self).__name__, self.bounds
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{name}: x must be a floating-point tensor in [{lo:g}, {hi:g}], got {got}")
+        if x.dim() < 2:
+            raise ValueError(f"{name}: x must be a batch of samples [B, ...], got shape {tuple(x.shape)}")
+        x = _own(x)
+        highest_label = -1
+        if y is not None:
+            if y.shape != x.shape[:1] or y.is_floating_point() or y.device != x.device:
+                raise ValueError(
+                    f"{name}: y must hold one integer label a sample, ({len(x)},) on {x.device}; "
+                    f"got {y.dtype} of shape {tuple(y.shape)} on {y.device}"
+                )
+            y = _own(y).to(torch.int64)
+        if ids is None:
+            ids = torch.arange(len(x), device=x.device)
+        elif ids.shape != x.shape[:1] or ids.dtype != torch.int64:
+            raise ValueError(f"{name}: ids must be int64, one a sample, got {ids.dtype} of shape {tuple(ids.shape)}")
+        if len(x):
+            labels = x.new_zeros(1, dtype=torch.int64) if y is None else y
+            seen = torch.stack([v.double() for v in (*x.aminmax(), *labels.aminmax())]).tolist()  # one synchronisation
+            if not (lo <= seen[0] and seen[1] <= hi):  # also when NaN
+                raise ValueError(
+                    f"{name}: x must lie in [{lo:g}, {hi:g}], got values from {seen[0]:g} to {seen[1]:g}. Scale the images, "
+                    "put their normalisation into the model (fastadv.Normalize), or set bounds"
+                )
+            if seen[2] < 0:
+                raise ValueError(f"{name}: labels must not be negative, got {int(seen[2])}")
+            highest_label = int(seen[3])
+        return x, y, ids, highest_label
+
+
+def _own(t: Tensor) -> Tensor:
+    """`t` without history; a copy where it was made in inference mode, which autograd cannot save."""
+    return t.detach().clone() if t.is_inference() else t.detach()
+
+
+def check_budget(attack: Attack, name: str, value: Budget) -> None:
+    """Raises ValueError unless `value` is finite, not negative and no larger than the range of the inputs."""
+    lo, hi = attack.bounds
+    numbers = (float(value.min()), float(value.max())) if isinstance(value, Tensor) else (value, value)
+    if not (0 <= numbers[0] and numbers[1] <= hi - lo):
+        got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
+        hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if hi - lo < numbers[1] <= 255 else ""
+        raise ValueError(f"{type(attack).__name__}: {name} must be between 0 and {hi - lo:g}, got {got}{hint}")
+
+
+def check_at_least(attack: Attack, name: str, value: float, least: float) -> None:
+    """Raises ValueError where `value` is below `least`, or not finite."""
+    if not value >= least or not math.isfinite(value):
+        raise ValueError(f"{type(attack).__name__}: {name} must be at least {least:g}, got {value}")
+
+
+def check_choice(attack: Attack, name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError where `value` is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{type(attack).__name__}: {name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,66 @@
+"""DeepFool: the nearest linearised decision boundary, again and again."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from .. import ops
+from ._ascend import Rows, ascend
+from ._attack import Attack, check_at_least
+
+
+@dataclass(frozen=True)
+class DeepFool(Attack):
+    """The smallest L2 perturbation DeepFool finds (Moosavi-Dezfooli et al., 2016), batched over samples and classes.
+
+    The convention is cleverhans', which the Blind AT paper used: candidates are the best classes at the current point,
+    every iterate is clipped to the box, and the overshoot is applied once, at the end. Samples whose predicted class is
+    not `y` to begin with are returned as they are. A sample leaves the batch as soon as its class changes.
+
+    Args:
+        steps: iterations at the most.
+        overshoot: the accumulated perturbation is finally multiplied by ``1 + overshoot``.
+        candidates: how many of the best classes are considered, the attacked one included.
+    """
+
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int = 10
+
+    norm: ClassVar[str] = "l2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "steps", self.steps, 0)
+        check_at_least(self, "overshoot", self.overshoot, 0)
+        check_at_least(self, "candidates", self.candidates, 2)
+
+    def perturb(self, rows: Rows) -> None:
+        wide = torch.promote_types(rows.x.dtype, torch.float32)
+        rows.delta = torch.zeros_like(rows.x, dtype=wide)  # the sum of the steps, never clipped
+        ascend(rows, self.steps, self._step, active=rows.predictions() == rows.y)
+        rows.x_adv = self._moved(rows, 1 + self.overshoot)
+
+    def _step(self, live: Rows) -> torch.Tensor:
+        x_adv, logits = live.differentiable()
+        y = live.y.unsqueeze(1)
+        rivals = logits.scatter(1, y, -torch.inf).topk(min(self.candidates, logits.shape[1]) - 1, dim=1).values
+        gaps = logits.gather(1, y) - rivals  # -f_k: how far ahead of each rival the attacked class is
+        nearest = live.delta.new_full((len(live.x),), torch.inf)
+        towards = torch.zeros_like(live.delta)
+        for k in range(gaps.shape[1]):
+            (grad,) = torch.autograd.grad(gaps[:, k].sum(), x_adv, retain_graph=k + 1 < gaps.shape[1])  # -w_k
+            size = ops.row_norms(live.counted(grad), "l2")
+            # The addend carries the point over a boundary that it would otherwise only touch.
+            distance = (gaps[:, k].detach() + 1e-5) / size
+            nearer = (distance < nearest) & (size > 1e-8) & size.isfinite()
+            nearest = torch.where(nearer, distance, nearest)
+            towards = torch.where(ops.as_rows(nearer, grad), -grad / ops.as_rows(size, grad), towards)
+        step = torch.where(nearest.isfinite(), nearest, 0)
+        live.delta += ops.as_rows(step, towards) * towards
+        live.x_adv = self._moved(live, 1)
+        return live.predictions() == live.y
+
+    def _moved(self, rows: Rows, scale: float) -> torch.Tensor:
+        return (rows.x + scale * rows.delta).clamp(*self.bounds).to(rows.x.dtype)

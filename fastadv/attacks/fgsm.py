@@ -1,0 +1,25 @@
+"""The fast gradient sign method."""
+
+from dataclasses import dataclass
+
+from ..losses import cross_entropy
+from ._ascend import Rows, ascend, sign_ascent
+from ._attack import Attack, Budget, check_budget
+
+
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """``x + eps * sign(grad)``, clipped to the box (Goodfellow et al., 2015): one step from x, no random start.
+
+    Args:
+        eps: L-infinity budget, in the units of the inputs; a number or one a sample.
+    """
+
+    eps: Budget = 8 / 255
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self, "eps", self.eps)
+
+    def perturb(self, rows: Rows) -> None:
+        ascend(rows, 1, sign_ascent(rows, cross_entropy, self.eps, self.eps, self.bounds))

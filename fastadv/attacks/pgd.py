@@ -1,0 +1,45 @@
+"""Projected gradient descent in the L-infinity ball."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from .. import ops
+from ..losses import LOSSES
+from ._ascend import Rows, ascend, sign_ascent
+from ._attack import Attack, Budget, check_at_least, check_budget, check_choice
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent with the sign of the gradient (Madry et al., 2018); the last iterate is the result.
+
+    Args:
+        eps: L-infinity budget, in the units of the inputs; a number or one a sample.
+        alpha: step size, likewise.
+        steps: number of gradient steps.
+        random_start: the start is uniform in the ball of radius ``random_start * eps``; 0 starts at x.
+        loss: what is maximised, ``ce`` (cross-entropy) or ``margin`` (Carlini and Wagner's, kappa 50).
+    """
+
+    eps: Budget = 8 / 255
+    alpha: Budget = 2 / 255
+    steps: int = 10
+    random_start: float = 1.0
+    loss: str = "ce"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self, "eps", self.eps)
+        check_budget(self, "alpha", self.alpha)
+        check_at_least(self, "steps", self.steps, 0)
+        check_at_least(self, "random_start", self.random_start, 0)
+        check_choice(self, "loss", self.loss, tuple(LOSSES))
+
+    def at(self, eps: float) -> "PGD":
+        return dataclasses.replace(self, eps=eps, alpha=self.alpha * (eps / self.eps))
+
+    def perturb(self, rows: Rows) -> None:
+        if self.random_start:
+            start = self.random_start * self.eps
+            rows.x_adv = ops.random_start(rows.x, rows.ids, start, self.seed, lo=self.bounds[0], hi=self.bounds[1])
+        ascend(rows, self.steps, sign_ascent(rows, LOSSES[self.loss], self.alpha, self.eps, self.bounds))
