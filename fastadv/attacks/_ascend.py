@@ -40,20 +40,22 @@ def isolated(model: Model) -> Iterator[None]:
 class Rows:
     """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
 
-    `x`, `y`, `ids`: what was given; `x_adv`: where the attack stands; `steps`, `grads`: steps made and gradients
+    `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction); `x_adv`: where the attack stands; `steps`, `grads`: steps made and gradients
     computed, a sample; `nonfinite`: whether a gradient was NaN or infinite. Attacks add tensors of their own.
     """
 
     _GIVEN = ("x", "y", "ids")
 
-    def __init__(self, model: Model, x: Tensor, y: Tensor, ids: Tensor, highest_label: int):
+    def __init__(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor, highest_label: int = -1):
         self.model = model
-        self.x, self.y, self.ids = x, y, ids
+        self.highest_label = highest_label
+        self.x, self.ids = x, ids
         self.x_adv = x.clone()
+        self.own_labels = y is None
+        self.y = self.predictions() if y is None else y
         self.steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.grads = torch.zeros_like(self.steps)
         self.nonfinite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.highest_label = highest_label
 
     def logits(self, x: Tensor) -> Tensor:
         """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K."""

@@ -83,10 +83,7 @@ class Attack(ABC):
         return dataclasses.replace(self, eps=eps)
 
     def _attack(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Rows:
-        x, y, ids, highest_label = self._checked(x, y, ids)
-        rows = Rows(model, x, x.new_zeros(len(x), dtype=torch.int64) if y is None else y, ids, highest_label)
-        if y is None:
-            rows.y = rows.predictions()
+        rows = Rows(model, *self._checked(x, y, ids))
         self.perturb(rows)
         if bool(rows.nonfinite.any()):
             warnings.warn(

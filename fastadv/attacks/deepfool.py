@@ -39,7 +39,7 @@ class DeepFool(Attack):
     def perturb(self, rows: Rows) -> None:
         wide = torch.promote_types(rows.x.dtype, torch.float32)
         rows.delta = torch.zeros_like(rows.x, dtype=wide)  # the sum of the steps, never clipped
-        ascend(rows, self.steps, self._step, active=rows.predictions() == rows.y)
+        ascend(rows, self.steps, self._step, active=None if rows.own_labels else rows.predictions() == rows.y)
         rows.x_adv = self._moved(rows, 1 + self.overshoot)
 
     def _step(self, live: Rows) -> torch.Tensor:

@@ -1,0 +1,54 @@
+"""Data sets as tensors: ``load(name, split)`` gives a :class:`Dataset`; ``DATASETS`` holds the names.
+
+A new data set is one file here with a function ``(split) -> Dataset`` and one line in ``DATASETS``. A function that
+reads files from the machine takes ``folder`` and ``download`` as well.
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from fastadv.data.circles import load_two_circles
+from fastadv.data.dataset import Dataset
+from fastadv.data.fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
+from fastadv.data.npz import load_npz
+
+__all__ = ["DATASETS", "Dataset", "load"]
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "fashion-mnist": load_fashion_mnist,
+    "fashion-mnist-mini": load_fashion_mnist_mini,
+    "two-circles": load_two_circles,
+}
+
+
+def load(
+    name: str, split: Literal["train", "test"], *, folder: str | Path | None = None, download: bool = False
+) -> Dataset:
+    """The data set ``name``, on the CPU.
+
+    name: a key of ``DATASETS``, or the path of a file ending in ``.npz`` (see ``load_npz``).
+    folder: where the data set's files are; None searches the usual places (see ``load_fashion_mnist``).
+    download: permission to download what is found nowhere; unused by data sets that need no files.
+
+    Raises ValueError for an unknown name or split, a folder that means nothing to this data set, and damaged files;
+    FileNotFoundError for missing files.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if name in DATASETS:
+        read = DATASETS[name]
+        if "folder" in inspect.signature(read).parameters:
+            return read(split, folder=folder, download=download)
+    elif Path(name).suffix == ".npz":
+        read = functools.partial(load_npz, Path(name))
+    else:
+        nearest = difflib.get_close_matches(name, DATASETS, n=1)
+        guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"unknown data set {name!r}.{guess} Known: {', '.join(DATASETS)}, or a path ending in .npz")
+    if folder is not None:
+        raise ValueError(f"{name} reads no folder: leave folder={str(folder)!r} out")
+    return read(split)

@@ -1,0 +1,30 @@
+"""Training methods, and `fit`, which trains a network by any of them."""
+
+from ._adversarial import AdversarialTraining
+from ._fit import Batch, Method, fit
+from .blind import Blind
+from .deepfool import DeepFoolTraining
+from .fgsm import FGSMTraining
+from .pgd import PGDTraining
+from .standard import Standard
+
+__all__ = [
+    "METHODS",
+    "AdversarialTraining",
+    "Batch",
+    "Blind",
+    "DeepFoolTraining",
+    "FGSMTraining",
+    "Method",
+    "PGDTraining",
+    "Standard",
+    "fit",
+]
+
+METHODS: dict[str, type[Method]] = {
+    "blind": Blind,
+    "deepfool": DeepFoolTraining,
+    "fgsm": FGSMTraining,
+    "pgd": PGDTraining,
+    "standard": Standard,
+}

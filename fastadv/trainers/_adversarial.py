@@ -1,0 +1,42 @@
+"""Training on clean and adversarial samples together, the frame that several methods fill."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attacks import Attack
+from ..data import Dataset
+from ._fit import Batch, Method
+
+
+@dataclass
+class AdversarialTraining(Method):
+    """``L(x, y) + L(x_adv, y)``, the sum of clean and adversarial loss (Xie et al., section 2.1), for any attack.
+
+    Clean and adversarial halves go through one forward pass. Training sets the attack's `bounds` and `seed` to those of
+    the data and the run.
+
+    Args:
+        attack: makes the adversarial samples.
+    """
+
+    attack: Attack = dataclasses.field(kw_only=True)
+
+    def begin(self, train: Dataset, seed: int) -> None:
+        self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
+
+    def examples(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The adversarial samples to train on, [B, ...]."""
+        return self.attack(model, batch.x, batch.y, batch.ids)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        x_adv = self.examples(model, batch)
+        clean, adversarial = model(torch.cat((batch.x, x_adv))).chunk(2)
+        batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
+        batch.stats["adversarial_accuracy"] = (adversarial.argmax(1) == batch.y).float().mean()
+        return F.cross_entropy(clean, batch.y, label_smoothing=self.label_smoothing) + F.cross_entropy(
+            adversarial, batch.y, label_smoothing=self.label_smoothing
+        )

@@ -1,0 +1,22 @@
+"""DeepFool adversarial training (DF-AT)."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from ..attacks import DeepFool
+from ._adversarial import AdversarialTraining
+from ._fit import Batch
+
+
+@dataclass
+class DeepFoolTraining(AdversarialTraining):
+    """Training on DeepFool samples, which lie just beyond the decision boundary (Xie et al., section 2.2).
+
+    DeepFool starts from the predicted class; the loss is on the true label.
+    """
+
+    attack: DeepFool = field(default_factory=lambda: DeepFool(steps=10, overshoot=0.02), kw_only=True)
+
+    def examples(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.attack(model, batch.x, ids=batch.ids)

@@ -1,0 +1,502 @@
+"""fastadv.data: what a Dataset accepts, the readers against damaged files, the search, the download, the samples."""
+
+import gzip
+import hashlib
+import math
+import re
+import shutil
+import struct
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastadv.data import DATASETS, Dataset, fashion_mnist, load
+from fastadv.data.idx import IdxFile, write_idx
+from fastadv.data.make_mini import make_mini, mini_rows
+
+IMAGES, LABELS = fashion_mnist.MINI_FILES["test"]
+needs_full_set = pytest.mark.skipif(
+    not fashion_mnist.SYSTEM.is_dir(), reason="full Fashion-MNIST (Debian package dataset-fashion-mnist) not installed"
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- Dataset
+
+
+def dataset(x=None, y=None, **options) -> Dataset:
+    x = torch.rand(4, 3) if x is None else x
+    y = torch.tensor([0, 1, 2, 1]) if y is None else y
+    return Dataset(x, y, **{"classes": ("a", "b", "c"), "name": "toy", **options})
+
+
+def test_dataset_keeps_float32_and_int64():
+    data = dataset(torch.rand(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 1], dtype=torch.uint8))
+    assert data.x.dtype == torch.float32
+    assert data.y.dtype == torch.int64
+    assert len(data) == 4
+    assert data.sample_shape == (3,)
+    with pytest.raises(FrozenInstanceError):
+        data.name = "other"
+
+
+def test_bounds_are_inclusive_and_compared_in_float32():
+    low, high = 0.7, 0.8  # float32 rounds the first down and the second up
+    x = torch.tensor([[low], [high], [0.75], [0.75]])
+    assert dataset(x, bounds=(low, high)).bounds == (low, high)
+    for beyond in (0.6999999, 0.8000001):
+        with pytest.raises(ValueError, match="outside its bounds"):
+            dataset(x.where(x != 0.75, beyond), bounds=(low, high))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"x": torch.full((4, 3), 255.0)},
+            ValueError,
+            r"toy: x lies in \[255, 255\], outside .* \[0, 1\]: divide .* 255",
+        ),
+        ({"x": torch.full((4, 3), -0.5)}, ValueError, r"x lies in \[-0.5, -0.5\].*normalisation .* into the model"),
+        ({"x": torch.tensor([[0.5], [math.nan], [0.5], [0.5]])}, ValueError, "NaN or infinite"),
+        ({"x": torch.tensor([[0.5], [math.inf], [0.5], [0.5]])}, ValueError, "NaN or infinite"),
+        ({"x": torch.zeros(4, 3, dtype=torch.uint8)}, TypeError, "floating-point, got torch.uint8: divide 0..255"),
+        ({"x": np.zeros((4, 3), np.float32)}, TypeError, "x must be a tensor, got ndarray"),
+        ({"y": [0, 1, 2, 1]}, TypeError, "y must be a tensor, got list"),
+        ({"y": torch.tensor([0.0, 1.0, 2.0, 1.0])}, TypeError, "y must be integers.*torch.float32"),
+        ({"y": torch.tensor([True, False, True, True])}, TypeError, "y must be integers.*torch.bool"),
+        ({"y": torch.tensor([0, 1, 2])}, ValueError, r"same number of samples, got x \[4, 3\] and y \[3\]"),
+        ({"y": torch.tensor([[0], [1], [2], [1]])}, ValueError, r"y \[4, 1\]"),
+        ({"x": torch.zeros(0, 3), "y": torch.zeros(0, dtype=torch.int64)}, ValueError, "at least one sample"),
+        ({"y": torch.tensor([0, 1, 3, 1])}, ValueError, r"y\[2\] is 3, but the labels of 3 classes are 0..2"),
+        ({"y": torch.tensor([0, -1, 3, 1])}, ValueError, r"y\[1\] is -1"),
+        ({"x": torch.zeros(4, 3, device="meta")}, ValueError, "x is on meta and y on cpu"),
+        ({"bounds": (1.0, 0.0)}, ValueError, "the lower first"),
+        ({"bounds": (0.0, math.inf)}, ValueError, "finite"),
+    ],
+)
+def test_dataset_refuses(change, error, message):
+    with pytest.raises(error, match=message):
+        dataset(**change)
+
+
+def test_take_subset_and_to():
+    data = dataset(bounds=(-1.0, 1.0))
+    assert torch.equal(data.take(2).x, data.x[:2])
+    assert torch.equal(data.take(2).y, data.y[:2])
+    assert len(data.take(99)) == 4
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="at least one sample"):
+            data.take(n)
+    for index in (torch.tensor([3, 0]), [3, 0]):
+        part = data.subset(index)
+        assert torch.equal(part.x, data.x[[3, 0]])
+        assert part.y.tolist() == [1, 0]
+        assert (part.classes, part.bounds, part.name) == (data.classes, data.bounds, data.name)
+    assert data.subset(data.y == 1).y.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="at least one sample"):
+        data.subset(data.y == 7)
+    assert torch.equal(data.to("cpu").x, data.x)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_to_cuda():
+    data = dataset().to("cuda")
+    assert data.x.is_cuda
+    assert data.y.is_cuda
+    assert data.subset([1, 0]).x.is_cuda
+
+
+# ------------------------------------------------------------------------------------------------------- IDX reader
+
+VALUES = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+CONTENT = bytes([0, 0, 8, 3]) + struct.pack(">III", 4, 3, 2) + bytes(range(24))
+TOY = IdxFile("toy-idx3-ubyte", (4, 3, 2), hashlib.sha256(CONTENT).hexdigest(), "reinstall the toy", highest=23)
+
+
+def write(folder: Path, content: bytes, compress: bool = True) -> Path:
+    path = folder / f"{TOY.name}{'.gz' if compress else ''}"
+    path.write_bytes(gzip.compress(content) if compress else content)
+    return path
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_idx_reads_the_official_format(tmp_path, compress):
+    path = write(tmp_path, CONTENT, compress)
+    assert TOY.find(tmp_path) == path
+    values = TOY.read(path)
+    assert values.dtype == np.uint8
+    assert np.array_equal(values, VALUES)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"starts with the bytes \(none\); expected an IDX file"),
+        (b"PK\3\4" + CONTENT, "starts with the bytes 50 4b 03 04; expected an IDX file, 00 00 08 03"),
+        (b"\0\0\x0d" + CONTENT[3:], "type code 0x0d; expected 0x08"),
+        (b"\0\0\x08\x01" + CONTENT[4:], "1 dimensions; expected 3"),
+        (CONTENT[:10], "truncated, 10 bytes; expected 40"),
+        (CONTENT[:-1], "truncated, 39 bytes; expected 40"),
+        (CONTENT + b"\0", "trailing bytes; expected 40 bytes and no more"),
+        (CONTENT[:7] + b"\5" + CONTENT[8:], "dimensions 5 x 3 x 2; expected 4 x 3 x 2"),
+        (CONTENT[:15] + b"\3" + CONTENT[16:], "dimensions 4 x 3 x 3; expected 4 x 3 x 2"),
+        (CONTENT[:-1] + b"\x18", "the value 24; expected 0..23"),
+        (CONTENT[:-1] + b"\x16", "sha256 .* of the decompressed content; expected " + TOY.sha256),
+    ],
+)
+def test_idx_names_the_file_the_damage_and_the_fix(tmp_path, content, message, compress):
+    path = write(tmp_path, content, compress)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: found .*{message}.* To fix: reinstall the toy"):
+        TOY.read(path)
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"not gzip at all",
+        lambda data: data[:-9],
+        lambda data: data[:20],
+        lambda data: flipped(data, len(data) - 6),  # the checksum at the end
+        lambda data: flipped(data, 12),
+        lambda data: data + b"junk",
+    ],
+)
+def test_idx_refuses_a_corrupt_gzip_file(tmp_path, damage):
+    path = write(tmp_path, CONTENT)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"toy-idx3-ubyte.gz: found corrupt or truncated gzip file"):
+        TOY.read(path)
+
+
+def test_idx_reads_no_more_than_it_needs_of_an_endless_file(tmp_path):
+    path = tmp_path / "zero.gz"
+    path.write_bytes(gzip.compress(CONTENT + bytes(1 << 20)) * 50)
+    with pytest.raises(ValueError, match="trailing bytes"):
+        TOY.read(path)
+
+
+def test_write_idx_round_trip_is_reproducible(tmp_path):
+    first, second = tmp_path / "a.gz", tmp_path / "b.gz"
+    assert write_idx(first, VALUES) == write_idx(second, VALUES) == TOY.sha256
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes()[4:8] == bytes(4), "holds a time"
+    assert gzip.decompress(first.read_bytes()) == CONTENT
+    assert np.array_equal(TOY.read(first), VALUES)
+    with pytest.raises(TypeError):
+        write_idx(first, VALUES.astype(np.int64))
+
+
+# ---------------------------------------------------------------------------- Fashion-MNIST: search and download
+# The search and the download run on the small embedded files in place of the large ones.
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch) -> dict[str, Path]:
+    """Empty stand-ins for every folder searched, and for the server."""
+    folders = {name: tmp_path / name for name in ("given", "env", "system", "cache", "server")}
+    for folder in folders.values():
+        folder.mkdir()
+    monkeypatch.setattr(fashion_mnist, "FILES", fashion_mnist.MINI_FILES)
+    monkeypatch.setattr(fashion_mnist, "SYSTEM", folders["system"])
+    monkeypatch.setattr(fashion_mnist, "URL", folders["server"].as_uri())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folders["cache"]))
+    monkeypatch.setenv("FASTADV_DATA", str(folders["env"]))
+    return folders
+
+
+def fill(folder: Path) -> Path:
+    return Path(shutil.copytree(fashion_mnist.EMBEDDED, folder, dirs_exist_ok=True))
+
+
+def spoil(folder: Path) -> None:
+    """Make every place but the right one fail loudly when it is read."""
+    for file in fill(folder).glob("*.gz"):
+        file.write_bytes(b"spoilt")
+
+
+def subfolder(place: str) -> str:
+    return {"env/sub": "env/fashion-mnist", "cache": "cache/fastadv/fashion-mnist"}.get(place, place)
+
+
+ORDER = ["given", "env", "env/sub", "system", "cache"]
+
+
+@pytest.mark.parametrize("place", ORDER)
+def test_search_order(tmp_path, places, place):
+    fill(tmp_path / subfolder(place))
+    for later in ORDER[ORDER.index(place) + 1 :]:
+        spoil(tmp_path / subfolder(later))
+    data = load("fashion-mnist", "test", folder=places["given"] if place == "given" else None)
+    assert data.name == "fashion-mnist"
+    assert torch.equal(data.x, load("fashion-mnist-mini", "test").x)
+
+
+@pytest.mark.parametrize("place", ORDER)
+def test_a_damaged_file_is_not_passed_over(tmp_path, places, place):
+    spoil(tmp_path / subfolder(place))
+    for later in ORDER[ORDER.index(place) + 1 :]:
+        fill(tmp_path / subfolder(later))
+    folder = places["given"] if place == "given" else None
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / subfolder(place)))):
+        load("fashion-mnist", "test", folder=folder, download=True)
+
+
+def test_plain_files_are_read_and_a_folder_without_a_split_is_passed_over(places):
+    for path in fashion_mnist.EMBEDDED.glob("*.gz"):
+        (places["system"] / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    shutil.copy(fashion_mnist.EMBEDDED / f"{IMAGES.name}.gz", places["env"])  # images without labels
+    assert len(load("fashion-mnist", "test")) == 1000
+
+
+def test_home_cache_is_the_last_resort(places, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("FASTADV_DATA")
+    monkeypatch.setenv("HOME", str(places["given"]))
+    fill(places["given"] / ".cache" / "fastadv" / "fashion-mnist")
+    assert len(load("fashion-mnist", "test")) == 1000
+
+
+def test_missing_files_list_every_folder_in_order(tmp_path, places):
+    with pytest.raises(FileNotFoundError) as caught:
+        load("fashion-mnist", "test")
+    message = str(caught.value)
+    positions = [message.index(f"  {tmp_path / subfolder(place)}") for place in ORDER[1:]]
+    assert positions == sorted(positions)
+    assert f"{tmp_path / 'env/fashion-mnist'} (does not exist)" in message
+    for part in (IMAGES.name, LABELS.name, "dataset-fashion-mnist", "download=True", "FASTADV_DATA", "folder="):
+        assert part in message
+    assert not list(places["cache"].iterdir())
+
+
+@pytest.mark.parametrize("folder", ["given", "absent"])
+def test_a_given_folder_is_the_only_one(tmp_path, places, folder):
+    fill(places["system"])
+    fill(places["server"])
+    with pytest.raises(FileNotFoundError) as caught:
+        load("fashion-mnist", "test", folder=tmp_path / folder, download=True)
+    assert str(tmp_path / folder) in str(caught.value)
+    assert ("does not exist" in str(caught.value)) == (folder == "absent")
+    assert str(places["system"]) not in str(caught.value)
+    assert not list(places["cache"].iterdir())
+
+
+def test_download_only_when_asked_and_then_once(places):
+    fill(places["server"])
+    with pytest.raises(FileNotFoundError):
+        load("fashion-mnist", "test")
+    data = load("fashion-mnist", "test", download=True)
+    assert torch.equal(data.x, load("fashion-mnist-mini", "test").x)
+    cache = places["cache"] / "fastadv" / "fashion-mnist"
+    assert sorted(path.name for path in cache.iterdir()) == [f"{IMAGES.name}.gz", f"{LABELS.name}.gz"]
+    shutil.rmtree(places["server"])
+    assert len(load("fashion-mnist", "test", download=True)) == 1000
+
+
+def test_download_fetches_only_what_is_missing(places):
+    cache = fill(places["cache"] / "fastadv" / "fashion-mnist")
+    (cache / f"{LABELS.name}.gz").unlink()
+    shutil.copy(fashion_mnist.EMBEDDED / f"{LABELS.name}.gz", places["server"])
+    assert len(load("fashion-mnist", "test", download=True)) == 1000
+
+
+def other_content(path: Path) -> None:
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(flipped(content, len(content) - 1)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_content,
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(b"<html>moved</html>"),
+    ],
+)
+def test_a_corrupt_download_leaves_nothing_behind(places, damage):
+    damage(fill(places["server"]) / f"{IMAGES.name}.gz")
+    url = re.escape(f"{places['server'].as_uri()}/{IMAGES.name}.gz")
+    with pytest.raises(ValueError, match=f"found .*To fix: nothing was kept of what {url} gave"):
+        load("fashion-mnist", "test", download=True)
+    assert not list((places["cache"] / "fastadv" / "fashion-mnist").iterdir())
+
+
+def test_a_failed_download_names_the_address(places):
+    with pytest.raises(ConnectionError, match=f"downloading {re.escape(places['server'].as_uri())}.*To fix"):
+        load("fashion-mnist", "test", download=True)
+
+
+@needs_full_set
+@pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
+def test_full_set_as_installed(split, count):
+    data = load("fashion-mnist", split, folder=fashion_mnist.SYSTEM)
+    assert data.x.shape == (count, 1, 28, 28)
+    assert data.y.bincount().tolist() == [count // 10] * 10
+    assert (data.x.min(), data.x.max()) == (0, 1)
+    assert len(data.classes) == 10
+
+
+# ---------------------------------------------------------------------------------------------- the embedded sample
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 6_000), ("test", 1_000)])
+def test_mini_is_balanced_and_needs_nothing_else(split, count, places):
+    data = load("fashion-mnist-mini", split, download=True)
+    assert data.x.shape == (count, 1, 28, 28)
+    assert data.y.bincount().tolist() == [count // 10] * 10
+    assert (data.bounds, data.name, len(data.classes)) == ((0.0, 1.0), "fashion-mnist-mini", 10)
+    pixels = data.x * 255
+    assert torch.equal(data.x, pixels.round() / 255)
+    assert (data.x.min(), data.x.max()) == (0, 1)
+
+
+@needs_full_set
+@pytest.mark.parametrize(("split", "per_class"), [("train", 600), ("test", 100)])
+def test_mini_is_the_first_of_each_class_of_the_full_set(split, per_class):
+    mini, full = load("fashion-mnist-mini", split), load("fashion-mnist", split, folder=fashion_mnist.SYSTEM)
+    seen, rows = [0] * 10, []
+    for row, label in enumerate(full.y.tolist()):
+        seen[label] += 1
+        if seen[label] <= per_class:
+            rows.append(row)
+    assert mini_rows(full.y.numpy(), per_class).tolist() == rows
+    assert torch.equal(mini.x, full.x[rows])
+    assert torch.equal(mini.y, full.y[rows])
+
+
+@needs_full_set
+def test_mini_is_reproducible(tmp_path):
+    digests = make_mini(fashion_mnist.SYSTEM, tmp_path)
+    assert digests == {file.name: file.sha256 for pair in fashion_mnist.MINI_FILES.values() for file in pair}
+    for path in tmp_path.iterdir():
+        assert gzip.decompress(path.read_bytes()) == gzip.decompress((fashion_mnist.EMBEDDED / path.name).read_bytes())
+
+
+def test_mini_stores_no_time_and_carries_its_licence():
+    for path in fashion_mnist.EMBEDDED.glob("*.gz"):
+        assert path.read_bytes()[4:8] == bytes(4), f"{path.name} holds a time"
+    licence = (fashion_mnist.EMBEDDED / "LICENSE").read_text(encoding="utf-8")
+    assert "The MIT License (MIT) Copyright © 2017 Zalando SE, https://tech.zalando.com" in licence
+
+
+# ------------------------------------------------------------------------------------------------------ two circles
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 5_000), ("test", 1_000)])
+def test_two_circles(split, count):
+    data = load("two-circles", split)
+    assert data.x.shape == (count, 2)
+    assert data.classes == ("inner", "outer")
+    assert data.bounds == (-1.0, 1.0)
+    assert data.y.bincount().tolist() == [count // 2] * 2
+    torch.testing.assert_close(data.x.norm(dim=1), torch.tensor([0.3, 0.7])[data.y])
+    for label in (0, 1):
+        x = data.x[data.y == label]
+        angle = torch.atan2(x[:, 1], x[:, 0])
+        eighths = angle.div(math.tau / 8).floor().long().add(4).clamp(0, 7).bincount(minlength=8)
+        # Binomial: 5 standard deviations around n/8.
+        assert (eighths - len(x) / 8).abs().max() < 5 * (len(x) * 7 / 64) ** 0.5
+
+
+def test_two_circles_are_always_the_same_and_leave_the_global_generator_alone():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = load("two-circles", "train")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(load("two-circles", "train").x, first.x)
+    assert not torch.equal(load("two-circles", "test").x, first.x[:1000])
+
+
+# -------------------------------------------------------------------------------------------------------------- npz
+
+
+def archive(path: Path, **change) -> str:
+    arrays = {
+        "x_train": np.linspace(0, 1, 4 * 3 * 2, dtype=np.float64).reshape(4, 3, 2),
+        "y_train": np.array([0, 1, 1, 0], np.uint8),
+        "x_test": np.full((2, 3, 2), 51, np.uint8),
+        "y_test": np.array([2, 0], np.int32),
+    }
+    file = path / "toy.npz"
+    np.savez(file, **{key: value for key, value in {**arrays, **change}.items() if value is not None})
+    return str(file)
+
+
+def test_npz(tmp_path):
+    file = archive(tmp_path)
+    train, test = load(file, "train"), load(file, "test")
+    assert train.x.shape == (4, 1, 3, 2)
+    assert test.x.shape == (2, 1, 3, 2)
+    assert torch.equal(train.x.flatten(), torch.from_numpy(np.linspace(0, 1, 24)).float())
+    assert torch.equal(test.x, torch.full((2, 1, 3, 2), 0.2))
+    assert (train.y.tolist(), test.y.tolist()) == ([0, 1, 1, 0], [2, 0])
+    assert train.classes == test.classes == ("0", "1", "2")
+    assert (train.name, train.bounds) == ("toy", (0.0, 1.0))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 8, 8)])
+def test_npz_keeps_other_shapes(tmp_path, shape):
+    assert load(archive(tmp_path, x_train=np.zeros(shape, np.float16)), "train").x.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_test": None, "y_test": None}, "toy.npz: lacks x_test, y_test; it holds x_train, y_train"),
+        ({"x_train": np.zeros((4, 3, 2), np.int32)}, "toy.npz: x_train is int32: save pixels as uint8"),
+        ({"x_train": np.full((4, 3, 2), 255.0)}, r"toy: x lies in \[255, 255\]"),
+        ({"x_train": np.zeros((3, 3, 2))}, r"same number of samples, got x \[3, 1, 3, 2\] and y \[4\]"),
+        ({"y_train": np.zeros(4)}, "toy.npz: y_train is float64: save labels as integers"),
+        ({"y_test": np.zeros(2)}, "toy.npz: y_test is float64"),
+        ({"y_train": np.array([0, 1, -1, 0])}, r"y\[2\] is -1"),
+        ({"y_test": np.array([0, 10**12])}, "toy.npz: the largest label is 1000000000000"),
+        ({"x_train": np.zeros((0, 3)), "y_train": np.zeros(0, np.int64)}, "at least one sample"),
+        ({"x_train": np.array([{}, 1, 2, 3], dtype=object)}, "toy.npz: .*allow_pickle=False"),
+    ],
+)
+def test_npz_refuses(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        load(archive(tmp_path, **change), "train")
+
+
+def test_npz_refuses_damaged_and_missing_files(tmp_path):
+    file = Path(archive(tmp_path))
+    content = file.read_bytes()
+    file.write_bytes(flipped(content, content.index(bytes([51] * 12))))
+    with pytest.raises(ValueError, match=r"toy.npz: Bad CRC"):
+        load(str(file), "test")
+    file.write_bytes(b"junk" + content)
+    with pytest.raises(ValueError, match=r"toy.npz: .*write plain arrays"):
+        load(str(file), "test")
+    file.write_bytes(content[:100])
+    with pytest.raises(ValueError, match=r"toy.npz: not an .npz archive"):
+        load(str(file), "test")
+    with pytest.raises(FileNotFoundError, match=r"none.npz: no such file"):
+        load(str(tmp_path / "none.npz"), "test")
+
+
+# ------------------------------------------------------------------------------------------------------------- load
+
+
+def test_unknown_names_and_splits():
+    with pytest.raises(ValueError, match=r"'fashon-mnist'. Did you mean 'fashion-mnist'\? Known: ") as caught:
+        load("fashon-mnist", "train")
+    assert all(name in str(caught.value) for name in (*DATASETS, ".npz"))
+    with pytest.raises(ValueError, match=r"unknown data set 'xyzzy'. Known: "):
+        load("xyzzy", "train")
+    with pytest.raises(ValueError, match="'train' or 'test', got 'validation'"):
+        load("two-circles", "validation")
+
+
+def test_a_folder_that_would_be_ignored_is_an_error(tmp_path):
+    for name in ("fashion-mnist-mini", "two-circles", archive(tmp_path)):
+        with pytest.raises(ValueError, match="reads no folder: leave folder="):
+            load(name, "train", folder=tmp_path)
