@@ -64,7 +64,9 @@ def cuda_obstacle(torch_cuda: str | None, nvcc: str | None) -> str | None:
         return CPU_TORCH.format(torch=torch.__version__)
     if nvcc is None:
         return NO_NVCC.format(torch=torch_cuda)
-    found = re.search(r"release (\d+)\.(\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
+    found = re.search(
+        r"release (\d+)\.(\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    )
     major = torch_cuda.split(".")[0]
     if found is None or found[1] != major:
         shown = f"{found[1]}.{found[2]}" if found else "an unknown version"
@@ -100,7 +102,15 @@ if not obstacle:
 
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
-HOST = ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp-simd", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"]
+HOST = [
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fopenmp-simd",
+    "-ffp-contract=off",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 
 
@@ -155,7 +165,10 @@ if not no_extension:
             define_macros=[
                 text("FASTADV_TORCH", torch.__version__),
                 text("FASTADV_CUDA_VERSION", "" if obstacle else str(torch.version.cuda)),
-                text("FASTADV_CUDA_ARCHITECTURES", "" if obstacle else os.environ.get("TORCH_CUDA_ARCH_LIST", "visible GPU")),
+                text(
+                    "FASTADV_CUDA_ARCHITECTURES",
+                    "" if obstacle else os.environ.get("TORCH_CUDA_ARCH_LIST", "visible GPU"),
+                ),
                 text("FASTADV_CUDA_OBSTACLE", obstacle or ""),
             ],
             extra_compile_args=HOST,

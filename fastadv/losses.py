@@ -14,7 +14,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """``-log softmax(logits)[y]``, per sample, at least in float32."""
-    return F.cross_entropy(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, y, reduction="none")
+    return F.cross_entropy(
+        logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, y, reduction="none"
+    )
 
 
 def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:

@@ -23,7 +23,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["LAWS", "NORMS", "OPS", "Op", "as_rows", "backend", "cutoff_scale", "linf_step", "per_sample", "random_start", "row_norms"]
+__all__ = [
+    "LAWS",
+    "NORMS",
+    "OPS",
+    "Op",
+    "as_rows",
+    "backend",
+    "cutoff_scale",
+    "linf_step",
+    "per_sample",
+    "random_start",
+    "row_norms",
+]
 
 _LIBRARY = torch.library.Library("fastadv", "DEF")
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -92,7 +104,9 @@ def per_sample(op: str, name: str, value: float | Tensor, x: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         return torch.full((1,), value, dtype=dtype, device=x.device).expand(x.shape[0])
     if value.numel() != 1 and value.shape != x.shape[:1]:
-        raise ValueError(f"{op}: {name} must be a number or one value a sample, ({x.shape[0]},); got {tuple(value.shape)}")
+        raise ValueError(
+            f"{op}: {name} must be a number or one value a sample, ({x.shape[0]},); got {tuple(value.shape)}"
+        )
     return value.detach().to(x.device, dtype).reshape(-1).expand(x.shape[0])
 
 

@@ -67,17 +67,17 @@ class Rows:
             raise ValueError(f"label {self.highest_label} is out of range: the model has {logits.shape[1]} classes")
         return logits
 
-    def differentiable(self) -> tuple[Tensor, Tensor]:
-        """`x_adv` as a leaf of autograd and the logits there."""
-        x_adv = self.x_adv.detach().requires_grad_()
-        logits = self.logits(x_adv)
+    def differentiable(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` as a leaf of autograd and the logits there."""
+        x = x.detach().requires_grad_()
+        logits = self.logits(x)
         if not logits.requires_grad:
             raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")
-        return x_adv, logits
+        return x, logits
 
     def gradient(self, loss: Loss) -> Tensor:
         """The gradient of each sample's loss with respect to `x_adv`."""
-        x_adv, logits = self.differentiable()
+        x_adv, logits = self.differentiable(self.x_adv)
         (grad,) = torch.autograd.grad(loss(logits, self.y).sum(), x_adv)
         return self.counted(grad)
 
@@ -138,7 +138,9 @@ def _drop(rows: Rows, live: Rows, where: Tensor | None, keep: Tensor | None) -> 
     return rows.take(stay), stay
 
 
-def sign_ascent(rows: Rows, loss: Loss, alpha: float | Tensor, eps: float | Tensor, bounds: tuple[float, float]) -> Step:
+def sign_ascent(
+    rows: Rows, loss: Loss, alpha: float | Tensor, eps: float | Tensor, bounds: tuple[float, float]
+) -> Step:
     """A step of size `alpha` along the sign of the gradient of `loss`, within `eps` of x and within `bounds`."""
     alpha, eps = ops.per_sample("attack", "alpha", alpha, rows.x), ops.per_sample("attack", "eps", eps, rows.x)
 

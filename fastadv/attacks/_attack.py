@@ -137,7 +137,7 @@ def check_budget(attack: Attack, name: str, value: Budget) -> None:
     """Raises ValueError unless `value` is finite, not negative and no larger than the range of the inputs."""
     lo, hi = attack.bounds
     numbers = (float(value.min()), float(value.max())) if isinstance(value, Tensor) else (value, value)
-    if not (0 <= numbers[0] and numbers[1] <= hi - lo):
+    if not (numbers[0] >= 0 and numbers[1] <= hi - lo):
         got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
         hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if hi - lo < numbers[1] <= 255 else ""
         raise ValueError(f"{type(attack).__name__}: {name} must be between 0 and {hi - lo:g}, got {got}{hint}")

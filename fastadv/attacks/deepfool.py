@@ -15,12 +15,14 @@ class DeepFool(Attack):
     """The smallest L2 perturbation DeepFool finds (Moosavi-Dezfooli et al., 2016), batched over samples and classes.
 
     The convention is cleverhans', which the Blind AT paper used: candidates are the best classes at the current point,
-    every iterate is clipped to the box, and the overshoot is applied once, at the end. Samples whose predicted class is
-    not `y` to begin with are returned as they are. A sample leaves the batch as soon as its class changes.
+    every iterate is clipped to the box, and the overshoot multiplies the sum of the steps but is not linearised at. A
+    sample is finished, and leaves the batch, as soon as the point that would be returned has another class; cleverhans
+    asks the point before the overshoot, which creeps up to the boundary for twice as many steps and is no nearer in the
+    end. Samples whose predicted class is not `y` to begin with are returned as they are.
 
     Args:
         steps: iterations at the most.
-        overshoot: the accumulated perturbation is finally multiplied by ``1 + overshoot``.
+        overshoot: the accumulated perturbation is multiplied by ``1 + overshoot``.
         candidates: how many of the best classes are considered, the attacked one included.
     """
 
@@ -40,10 +42,9 @@ class DeepFool(Attack):
         wide = torch.promote_types(rows.x.dtype, torch.float32)
         rows.delta = torch.zeros_like(rows.x, dtype=wide)  # the sum of the steps, never clipped
         ascend(rows, self.steps, self._step, active=None if rows.own_labels else rows.predictions() == rows.y)
-        rows.x_adv = self._moved(rows, 1 + self.overshoot)
 
     def _step(self, live: Rows) -> torch.Tensor:
-        x_adv, logits = live.differentiable()
+        x_adv, logits = live.differentiable(self._moved(live, 1))
         y = live.y.unsqueeze(1)
         rivals = logits.scatter(1, y, -torch.inf).topk(min(self.candidates, logits.shape[1]) - 1, dim=1).values
         gaps = logits.gather(1, y) - rivals  # -f_k: how far ahead of each rival the attacked class is
@@ -59,7 +60,7 @@ class DeepFool(Attack):
             towards = torch.where(ops.as_rows(nearer, grad), -grad / ops.as_rows(size, grad), towards)
         step = torch.where(nearest.isfinite(), nearest, 0)
         live.delta += ops.as_rows(step, towards) * towards
-        live.x_adv = self._moved(live, 1)
+        live.x_adv = self._moved(live, 1 + self.overshoot)
         return live.predictions() == live.y
 
     def _moved(self, rows: Rows, scale: float) -> torch.Tensor:

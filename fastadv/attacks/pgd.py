@@ -37,7 +37,9 @@ class PGD(Attack):
 
     def at(self, eps: float) -> "PGD":
         if not isinstance(self.eps, float | int) or not self.eps:
-            raise ValueError(f"PGD.at scales alpha with eps, which needs one positive eps to start from; got {self.eps}")
+            raise ValueError(
+                f"PGD.at scales alpha with eps, which needs one positive eps to start from; got {self.eps}"
+            )
         return dataclasses.replace(self, eps=eps, alpha=self.alpha * (eps / self.eps))
 
     def perturb(self, rows: Rows) -> None:

@@ -71,6 +71,7 @@ def evaluate(
     """
     if label not in ("true", "pred"):
         raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
+    data = data.to(data.x.device)
     starts = range(0, len(data), batch_size)
     done, in_all = 0, len(starts) * (len(attacks) + 1)
 

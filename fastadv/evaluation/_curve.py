@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..attacks import Attack
 from ..attacks._ascend import Model, isolated
 
 POINTS = 32

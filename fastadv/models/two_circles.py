@@ -14,7 +14,9 @@ class TwoCirclesNet(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (2,), classes: int = 2, hidden: int = 6):
         super().__init__()
         if tuple(shape) != (2,) or classes != 2:
-            raise ValueError(f"TwoCirclesNet separates two classes of points in the plane, got {tuple(shape)}, {classes}")
+            raise ValueError(
+                f"TwoCirclesNet separates two classes of points in the plane, got {tuple(shape)}, {classes}"
+            )
         self.layers = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def score(self, x: Tensor) -> Tensor:

@@ -113,7 +113,9 @@ def fit(
         seconds = time.perf_counter() - started
         row = {"epoch": epoch + 1, **means, "seconds": seconds, "images_per_second": len(train) / seconds}
         if not math.isfinite(means["loss"]):
-            raise FloatingPointError(f"the loss became {means['loss']} in epoch {epoch + 1}; try a smaller lr than {lr:g}")
+            raise FloatingPointError(
+                f"the loss became {means['loss']} in epoch {epoch + 1}; try a smaller lr than {lr:g}"
+            )
         history.append(row)
         if on_epoch:
             on_epoch(row)
