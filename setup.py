@@ -93,7 +93,7 @@ if obstacle and wish == "1":
 if obstacle and wish == "auto" and torch.version.cuda:
     print(obstacle, file=sys.stderr)
 if not obstacle:
-    # nvcc may be a wrapper script outside its toolkit: it knows its own place. torch reads CUDA_HOME once, when imported.
+    # nvcc may be a wrapper outside its toolkit: it knows its place. torch reads CUDA_HOME once, when imported.
     dryrun = subprocess.run([nvcc, "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
     top = re.search(r"^#\$ TOP=(\S+)", dryrun, re.MULTILINE)
     os.environ["CUDA_HOME"] = os.path.realpath(top[1] if top else os.path.dirname(os.path.dirname(nvcc)))

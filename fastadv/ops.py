@@ -191,7 +191,8 @@ def cutoff_scale(
     """Blind AT's cutoff and scale (Xie et al., Algorithm 1), in place on `x_adv` [B, ...].
 
     ``x_adv <- x + rho * min(1, eps / norm) * (x_adv - x)`` with `norms` [B] of ``x_adv - x`` in whatever norm `eps` is
-    measured in. A sample within its budget keeps its bits when rho is 1; one whose norm is NaN or infinite returns to x.
+    measured in. A sample within its budget keeps its bits when rho is 1; one whose norm is NaN or infinite returns to
+    x.
     """
     factor = torch.where(norms > eps, eps / norms, torch.ones_like(norms)) * torch.as_tensor(rho, dtype=norms.dtype)
     factor = torch.where(norms.isfinite(), factor, torch.zeros_like(norms))
@@ -220,8 +221,8 @@ def random_start(
     """`x` [B, ...] plus noise in the L-infinity ball of radius `eps`, clipped to [lo, hi]; a new tensor.
 
     `law`: ``uniform`` in the ball, or ``sign``, its corners with equal chance. The noise of a sample is a function of
-    (`seed`, `ids`, `restart`) and of nothing else: neither batch, order, device, dtype nor memory format. `ids` is int64
-    [B]. Generator: Philox4x32-10 (Salmon et al., SC 2011), 24 bits an element.
+    (`seed`, `ids`, `restart`) and of nothing else: neither batch, order, device, dtype nor memory format. `ids` is
+    int64 [B]. Generator: Philox4x32-10 (Salmon et al., SC 2011), 24 bits an element.
     """
     cols = x[0].numel() if x.shape[0] else 0
     bits = _philox(ids, seed, restart, -(-cols // 4)).flatten(1)[:, :cols].reshape(x.shape)
@@ -294,7 +295,7 @@ if os.environ.get("FASTADV_NO_EXT") != "1":
     for _device in ("cpu", "cuda"):
         if MISSING[_device] and (_device == "cpu" or torch.cuda.is_available()):
             warnings.warn(
-                f"fastadv runs without its compiled {_device} kernels, in plain PyTorch and slower: {MISSING[_device]}. "
+                f"fastadv runs without its compiled {_device} kernels, in slower plain PyTorch: {MISSING[_device]}. "
                 f"Repair, in a checkout of fastadv: {REPAIR}",
                 RuntimeWarning,
                 stacklevel=2,

@@ -40,8 +40,9 @@ def isolated(model: Model) -> Iterator[None]:
 class Rows:
     """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
 
-    `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction); `x_adv`: where the attack stands; `steps`, `grads`: steps made and gradients
-    computed, a sample; `nonfinite`: whether a gradient was NaN or infinite. Attacks add tensors of their own.
+    `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction); `x_adv`: where the attack stands;
+    `steps`, `grads`: steps made and gradients computed, a sample; `nonfinite`: whether a gradient was NaN or infinite.
+    Attacks add tensors of their own.
     """
 
     _GIVEN = ("x", "y", "ids")
@@ -111,8 +112,9 @@ Step = Callable[[Rows], Tensor | None]
 def ascend(rows: Rows, steps: int, step: Step, active: Tensor | None = None) -> None:
     """The one loop: up to `steps` times, `step` moves the `x_adv` of the rows it is given.
 
-    A step that returns a mask [B] ends the attack of the rows where it is false: they leave the batch, cost nothing more,
-    and the rest goes on as if they were there. `active` is such a mask to begin with. Results stand in `rows`, in order.
+    A step that returns a mask [B] ends the attack of the rows where it is false: they leave the batch, cost nothing
+    more, and the rest goes on as if they were there. `active` is such a mask to begin with. Results stand in `rows`,
+    in order.
     """
     live, where = _drop(rows, rows, None, active)
     for _ in range(steps):

@@ -22,8 +22,8 @@ class AttackResult:
     """What an attack did, one row a sample, in input order.
 
     `x_adv` [B, ...]: the adversarial samples. `success` [B] bool: predicted class differs from the label attacked.
-    `steps`, `grads` [B] int64: steps made, gradients computed. `norm` [B]: size of the perturbation, in the attack's own
-    norm. `target` [B] int64: the class predicted at `x_adv`.
+    `steps`, `grads` [B] int64: steps made, gradients computed. `norm` [B]: size of the perturbation, in the attack's
+    own norm. `target` [B] int64: the class predicted at `x_adv`.
     """
 
     x_adv: Tensor
@@ -87,8 +87,8 @@ class Attack(ABC):
         self.perturb(rows)
         if bool(rows.nonfinite.any()):
             warnings.warn(
-                f"{type(self).__name__}: gradients of {int(rows.nonfinite.sum())} of {len(x)} samples were NaN or infinite; "
-                "such a gradient moves nothing",
+                f"{type(self).__name__}: {int(rows.nonfinite.sum())} of {len(x)} samples had NaN or infinite gradients, "
+                "which move nothing",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -119,8 +119,8 @@ class Attack(ABC):
             seen = torch.stack([v.double() for v in (*x.aminmax(), *labels.aminmax())]).tolist()  # one synchronisation
             if not (lo <= seen[0] and seen[1] <= hi):  # also when NaN
                 raise ValueError(
-                    f"{name}: x must lie in [{lo:g}, {hi:g}], got values from {seen[0]:g} to {seen[1]:g}. Scale the images, "
-                    "put their normalisation into the model (fastadv.Normalize), or set bounds"
+                    f"{name}: x must lie in [{lo:g}, {hi:g}], got values from {seen[0]:g} to {seen[1]:g}. Scale the "
+                    "images, put their normalisation into the model (fastadv.Normalize), or set bounds"
                 )
             if seen[2] < 0:
                 raise ValueError(f"{name}: labels must not be negative, got {int(seen[2])}")

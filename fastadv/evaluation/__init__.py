@@ -26,8 +26,11 @@ PROTOCOL: dict[str, Attack] = {
 
 @dataclass(frozen=True)
 class Result:
-    """A model under one attack: `accuracy` left, mean perturbation `norm` (RMS), `seconds`; an AA `curve` where the attack
-    looks for the smallest perturbation (its `accuracy` is then at full strength)."""
+    """A model under one attack.
+
+    `accuracy` that is left, mean size `norm` of the perturbations (RMS), `seconds`; and the AA `curve` of an attack that
+    looks for the smallest perturbation, whose `accuracy` is that at full strength.
+    """
 
     attack: Attack
     accuracy: float
@@ -55,13 +58,14 @@ def evaluate(
     batch_size: int = 500,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Accuracy of `model` on `data`, clean and under each of `attacks`; misclassified samples count as errors throughout.
+    """Accuracy of `model` on `data`, clean and under each of `attacks`; samples misclassified clean count as errors.
 
     Args:
         model: samples to logits; evaluated on the device of `data`, in eval mode, and left as it was.
         data: the samples; their `bounds` go to every attack, their places are their ids.
         attacks: by the names that results will have.
-        label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``), as in the Blind
+        label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``), as in the
+        Blind
             AT paper, which is weaker: it pushes misclassified samples into their true class.
         batch_size: samples at a time; it decides memory and speed only.
         on_step: called with (batches done, batches in all).
@@ -116,7 +120,7 @@ def _attacked(
 def swept_curve(
     model: Model, data: Dataset, attack: Attack, budgets: Sequence[float], *, label: str = "true", batch_size: int = 500
 ) -> list[tuple[float, float]]:
-    """``(eps, AA(eps))`` for an attack with a fixed budget, run again at each of `budgets`; 0 gives the clean accuracy."""
+    """``(eps, AA(eps))`` for an attack with a fixed budget, run again at each of `budgets`; at 0 the clean accuracy."""
     accuracies = []
     for eps in budgets:
         attacks = {"attack": attack.at(eps)} if eps else {}

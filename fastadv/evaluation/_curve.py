@@ -16,8 +16,8 @@ BISECTIONS = 12
 class AACurve:
     """``AA(eps)``: the accuracy on ``x + cut(delta, eps)``, as an exact step function.
 
-    `correct` [N] bool: whether each clean sample is classified correctly. `flips` [N, F]: the perturbation sizes at which
-    a sample's correctness changes, ascending, padded with infinity.
+    `correct` [N] bool: whether each clean sample is classified correctly. `flips` [N, F]: the perturbation sizes at
+    which a sample's correctness changes, ascending, padded with infinity.
     """
 
     correct: Tensor
@@ -29,7 +29,7 @@ class AACurve:
         return float((self.correct ^ odd).double().mean())
 
     def average(self, theta: float) -> float:
-        """``avg-AA(theta) = 1/theta * integral of AA from 0 to theta``, exactly. ValueError where theta is not positive."""
+        """``avg-AA(theta)``, the mean of AA over [0, theta], exactly. Raises ValueError where theta is not positive."""
         if not theta > 0:
             raise ValueError(f"avg-AA: theta must be positive, got {theta}")
         edges = self.flips.double().clamp(max=theta)
@@ -51,8 +51,8 @@ def radial_curve(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, norm: str = 
     """The AA curve of perturbations ``x_adv - x`` that are cut off, [B, ...], judged by the labels `y` [B].
 
     Correctness is looked up at 32 points along each perturbation, and every change between two of them is located by
-    12 bisections, to 1/131072 of the perturbation; a sample may change several times. `norm` is what eps is measured in:
-    ``rms`` (L2 over the root of the number of elements) is the paper's.
+    12 bisections, to 1/131072 of the perturbation; a sample may change several times. `norm` is what eps is measured
+    in: ``rms`` (L2 over the root of the number of elements) is the paper's.
     """
     with isolated(model), torch.no_grad():
         sizes = ops.row_norms(x_adv, norm, x)

@@ -38,10 +38,10 @@ class LeNet5(nn.Module):
 
 
 class LeNet5Wide(nn.Module):
-    """The LeNet-5 of many tutorials and of Madry et al.'s MNIST challenge: convolutions of 32 and 64, 1,024 hidden units.
+    """The LeNet-5 of many tutorials and of Madry et al.'s MNIST challenge: 32 and 64 channels, 1,024 hidden units.
 
-    Both 5x5 convolutions are padded by 2. Logits [B, classes] from images [B, C, H, W] in [0, 1], H and W multiples of 4.
-    3,274,634 parameters on 1x28x28 with 10 classes; 4,259,274 on 3x32x32. Raises ValueError for another `shape`.
+    Both 5x5 convolutions are padded by 2. Logits [B, classes] from images [B, C, H, W] in [0, 1], H and W multiples of
+    4. 3,274,634 parameters on 1x28x28 with 10 classes; 4,259,274 on 3x32x32. Raises ValueError for another `shape`.
     """
 
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10):

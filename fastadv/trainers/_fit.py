@@ -19,8 +19,8 @@ class Batch:
     """What a method sees of the data at one step.
 
     `x` [B, ...] and `y` [B] on the model's device; `index` [B], the samples' places in the data set; `ids` [B], which
-    name the samples to random numbers and are new every epoch; `epoch`, from 0. `stats`: scalars that the method reports;
-    their means over the epoch go into the history.
+    name the samples to random numbers and are new every epoch; `epoch`, from 0. `stats`: scalars that the method
+    reports; their means over the epoch go into the history.
     """
 
     x: Tensor
@@ -45,7 +45,7 @@ class Method(ABC):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
-    def begin(self, train: Dataset, seed: int) -> None:
+    def begin(self, train: Dataset, seed: int) -> None:  # noqa: B027 - most methods have nothing to prepare
         """Called once, before the first epoch."""
 
     @abstractmethod
@@ -68,7 +68,8 @@ def fit(
     """Trains `model` in place by `method` on `train`, with Adam at a constant rate, and returns the history.
 
     The history has a row an epoch: ``epoch`` from 1, ``loss``, ``seconds``, ``images_per_second`` and what the method
-    reports. Data order and random starts depend on `seed` alone; torch's global generator is left to the model (dropout).
+    reports. Data order and random starts depend on `seed` alone; torch's global generator is left to the model
+    (dropout).
 
     Args:
         model: any network from samples to logits; it is trained on the device it is on, and left in train mode.
