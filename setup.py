@@ -169,7 +169,7 @@ if not no_extension:
                     "FASTADV_CUDA_ARCHITECTURES",
                     "" if obstacle else os.environ.get("TORCH_CUDA_ARCH_LIST", "visible GPU"),
                 ),
-                text("FASTADV_CUDA_OBSTACLE", obstacle or ""),
+                text("FASTADV_CUDA_OBSTACLE", (obstacle or "").removeprefix("\nfastadv: ")),
             ],
             extra_compile_args=HOST,
         )

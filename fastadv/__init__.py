@@ -1,1 +1,34 @@
+"""Adversarial training and robustness evaluation on fused C++ and CUDA kernels.
+
+>>> import fastadv
+>>> train, test = fastadv.load("fashion-mnist-mini", "train"), fastadv.load("fashion-mnist-mini", "test")
+>>> model = fastadv.models.LeNet5()
+>>> fastadv.fit(model, fastadv.trainers.Blind(), train, epochs=10)  # doctest: +SKIP
+>>> x_adv = fastadv.attacks.PGD(eps=0.1, alpha=0.01, steps=20)(model, test.x, test.y)  # doctest: +SKIP
+>>> fastadv.evaluate(model, test).results["deepfool"].curve.average(0.08)  # doctest: +SKIP
+"""
+
 __version__ = "0.1.0"
+
+from . import attacks, data, evaluation, losses, models, ops, trainers
+from .data import Dataset, load
+from .evaluation import evaluate
+from .models import Normalize
+from .ops import backend
+from .trainers import fit
+
+__all__ = [
+    "Dataset",
+    "Normalize",
+    "attacks",
+    "backend",
+    "data",
+    "evaluate",
+    "evaluation",
+    "fit",
+    "load",
+    "losses",
+    "models",
+    "ops",
+    "trainers",
+]

@@ -87,8 +87,8 @@ class Attack(ABC):
         self.perturb(rows)
         if bool(rows.nonfinite.any()):
             warnings.warn(
-                f"{type(self).__name__}: {int(rows.nonfinite.sum())} of {len(x)} samples had NaN or infinite gradients, "
-                "which move nothing",
+                f"{type(self).__name__}: {int(rows.nonfinite.sum())} of {len(x)} samples had NaN or infinite "
+                "gradients, which move nothing",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -28,8 +28,8 @@ PROTOCOL: dict[str, Attack] = {
 class Result:
     """A model under one attack.
 
-    `accuracy` that is left, mean size `norm` of the perturbations (RMS), `seconds`; and the AA `curve` of an attack that
-    looks for the smallest perturbation, whose `accuracy` is that at full strength.
+    `accuracy` that is left, mean size `norm` of the perturbations (RMS), `seconds`; and the AA `curve` of an attack
+    that looks for the smallest perturbation, whose `accuracy` is that at full strength.
     """
 
     attack: Attack
@@ -65,8 +65,7 @@ def evaluate(
         data: the samples; their `bounds` go to every attack, their places are their ids.
         attacks: by the names that results will have.
         label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``), as in the
-        Blind
-            AT paper, which is weaker: it pushes misclassified samples into their true class.
+            Blind AT paper, which is weaker: it pushes misclassified samples into their true class.
         batch_size: samples at a time; it decides memory and speed only.
         on_step: called with (batches done, batches in all).
 

@@ -1,0 +1,33 @@
+# Each target is a line or two that can be typed as well. PYTHON picks the interpreter; .venv is made once.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test bench lint clean
+
+demo: .venv/installed
+	$(BIN)/fastadv compare standard fgsm pgd blind --epochs 4 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: .venv/installed-for-tests
+	$(BIN)/python -m pytest
+
+bench: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-json=benchmark.json
+
+lint: .venv/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# torch first and on its own, because the kernels are compiled against it; then fastadv, from this checkout.
+.venv/installed: constraints.txt pyproject.toml setup.py $(shell find csrc -type f)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt torch numpy
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-for-tests: .venv/installed
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark ruff
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info fastadv/*.so

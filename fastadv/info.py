@@ -1,0 +1,78 @@
+"""The doctor: what is installed, which backend every op uses, and how to repair what is missing."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from . import __version__, ops
+
+
+def _build() -> dict[str, str] | str:
+    """How the compiled modules were made, or why that is unknown."""
+    try:
+        from . import _info
+    except ImportError as error:
+        return str(error)
+    return dict(_info.build())
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, build and backends, as plain values."""
+    devices = [f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    devices += [f"cuda:{i}, {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return {
+        "fastadv": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "devices": devices,
+        "build": _build(),
+        "backends": {name: {device: ops.backend(name, device) for device in ("cpu", "cuda")} for name in ops.OPS},
+    }
+
+
+def doctor() -> str:
+    """The report of ``fastadv info``."""
+    found = environment()
+    build = found["build"]
+    lines = [
+        f"fastadv {found['fastadv']}  {Path(__file__).parent}",
+        f"python  {found['python']}  {sys.executable}",
+        f"torch   {found['torch']}   numpy {found['numpy']}   {found['platform']}",
+        *(f"device  {device}" for device in found["devices"]),
+        "",
+    ]
+    if isinstance(build, str):
+        lines += [f"build   unknown: {build}"]
+    else:
+        cuda = f"CUDA {build['cuda']} for {build['cuda_architectures']}" if build["cuda"] else build["cuda_obstacle"]
+        lines += [
+            f"build   against torch {build['torch']} by {build['compiler']}",
+            f"        CPU kernels for {build['cpu_targets']}; this machine runs {build['cpu_selected']}",
+            f"        CUDA kernels: {cuda}",
+        ]
+    lines += ["", f"{'op':14} {'cpu':10} cuda"]
+    lines += [f"{name:14} {backends['cpu']:10} {backends['cuda']}" for name, backends in found["backends"].items()]
+    return "\n".join([*lines, "", *_repairs()])
+
+
+def _repairs() -> list[str]:
+    if os.environ.get("FASTADV_NO_EXT") == "1":
+        return ["The kernels are switched off: unset FASTADV_NO_EXT to use them."]
+    if ops.MISSING["cpu"]:
+        return [
+            "The CPU kernels are missing, and plain PyTorch runs in their place: correct, but slower. To compile them,",
+            f"in a checkout of fastadv:  {ops.REPAIR}",
+        ]
+    if ops.MISSING["cuda"] and torch.cuda.is_available():
+        return [
+            "There is a GPU, but no CUDA kernels; plain PyTorch runs in their place: correct, but slower. To compile them,",
+            f"with nvcc on PATH, in a checkout of fastadv:  FASTADV_CUDA=1 {ops.REPAIR}",
+        ]
+    return ["Everything that can run here is in place."]

@@ -1,0 +1,74 @@
+"""One line a model: its accuracies, its average over budgets, its cost."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from ..evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model in a comparison: its `name`, how it fared, and the `seconds` an epoch of its training took."""
+
+    name: str
+    evaluation: Evaluation
+    seconds: float | None = None
+
+
+def rows(entries: Sequence[Entry], theta: float) -> list[dict[str, float | str]]:
+    """The table as plain values; accuracies in [0, 1], norms as RMS, ``avg_aa`` over [0, theta]."""
+    table = []
+    for entry in entries:
+        row: dict[str, float | str] = {"method": entry.name, "clean": entry.evaluation.clean}
+        for name, result in entry.evaluation.results.items():
+            if result.curve is None:
+                row[name] = result.accuracy
+            else:
+                row[f"{name}_avg_aa"] = result.curve.average(theta)
+                row[f"{name}_norm"] = result.norm
+        if entry.seconds is not None:
+            row["seconds_per_epoch"] = entry.seconds
+        table.append(row)
+    return table
+
+
+def write_table(entries: Sequence[Entry], theta: float, path: Path) -> None:
+    """The table as CSV."""
+    values = rows(entries, theta)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(values[0]))
+        writer.writeheader()
+        writer.writerows(values)
+
+
+def table(entries: Sequence[Entry], theta: float) -> Table:
+    """The table for a terminal: accuracies in percent, the best of each column in bold."""
+    values = rows(entries, theta)
+    first = entries[0].evaluation
+    heads = {"method": "method", "clean": "clean", "seconds_per_epoch": "s/epoch"}
+    for name, result in first.results.items():
+        heads[name] = f"{name} {result.attack.eps:g}" if result.curve is None else name
+        heads[f"{name}_avg_aa"] = f"{name}\navg-AA({theta:g})"
+        heads[f"{name}_norm"] = f"{name}\nnorm (RMS)"
+    note = f"accuracy in % on {first.samples} test samples; attacks move away from the {first.label} label"
+    shown = Table(caption=note, caption_justify="left")
+    for column in values[0]:
+        shown.add_column(heads[column], justify="left" if column == "method" else "right")
+    lower_is_better = {"seconds_per_epoch"}
+    for row in values:
+        cells = []
+        for column, value in row.items():
+            if isinstance(value, str):
+                cells.append(value)
+                continue
+            numbers = [other[column] for other in values]
+            best = min(numbers) if column in lower_is_better else max(numbers)
+            percent = column in ("clean", *first.results) or column.endswith("_avg_aa")
+            text = f"{100 * value:.1f}" if percent else f"{value:.4f}" if column.endswith("_norm") else f"{value:.1f}"
+            cells.append(f"[bold]{text}[/bold]" if value == best and len(values) > 1 else text)
+        shown.add_row(*cells)
+    return shown

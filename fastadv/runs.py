@@ -1,0 +1,89 @@
+"""Run folders and checkpoints: written atomically, loaded without running code, never overwritten."""
+
+import csv
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+CHECKPOINT = "checkpoint.pt"
+
+
+class Run:
+    """A new folder for one run: ``config.yaml``, ``environment.json``, ``metrics.csv`` and ``.jsonl``, the checkpoint.
+
+    Raises FileExistsError where the folder exists, and OSError where it cannot be made; both say which and what to do.
+    """
+
+    def __init__(self, folder: str | Path, config: str, environment: dict[str, Any]):
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError:
+            raise FileExistsError(
+                f"run folder {self.folder} exists, and runs are never overwritten: choose another with --out, or remove it"
+            ) from None
+        except OSError as error:
+            raise OSError(
+                f"cannot make run folder {self.folder} ({error.strerror}): choose another with --out"
+            ) from None
+        write_text(self.folder / "config.yaml", config)
+        write_text(self.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds a row to metrics.csv and metrics.jsonl; the first row names the columns."""
+        with (self.folder / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+        with (self.folder / "metrics.csv").open("a", newline="") as table:
+            writer = csv.DictWriter(table, list(row))
+            if table.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def save(self, checkpoint: dict[str, Any]) -> Path:
+        """Writes the checkpoint, in place of the last one; see `load_checkpoint`."""
+        path = self.folder / CHECKPOINT
+        _replace(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
+        return path
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint in a file, or in a run folder: tensors and plain values, on the CPU.
+
+    Raises FileNotFoundError, or ValueError for a file that is no checkpoint of fastadv, damaged, or of a later format.
+    """
+    path = Path(path)
+    path = path / CHECKPOINT if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give a run folder, or a {CHECKPOINT} made by fastadv train")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged, or no checkpoint of fastadv: {reason}") from None
+    if not isinstance(checkpoint, dict) or "format" not in checkpoint or "state" not in checkpoint:
+        raise ValueError(f"{path} is no checkpoint of fastadv: it was written by something else")
+    if checkpoint["format"] > FORMAT:
+        raise ValueError(f"{path} is of format {checkpoint['format']}, this fastadv reads up to {FORMAT}: upgrade it")
+    return checkpoint
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or nothing."""
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def _replace(path: Path, write: Any) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
