@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jsonargparse
 import torch
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
@@ -299,9 +300,7 @@ def parser() -> Parser:
         to.add_subcommand(name, sub, help=help)
         return sub
 
-    train = add(
-        commands, "train", "Train a network by one method, evaluate it, keep all in a run folder.", config=False
-    )
+    train = add(commands, "train", "Train a network by one method and evaluate it.", config=False)
     methods = train.add_subcommands(dest="method")
     for name, method in METHODS.items():
         sub = add(methods, name, (method.__doc__ or name).splitlines()[0], method, Training)
@@ -309,9 +308,7 @@ def parser() -> Parser:
     sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
     sub.add_argument("--out", type=str | None, default=None, help="a new folder for the table and the figures")
-    sub = add(
-        commands, "compare", "Train networks by several methods on the same data, in one table.", Training, Testing
-    )
+    sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     add(commands, "info", "What is installed, which kernels run, and how to repair what is missing.", config=False)
     return main
@@ -335,10 +332,12 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
     if command == "info":
         print(doctor())
         return
-    config = cli.dump(chosen)
-    options = cli.instantiate_classes(chosen)[command]
+    options, settings = cli.instantiate(chosen)[command], yaml.safe_load(cli.dump(chosen))[command]
     if command == "train":
-        name, options = options.method, options[options.method]
+        name = options.method
+        options, settings = options[name], settings[name]
+    config = yaml.safe_dump(settings, sort_keys=False)  # what --config takes
+    if command == "train":
         train(name, _build(METHODS[name], options), _build(Training, options), options.test, config)
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options), config)

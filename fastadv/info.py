@@ -72,7 +72,7 @@ def _repairs() -> list[str]:
         ]
     if ops.MISSING["cuda"] and torch.cuda.is_available():
         return [
-            "There is a GPU, but no CUDA kernels; plain PyTorch runs in their place: correct, but slower. To compile them,",
-            f"with nvcc on PATH, in a checkout of fastadv:  FASTADV_CUDA=1 {ops.REPAIR}",
+            "There is a GPU, but no CUDA kernels; plain PyTorch runs in their place: correct, but slower. To compile",
+            f"them, with nvcc on PATH, in a checkout of fastadv:  FASTADV_CUDA=1 {ops.REPAIR}",
         ]
     return ["Everything that can run here is in place."]

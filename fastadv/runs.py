@@ -25,7 +25,7 @@ class Run:
             self.folder.mkdir(parents=True)
         except FileExistsError:
             raise FileExistsError(
-                f"run folder {self.folder} exists, and runs are never overwritten: choose another with --out, or remove it"
+                f"run folder {self.folder} exists, and runs are never overwritten: choose another --out or remove it"
             ) from None
         except OSError as error:
             raise OSError(
