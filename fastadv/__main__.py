@@ -22,7 +22,7 @@ from .data import Dataset, load
 from .evaluation import PROTOCOL, Evaluation, evaluate
 from .info import doctor, environment
 from .runs import Run, load_checkpoint
-from .trainers import METHODS, AdversarialTraining, Method, Standard, fit
+from .trainers import METHODS, AdversarialTraining, Method, Standard, check_settings, fit
 
 History = list[dict[str, float]]
 console = Console(width=None if sys.stdout.isatty() else 130)
@@ -77,6 +77,9 @@ class Training(Data):
     lr: float = 1e-3
     seed: int = 0
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self.epochs, self.batch_size, self.lr)
 
     def build(self, train: Dataset) -> nn.Module:
         torch.manual_seed(self.seed)

@@ -62,9 +62,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}: give a run folder, or a {CHECKPOINT} made by fastadv train")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged, or no checkpoint of fastadv: {reason}") from None
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise ValueError(
+            f"{path} is damaged, or no checkpoint of fastadv ({type(error).__name__} when read as tensors and plain values)"
+        ) from None
     if not isinstance(checkpoint, dict) or "format" not in checkpoint or "state" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of fastadv: it was written by something else")
     if checkpoint["format"] > FORMAT:

@@ -78,7 +78,7 @@ def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, pa
             zip(("clean", "perturbation", "adversarial"), pictures, predictions, strict=True)
         ):
             for i, axes in enumerate(grid[3 * m + r]):
-                image = picture[i].permute(1, 2, 0).cpu()
+                image = picture[i].permute(1, 2, 0).numpy(force=True)
                 axes.imshow(
                     image.squeeze(2) if image.shape[2] == 1 else (image - lo) / (hi - lo), "gray", vmin=lo, vmax=hi
                 )

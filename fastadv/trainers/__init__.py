@@ -1,7 +1,7 @@
 """Training methods, and `fit`, which trains a network by any of them."""
 
 from ._adversarial import AdversarialTraining
-from ._fit import Batch, Method, fit
+from ._fit import Batch, Method, check_settings, fit
 from .blind import Blind
 from .deepfool import DeepFoolTraining
 from .fgsm import FGSMTraining
@@ -18,6 +18,7 @@ __all__ = [
     "Method",
     "PGDTraining",
     "Standard",
+    "check_settings",
     "fit",
 ]
 

@@ -53,6 +53,13 @@ class Method(ABC):
         """The loss to minimise on `batch`, a scalar with a gradient in the model's parameters."""
 
 
+def check_settings(epochs: int, batch_size: int, lr: float) -> None:
+    """Raises ValueError for settings that `fit` cannot train with."""
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("lr", lr, 0.0)):
+        if not (value >= least and math.isfinite(value)):
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def fit(
     model: nn.Module,
     method: Method,
@@ -86,9 +93,7 @@ def fit(
         ValueError: for epochs, batch_size or lr out of range.
         FloatingPointError: when the mean loss of an epoch is NaN or infinite.
     """
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("lr", lr, 0.0)):
-        if not (value >= least and math.isfinite(value)):
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    check_settings(epochs, batch_size, lr)
     parameter = next(model.parameters(), None)
     train = train.to(parameter.device if parameter is not None else train.x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)

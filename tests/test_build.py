@@ -1,0 +1,150 @@
+"""The build: what setup.py says when something is missing, and the CUDA sources compiled without a GPU."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import setuptools
+import torch
+
+ROOT = Path(__file__).parent.parent
+NVCC = shutil.which("nvcc")
+TARGETS = [f"-gencode=arch=compute_{a},code={c}" for a, c in (("80", "sm_80"), ("90", "sm_90"), ("90", "compute_90"))]
+STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH: the CUDA sources cannot be compiled here")
+
+
+def setup(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FASTADV", "CUDA", "TORCH"))} | environment
+    return subprocess.run(
+        [sys.executable, "setup.py", *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def only_setuptools(folder: Path) -> Path:
+    """A folder to put on PYTHONPATH of an interpreter without packages."""
+    source = Path(setuptools.__file__).parent.parent
+    for name in ("setuptools", "pkg_resources", "_distutils_hack", "wheel"):
+        if (source / name).is_dir():
+            (folder / name).symlink_to(source / name)
+    return folder
+
+
+def fake_torch(folder: Path, cuda: str) -> str:
+    """A PyTorch that says which CUDA it is built for, found before the real one."""
+    package = folder / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        f"__version__ = '2.13.0+cu{cuda.replace('.', '')}'\nclass version: cuda = {cuda!r}\n"
+    )
+    return str(folder)
+
+
+def fake_nvcc(folder: Path, release: str) -> str:
+    home = folder / "cuda"
+    (home / "bin").mkdir(parents=True)
+    nvcc = home / "bin" / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
+    nvcc.chmod(0o755)
+    return str(home)
+
+
+def test_without_torch_the_message_names_the_interpreter_and_the_fix(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (tmp_path / "packages").mkdir()
+    python = tmp_path / "venv" / "bin" / "python"
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(only_setuptools(tmp_path / "packages"))}
+    done = subprocess.run(
+        [python, "setup.py", "--name"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "no PyTorch found" in done.stderr
+    assert str(python) in done.stderr
+    assert "--no-build-isolation" in done.stderr
+    assert "Traceback" not in done.stderr
+    allowed = subprocess.run(
+        [python, "setup.py", "--name"], cwd=ROOT, env=env | {"FASTADV_NO_EXT": "1"}, capture_output=True, text=True
+    )
+    assert "fastadv" in allowed.stdout, allowed.stderr
+
+
+def test_without_a_compiler_the_message_says_how_to_get_one(tmp_path: Path) -> None:
+    places = [f"--build-lib={tmp_path}/lib", f"--build-temp={tmp_path}/temp"]
+    done = setup("build_ext", *places, CXX="no-such-compiler")
+    assert done.returncode == 1
+    assert "no C++ compiler: 'no-such-compiler' was not found" in done.stderr
+    assert "apt-get install g++" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nvcc_of_another_major_version_is_named(tmp_path: Path) -> None:
+    done = setup(
+        "--name",
+        PYTHONPATH=fake_torch(tmp_path, "13.0"),
+        CUDA_HOME=fake_nvcc(tmp_path, "12.4"),
+        FASTADV_CUDA="1",
+    )
+    assert done.returncode == 1
+    assert "PyTorch is built for CUDA 13.0" in done.stderr
+    assert "is of CUDA 12.4" in done.stderr
+    assert "point CUDA_HOME at a CUDA 13 toolkit" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_nvcc_is_said(tmp_path: Path) -> None:
+    done = setup("--name", PYTHONPATH=fake_torch(tmp_path, "13.0"), CUDA_HOME=str(tmp_path), FASTADV_CUDA="1")
+    assert done.returncode == 1
+    assert "no nvcc was found" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build of PyTorch")
+def test_cuda_cannot_be_demanded_of_a_cpu_torch() -> None:
+    done = setup("--name", FASTADV_CUDA="1")
+    assert done.returncode == 1
+    assert f"is a CPU build ({torch.__version__})" in done.stderr
+
+
+def test_an_unknown_switch_is_refused() -> None:
+    done = setup("--name", FASTADV_CUDA="yes")
+    assert done.returncode == 1
+    assert "FASTADV_CUDA must be auto, 0 or 1, got 'yes'" in done.stderr
+
+
+@needs_nvcc
+def test_cuda_kernels_compile_without_warnings(tmp_path: Path) -> None:
+    command = [NVCC, "-c", "-O3", "-std=c++17", "-fmad=false", "-Werror", "all-warnings", *TARGETS]
+    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+        subprocess.run([*command, source, "-o", tmp_path / "kernels.o"], check=True)
+
+
+@needs_nvcc
+def test_cuda_glue_compiles_against_the_torch_headers(tmp_path: Path) -> None:
+    dryrun = subprocess.run([NVCC, "--dryrun", "-c", "none.cu"], capture_output=True, text=True, check=False).stderr
+    top = next(line.split("=", 1)[1] for line in dryrun.splitlines() if line.startswith("#$ TOP="))
+    headers = [Path(torch.__file__).parent / "include", Path(top).resolve() / "include"]
+    command = ["c++", "-c", "-std=c++17", "-Wall", "-Werror", "-DUSE_CUDA", *STABLE, *(f"-I{h}" for h in headers)]
+    subprocess.run([*command, ROOT / "csrc" / "cuda" / "glue.cpp", "-o", tmp_path / "glue.o"], check=True)
+
+
+def test_cpu_sources_compile_without_warnings(tmp_path: Path) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    torch_headers = ["-isystem", Path(torch.__file__).parent / "include"]
+    command = [
+        "c++",
+        "-c",
+        "-O1",
+        "-std=c++17",
+        "-fopenmp-simd",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *STABLE,
+        *torch_headers,
+    ]
+    for source in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
+        subprocess.run([*command, source, "-o", tmp_path / "out.o"], check=True)

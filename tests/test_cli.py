@@ -1,0 +1,203 @@
+"""The command line end to end: run folders, tables, figures, and what it says about bad input."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fastadv import info, ops
+from fastadv.__main__ import main
+from fastadv.data import load
+from fastadv.runs import CHECKPOINT, load_checkpoint
+from fastadv.trainers import METHODS
+
+PNG = b"\x89PNG\r\n"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small data set of real images: 96 to train on, 20 to test on."""
+    train, test = (load("fashion-mnist-mini", split) for split in ("train", "test"))
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    arrays = {"x_train": train.x[:96], "y_train": train.y[:96], "x_test": test.x[:20], "y_test": test.y[:20]}
+    np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
+    return str(path)
+
+
+def test_train_fills_a_run_folder(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "run"
+    flags = ["--data", images, "--epochs", "2", "--batch-size", "32", "--rho", "0.5", "--out", str(folder)]
+    assert main(["train", "blind", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "one of normal training takes" in printed
+    assert "avg-AA(0.08)" in printed
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (settings["rho"], settings["epochs"], settings["batch_size"]) == (0.5, 2, 32)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    with (folder / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["epoch"] for row in lines] == [1, 2]
+    assert [float(row["loss"]) for row in table] == [row["loss"] for row in lines]
+    assert json.loads((folder / "environment.json").read_text())["torch"] == torch.__version__
+    saved = load_checkpoint(folder)
+    assert (saved["method"], saved["model"], saved["shape"]) == ("blind", "lenet5", [1, 28, 28])
+    for figure in ("aa_deepfool.png", "examples.png", "history.png"):
+        assert (folder / figure).read_bytes().startswith(PNG)
+    with (folder / "table.csv").open() as file:
+        assert 0 <= float(next(csv.DictReader(file))["deepfool_avg_aa"]) <= 1
+
+    assert main(["train", "blind", *flags]) == 2  # the folder exists
+    assert "never overwritten" in capsys.readouterr().err
+
+
+def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["train", "pgd", "--data", images, "--epochs", "1", "--attack.steps", "2", "--out", str(first)]) == 0
+    assert main(["train", "pgd", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
+    a, b = load_checkpoint(first), load_checkpoint(second)
+    assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
+
+
+def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "both"
+    flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "[pgd,deepfool]", "--out", str(folder)]
+    assert main(["compare", "standard", "fgsm", *flags]) == 0
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["standard", "fgsm"]
+    assert set(rows[0]) == {"method", "clean", "pgd", "deepfool_avg_aa", "deepfool_norm", "seconds_per_epoch"}
+    assert "pgd 0.05" in capsys.readouterr().out
+    assert (folder / "aa_deepfool.png").is_file()
+    assert load_checkpoint(folder / "fgsm")["method"] == "fgsm"
+
+
+def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert main(["train", "standard", "--data", images, "--epochs", "1", "--out", str(run)]) == 0
+    assert main(["evaluate", str(run), "--data", images, "--out", str(again)]) == 0
+    tables = [next(csv.DictReader((folder / "table.csv").open())) for folder in (run, again)]
+    tables[0].pop("seconds_per_epoch")
+    assert tables[0] == tables[1]
+    assert main(["evaluate", str(run), "--data", images, "--label", "pred", "--limit", "5"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "pgd", "--attack.eps", "8"], "did you mean 8/255 = 0.0314"),
+        (["train", "blind", "--rho", "1.5"], "rho must be in [0, 1], got 1.5"),
+        (["train", "standard", "--model", "lenet6"], "unknown model 'lenet6'"),
+        (["train", "standard", "--model", "two-circles-net"], "separates two classes of points"),
+        (["train", "standard", "--data", "fashion-mnits"], "Did you mean 'fashion-mnist'"),
+        (["train", "standard", "--data", "nowhere.npz"], "nowhere.npz"),
+        (["train", "standard", "--data", "fashion-mnist", "--folder", "no/such/folder"], "no/such/folder"),
+        (["train", "standard", "--epochs", "0"], "epochs must be at least 1"),
+        (["train", "standard", "--device", "tpu9"], "device 'tpu9' cannot be used here"),
+        (["train", "standard", "--test.eps", "-1"], "eps must be positive, got -1"),
+        (["train", "standard", "--test.attacks", "[pdg]"], "unknown attack 'pdg'"),
+        (["compare", "standard", "normal"], "unknown method 'normal'"),
+        (["evaluate", "no-such-run"], "no checkpoint at no-such-run"),
+        (["train", "standard", "--out", "/proc/run"], "cannot make run folder"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("fastadv: ")
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.yaml"))  # no run folder is left behind
+
+
+def test_unknown_methods_and_types_are_refused_by_the_parser(capsys: pytest.CaptureFixture) -> None:
+    for arguments in (["train", "blnd"], ["train", "blind", "--rho", "much"], ["fly"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    assert "'blnd' (choose from" in capsys.readouterr().err
+
+
+def test_checkpoints_are_read_without_running_code(tmp_path: Path, images: str) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    for name, content in (("evil.pt", Evil()), ("other.pt", {"state_dict": {}})):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(ValueError, match=r"no checkpoint of fastadv"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+    torch.save({"format": 99, "state": {}}, tmp_path / "later.pt")
+    with pytest.raises(ValueError, match="format 99"):
+        load_checkpoint(tmp_path / "later.pt")
+    assert main(["train", "standard", "--data", images, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    whole = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(tmp_path / "half.pt")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_its_flags(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", name, "--help"])
+    assert "--label_smoothing" in capsys.readouterr().out
+
+
+def test_info_is_a_doctor() -> None:
+    report = info.doctor()
+    for name in ops.OPS:
+        assert name in report
+    assert torch.__version__ in report
+    if ops.MISSING["cpu"]:
+        assert "reference: " in report
+    else:
+        assert "against torch" in report
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_unloadable_modules_cost_one_warning_and_nothing_else() -> None:
+    code = (
+        "import importlib.util, torch, types\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: types.SimpleNamespace(origin='/nowhere/_cpu.so')\n"
+        "import fastadv\n"
+        "importlib.util.find_spec = find\n"
+        "from fastadv.info import doctor\n"
+        "print(doctor())\n"
+    )
+    done = python(code, FASTADV_NO_EXT="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "_cpu.so does not load" in done.stderr
+    assert ops.REPAIR in done.stderr
+    assert "reference: _cpu.so does not load" in done.stdout
+    assert ops.REPAIR in done.stdout
+
+
+def test_switched_off_kernels_are_silent_and_named() -> None:
+    done = python("from fastadv.info import doctor; print(doctor())", FASTADV_NO_EXT="1")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "unset FASTADV_NO_EXT" in done.stdout
+
+
+def test_importing_fastadv_is_light() -> None:
+    heavy = "matplotlib rich jsonargparse yaml"
+    done = python(f"import fastadv, sys; print([m for m in '{heavy}'.split() if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
