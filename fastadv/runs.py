@@ -64,7 +64,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the bytes lead it to
         raise ValueError(
-            f"{path} is damaged, or no checkpoint of fastadv ({type(error).__name__} when read as tensors and plain values)"
+            f"{path} is damaged, or no checkpoint of fastadv ({type(error).__name__} on reading it)"
         ) from None
     if not isinstance(checkpoint, dict) or "format" not in checkpoint or "state" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of fastadv: it was written by something else")

@@ -133,7 +133,7 @@ def test_cuda_glue_compiles_against_the_torch_headers(tmp_path: Path) -> None:
 def test_cpu_sources_compile_without_warnings(tmp_path: Path) -> None:
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler")
-    torch_headers = ["-isystem", Path(torch.__file__).parent / "include"]
+    headers = ["-isystem", Path(torch.__file__).parent / "include"]
     command = [
         "c++",
         "-c",
@@ -144,7 +144,7 @@ def test_cpu_sources_compile_without_warnings(tmp_path: Path) -> None:
         "-Wextra",
         "-Werror",
         *STABLE,
-        *torch_headers,
+        *headers,
     ]
     for source in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
         subprocess.run([*command, source, "-o", tmp_path / "out.o"], check=True)

@@ -81,7 +81,7 @@ def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> 
     run, again = tmp_path / "run", tmp_path / "again"
     assert main(["train", "standard", "--data", images, "--epochs", "1", "--out", str(run)]) == 0
     assert main(["evaluate", str(run), "--data", images, "--out", str(again)]) == 0
-    tables = [next(csv.DictReader((folder / "table.csv").open())) for folder in (run, again)]
+    tables = [next(csv.DictReader((folder / "table.csv").read_text().splitlines())) for folder in (run, again)]
     tables[0].pop("seconds_per_epoch")
     assert tables[0] == tables[1]
     assert main(["evaluate", str(run), "--data", images, "--label", "pred", "--limit", "5"]) == 0

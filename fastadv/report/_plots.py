@@ -91,5 +91,7 @@ def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, pa
                     axes.set_title(data.classes[predicted[i]], fontsize=8, color="tab:red" if wrong else "black")
                 if i == 0:
                     axes.set_ylabel(f"{name}\n{title}", fontsize=8)
+    budget = f" at eps {attack.eps:g}" if hasattr(attack, "eps") else ""
+    figure.suptitle(f"{type(attack).__name__}{budget}; predicted class, red where wrong", y=0.93, fontsize=9)
     figure.subplots_adjust(hspace=0.45)
     return _save(figure, path)

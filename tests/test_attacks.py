@@ -1,0 +1,603 @@
+"""fastadv.attacks: closed forms, budgets, independence of the batch, side effects, what is refused."""
+
+import dataclasses
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
+
+from fastadv.attacks import ATTACKS, FGSM, PGD, Attack, DeepFool, Noise
+from fastadv.losses import cross_entropy
+
+CASES: dict[str, Attack] = {
+    "deepfool": DeepFool(steps=10),
+    "fgsm": FGSM(0.1),
+    "noise": Noise(0.1),
+    "pgd": PGD(0.1, alpha=0.03, steps=5),
+}
+BUDGETED = [name for name, attack in CASES.items() if hasattr(attack, "eps")]
+SHAPE = (3, 4, 4)
+every = pytest.mark.parametrize("attack", [pytest.param(attack, id=name) for name, attack in CASES.items()])
+budgeted = pytest.mark.parametrize("attack", [pytest.param(CASES[name], id=name) for name in BUDGETED])
+
+
+def test_every_attack_has_a_case():
+    assert {name: type(attack) for name, attack in CASES.items()} == ATTACKS
+
+
+def assert_equal(a: object, b: object) -> None:
+    """Two results are the same, bit for bit."""
+    for field in dataclasses.fields(a):
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        assert torch.equal(one, other), field.name
+        assert one.dtype == other.dtype, field.name
+
+
+def linf(delta: Tensor) -> Tensor:
+    return delta.double().flatten(1).abs().amax(1)
+
+
+# ----------------------------------------------------------------------------------------------------- closed forms
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_deepfool_on_a_linear_model_is_the_nearest_hyperplane(classes, dtype):
+    model, x = linear(48, classes, dtype), samples(32, *SHAPE, low=0.3, high=0.7, dtype=dtype)
+    logits, weight = model(x), model[1].weight
+    predicted = logits.argmax(1)
+    gaps = logits.amax(1, keepdim=True) - logits
+    distances = gaps / (weight[predicted].unsqueeze(1) - weight).norm(dim=2)
+    nearest = distances.scatter(1, predicted.unsqueeze(1), torch.inf).min(1)
+
+    found = DeepFool(overshoot=0).run(model, x)
+    assert 0 < found.x_adv.min() < found.x_adv.max() < 1, "the closed form needs samples away from the box"
+    torch.testing.assert_close(found.norm, nearest.values.detach(), atol=1e-4, rtol=0)
+    assert torch.equal(found.target, nearest.indices)
+    assert found.success.all()
+    assert found.steps.tolist() == [1] * 32
+    assert found.grads.tolist() == [classes - 1] * 32
+
+    further = DeepFool(overshoot=0.02)(model, x)
+    torch.testing.assert_close(further - x, 1.02 * (found.x_adv - x), atol=1e-6, rtol=0)
+
+
+def test_deepfool_considers_only_the_best_candidates():
+    model, x = linear(48, 10), samples(64, *SHAPE, low=0.3, high=0.7)
+    found = DeepFool(candidates=2).run(model, x)
+    assert found.steps.sum() == found.grads.sum()
+    assert (found.norm > DeepFool().run(model, x).norm + 1e-3).any()
+
+
+def corner(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """The worst point for a linear model of two classes."""
+    weight = model[1].weight.detach()
+    return (x + eps * (weight[1 - y] - weight[y]).sign().view_as(x)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "attack", [FGSM(0.1), PGD(0.1, 0.03, steps=7), PGD(0.1, 0.1, steps=1, random_start=0), PGD(0.1, 0.2, loss="margin")]
+)
+def test_sign_attacks_reach_the_corner_of_a_linear_model(attack, dtype):
+    model, x, y = linear(48, 2, dtype), samples(32, *SHAPE, dtype=dtype), labels(32, 2)
+    torch.testing.assert_close(attack(model, x, y), corner(model, x, y, 0.1), atol=1e-6, rtol=0)
+
+
+def test_one_step_of_pgd_is_fgsm():
+    model, x, y = BatchNormNet(), samples(16, 3, 6, 6), labels(16, 5)
+    assert torch.equal(PGD(0.1, 0.1, steps=1, random_start=0)(model, x, y), FGSM(0.1)(model, x, y))
+
+
+def test_margin_loss_and_cross_entropy_agree_on_two_classes():
+    model, x, y = Wavy(48, 2), samples(32, *SHAPE), labels(32, 2)
+    ce, margin = (PGD(0.1, 0.02, steps=5, loss=loss)(model, x, y) for loss in ("ce", "margin"))
+    assert torch.equal(ce, margin)
+
+
+def test_margin_loss_and_cross_entropy_differ_on_more():
+    model, x, y = Wavy(48, 5), samples(32, *SHAPE), labels(32, 5)
+    ce, margin = (PGD(0.1, 0.02, steps=5, loss=loss)(model, x, y) for loss in ("ce", "margin"))
+    assert not torch.equal(ce, margin)
+
+
+@pytest.mark.parametrize("random_start", [0.0, 0.5, 1.0])
+def test_more_steps_never_lower_the_loss_of_a_linear_model(random_start):
+    """The loss is convex in x, and a projected sign step never goes against the gradient."""
+    model, x, y = linear(48, 5, torch.float64), samples(32, *SHAPE, dtype=torch.float64), labels(32, 5)
+    runs = [PGD(0.1, 0.01, steps, random_start)(model, x, y) for steps in range(12)]
+    losses = torch.stack([cross_entropy(model(x_adv), y) for x_adv in runs])
+    assert (losses.diff(dim=0) >= -1e-12).all()
+    assert (losses[-1] > losses[0] + 0.1).all()
+
+
+@pytest.mark.parametrize("random_start", [0.0, 0.5, 1.0])
+def test_pgd_is_never_weaker_than_fgsm_on_a_linear_model(random_start):
+    model, x, y = linear(48, 2, torch.float64), samples(32, *SHAPE, dtype=torch.float64), labels(32, 2)
+    pgd, fgsm = PGD(0.1, 0.02, 10, random_start)(model, x, y), FGSM(0.1)(model, x, y)
+    assert (cross_entropy(model(pgd), y) >= cross_entropy(model(fgsm), y) - 1e-12).all()
+
+
+# ---------------------------------------------------------------------------------------------------------- budgets
+
+
+@every
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
+def test_results_lie_in_ball_and_box(attack, bounds):
+    attack = dataclasses.replace(attack, bounds=bounds)
+    model, x = linear(48, 5), samples(32, *SHAPE, low=bounds[0], high=bounds[1])
+    x_adv = attack(model, x)
+    assert (x_adv.min(), x_adv.max()) == bounds, "the box is never reached: a weak test"
+    if hasattr(attack, "eps"):
+        size = linf(x_adv - x)
+        assert size.max() <= attack.eps + 1e-7
+        assert size.min() > attack.eps / 2
+
+
+@every
+def test_bounds_hold_as_the_samples_round_them(attack):
+    bounds = (0.7, 0.8)  # float32 rounds the first down and the second up
+    attack = dataclasses.replace(attack.at(0.02) if hasattr(attack, "eps") else attack, bounds=bounds)
+    model, x = Wavy(48, 5), samples(8, *SHAPE, low=0.7, high=0.8)
+    x.view(-1)[:2] = torch.tensor(bounds)
+    x_adv = attack(model, x)
+    assert (x_adv.min(), x_adv.max()) == tuple(torch.tensor(bounds))
+    attack(model, x_adv)
+
+
+@budgeted
+def test_one_budget_a_sample(attack):
+    model, x, y, ids = Wavy(48, 5), samples(6, *SHAPE), labels(6, 5), torch.arange(6)
+    eps = torch.tensor([0.0, 0.01, 0.03, 0.1, 0.3, 1.0])
+    together = dataclasses.replace(attack, eps=eps).run(model, x, y)
+    for i in range(6):
+        one = slice(i, i + 1)
+        alone = dataclasses.replace(attack, eps=eps[i].item()).run(model, x[one], y[one], ids[one])
+        assert torch.equal(together.x_adv[one], alone.x_adv)
+        assert torch.equal(together.norm[one], alone.norm)
+
+
+def test_one_step_size_a_sample():
+    model, x, y = Wavy(48, 5), samples(4, *SHAPE), labels(4, 5)
+    alpha = torch.tensor([0.0, 0.01, 0.02, 0.05])
+    together = PGD(0.1, alpha, steps=3, random_start=0)(model, x, y)
+    for i in range(4):
+        one = slice(i, i + 1)
+        assert torch.equal(together[one], PGD(0.1, alpha[i].item(), 3, random_start=0)(model, x[one], y[one]))
+
+
+@budgeted
+def test_no_budget_changes_nothing(attack):
+    x = samples(8, *SHAPE)
+    assert torch.equal(attack.at(0)(Wavy(48, 5), x), x)
+
+
+@pytest.mark.parametrize("attack", [DeepFool(steps=0), PGD(steps=0, random_start=0)])
+def test_no_steps_change_nothing(attack):
+    x = samples(8, *SHAPE)
+    found = attack.run(Wavy(48, 5), x)
+    assert torch.equal(found.x_adv, x)
+    assert found.steps.sum() == found.grads.sum() == 0
+
+
+def test_random_starts():
+    model, x = Wavy(48, 5), torch.full((64, *SHAPE), 0.5)
+    for share in (0.5, 1.0):
+        start = PGD(0.1, steps=0, random_start=share)(model, x) - x
+        assert torch.equal(start, Noise(0.1 * share)(model, x) - x)
+        assert 0.095 * share < start.abs().max() <= 0.1 * share + 1e-7
+        assert start.mean().abs() < 0.005
+    sign = Noise(0.1, law="sign")(model, x) - x
+    torch.testing.assert_close(sign.abs(), torch.full_like(x, 0.1))
+    assert 0.45 < (sign > 0).double().mean() < 0.55
+    assert not torch.equal(Noise(0.1, seed=1)(model, x), Noise(0.1)(model, x))
+    assert not torch.equal(Noise(0.1)(model, x, ids=torch.arange(64) + 1), Noise(0.1)(model, x))
+
+
+# --------------------------------------------------------------------------------------------- results, batch, order
+
+
+@every
+def test_results_are_consistent(attack):
+    model, x, y = Wavy(48, 10), samples(32, *SHAPE), labels(32, 10)
+    y[::2] = model(x[::2]).argmax(1)
+    found = attack.run(model, x, y)
+    assert torch.equal(found.x_adv, attack(model, x, y))
+    assert torch.equal(found.target, model(found.x_adv).argmax(1))
+    assert torch.equal(found.success, found.target != y)
+    delta = (found.x_adv - x).double().flatten(1)
+    norm = delta.norm(dim=1) if attack.norm == "l2" else delta.abs().amax(1)
+    torch.testing.assert_close(found.norm, norm.float())
+
+
+def test_counts_of_steps_and_gradients():
+    model, x = Wavy(48, 10), samples(32, *SHAPE)
+    for name, steps in {"noise": 0, "fgsm": 1, "pgd": 5}.items():
+        found = CASES[name].run(model, x)
+        assert found.steps.tolist() == found.grads.tolist() == [steps] * 32
+    found = DeepFool(steps=5).run(model, x)
+    assert torch.equal(found.grads, 9 * found.steps)
+    assert len(found.steps.unique()) >= 3
+    assert not found.success.all()
+    for steps in range(6):  # a sample is finished by the step counted, and not before
+        done = DeepFool(steps=steps).run(model, x)
+        assert torch.equal(done.steps, found.steps.clamp(max=steps))
+        assert torch.equal(done.success, found.success & (found.steps <= steps))
+
+
+@every
+@pytest.mark.parametrize("given", [True, False])
+def test_neither_batch_nor_order_matter(attack, given):
+    model, x = Wavy(48, 5), samples(40, *SHAPE)
+    y, ids = model(x).argmax(1) if given else None, 100 + 3 * torch.arange(40)
+    if given:
+        y[::5] = (y[::5] + 1) % 5
+    whole = attack.run(model, x, y, ids)
+    assert not torch.equal(whole.x_adv, x)
+    if isinstance(attack, DeepFool):
+        assert len(whole.steps.unique()) >= 4, "all finish together: a weak test"
+
+    def parts(order: Tensor, size: int) -> dict[str, Tensor]:
+        found = [attack.run(model, x[i], None if y is None else y[i], ids[i]) for i in order.split(size)]
+        return {f.name: torch.cat([getattr(part, f.name) for part in found]) for f in dataclasses.fields(found[0])}
+
+    shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(4))
+    for order, size in ((torch.arange(40), 1), (torch.arange(40), 7), (shuffled, 7), (shuffled, 64)):
+        found = parts(order, size)
+        assert_equal(type(whole)(**{name: value[order.argsort()] for name, value in found.items()}), whole)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last)
+
+
+def every_second(x: Tensor) -> Tensor:
+    return x.repeat_interleave(2, dim=3)[..., ::2]
+
+
+def expanded(x: Tensor) -> Tensor:
+    return x[:1].expand_as(x)
+
+
+@every
+@pytest.mark.parametrize("layout", [contiguous, channels_last, every_second, expanded])
+def test_results_are_new_tensors_laid_out_as_the_samples(attack, layout):
+    model, x = Wavy(48, 5), layout(samples(8, *SHAPE)).requires_grad_()
+    y = labels(8, 5)
+    found = attack.run(model, x, y)
+    assert_equal(found, attack.run(model, x.detach().contiguous(), y))
+    assert found.x_adv.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+    assert found.x_adv.is_contiguous(memory_format=torch.channels_last) == (layout is channels_last)
+    for field in dataclasses.fields(found):
+        value = getattr(found, field.name)
+        assert not value.requires_grad
+        assert value.device == x.device
+        assert len(value) == 8
+    assert found.x_adv.shape == x.shape
+    assert (found.success.dtype, found.target.dtype) == (torch.bool, torch.int64)
+    assert x.grad is None
+
+
+@every
+def test_a_model_in_channels_last(attack):
+    x, y = samples(8, 3, 6, 6), labels(8, 5)
+    x_adv = attack(BatchNormNet().to(memory_format=torch.channels_last), channels_last(x), y)
+    torch.testing.assert_close(x_adv, attack(BatchNormNet(), x, y), atol=1e-4, rtol=0)
+    assert x_adv.is_contiguous(memory_format=torch.channels_last)
+
+
+@every
+@pytest.mark.parametrize("shape", [(48,), SHAPE])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floating_point_types(attack, dtype, shape):
+    model, x = linear(48, 5, dtype), samples(16, *shape, dtype=dtype)
+    found = attack.run(model, x, labels(16, 5))
+    assert found.x_adv.dtype == dtype
+    assert found.norm.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert found.x_adv.isfinite().all()
+    assert 0 <= found.x_adv.min() < found.x_adv.max() <= 1
+    assert found.norm.max() > 0.09
+    if hasattr(attack, "eps"):
+        assert linf(found.x_adv.double() - x.double()).max() <= attack.eps + torch.finfo(dtype).eps
+
+
+@every
+def test_autocast(attack):
+    model, x = linear(48, 5), samples(8, *SHAPE)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attack.run(model, x)
+    assert found.x_adv.dtype == torch.float32
+    assert found.x_adv.isfinite().all()
+    assert found.norm.min() > 0
+
+
+@every
+@pytest.mark.parametrize("given", [True, False])
+def test_an_empty_batch(attack, given):
+    x = samples(0, *SHAPE)
+    found = attack.run(linear(48, 5), x, labels(0, 5) if given else None)
+    assert found.x_adv.shape == x.shape
+    for field in dataclasses.fields(found):
+        assert len(getattr(found, field.name)) == 0
+
+
+# ------------------------------------------------------------------------------------------------- labels, gradients
+
+
+@every
+def test_without_labels_the_predictions_are_attacked(attack):
+    model, x = Wavy(48, 5), samples(32, *SHAPE)
+    assert_equal(attack.run(model, x), attack.run(model, x, model(x).argmax(1)))
+
+
+def test_deepfool_leaves_misclassified_samples_as_they_are():
+    model, x = Wavy(48, 5), samples(8, *SHAPE)
+    y = model(x).argmax(1)
+    y[::2] = (y[::2] + 1) % 5
+    found = DeepFool().run(model, x, y)
+    assert torch.equal(found.x_adv[::2], x[::2])
+    assert found.success.all()
+    assert found.steps[::2].tolist() == found.grads[::2].tolist() == [0] * 4
+    assert found.steps[1::2].min() >= 1
+    assert (DeepFool().run(model, x).norm > 0).all()
+
+
+@every
+def test_labels_of_any_integer_type(attack):
+    model, x, y = Wavy(48, 5), samples(8, *SHAPE), labels(8, 5)
+    for dtype in (torch.uint8, torch.int32):
+        assert torch.equal(attack(model, x, y.to(dtype)), attack(model, x, y))
+
+
+@every
+def test_a_constant_model(attack):
+    x, y = samples(8, *SHAPE), torch.zeros(8, dtype=torch.int64)
+    found = attack.run(lambda x: x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0]), x, y)
+    assert not found.success.any()
+    start = {"noise": Noise(0.1)(None, x, y), "pgd": PGD(0.1, steps=0)(None, x, y)}  # asks no model
+    expected = start["noise"] if isinstance(attack, Noise) else start["pgd"] if isinstance(attack, PGD) else x
+    assert torch.equal(found.x_adv, expected)
+
+
+class Spoilt(Wavy):
+    """Gradients of the samples whose first element is above 0.5 are `value`."""
+
+    value = torch.nan
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        if x.requires_grad:
+            wrong = x.detach()[:, :1, :1, :1] > 0.5
+            x.register_hook(lambda grad: torch.where(wrong, self.value, grad))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@every
+def test_gradients_that_are_not_finite(attack, value):
+    model, x, y = Spoilt(48, 5), samples(9, *SHAPE, low=0.2, high=0.8), None
+    model.value = value
+    x[:, 0, 0, 0] = 0.1
+    x[::3, 0, 0, 0] = 0.9
+    warned = isinstance(attack, Noise)
+    message = "3 of 9 samples had NaN or infinite gradients"
+    with nullcontext() if warned else pytest.warns(RuntimeWarning, match=message) as caught:
+        found = attack.run(model, x, y)
+    if not warned:
+        assert [warning.filename for warning in caught] == [__file__], "the warning must point at the caller"
+    sound = attack.run(Wavy(48, 5), x, y)
+    bad = torch.zeros(9, dtype=torch.bool).index_fill(0, torch.arange(0, 9, 3), True)
+    assert found.x_adv.isfinite().all()
+    assert torch.equal(found.x_adv[~bad], sound.x_adv[~bad])
+    if isinstance(attack, FGSM | DeepFool):
+        assert torch.equal(found.x_adv[bad], x[bad])
+        assert not found.success[bad].any()
+
+
+# ----------------------------------------------------------------------------------------------------- side effects
+
+
+@every
+@pytest.mark.parametrize("training", [True, False])
+def test_an_attack_leaves_no_trace(attack, training):
+    model, x, y = partly_frozen(BatchNormNet()), samples(8, 3, 6, 6), labels(8, 5)
+    if not training:
+        model.eval()
+    before = traces(model, x, y)
+    attack.run(model, x, y)
+    attack(model, x)
+    assert traces(model, x, y) == before
+
+
+@every
+def test_an_attack_that_fails_leaves_no_trace(attack):
+    model, x = partly_frozen(BatchNormNet()), samples(8, 3, 6, 6)
+    attack.run(model, x)
+    for forward in range(1, model.forwards + 1):
+        model = partly_frozen(BatchNormNet(fails_at=forward))
+        before = traces(model, x)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            attack.run(model, x)
+        assert traces(model, x) == before
+
+
+@every
+def test_dropout_and_batch_statistics_are_off(attack):
+    model, x = BatchNormNet(), samples(8, 3, 6, 6)
+    expected = attack(model.eval(), x)
+    assert torch.equal(attack(model.train(), x), expected)
+
+
+@every
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_grad_modes(attack, mode):
+    model, x, y = BatchNormNet(), samples(8, 3, 6, 6), labels(8, 5)
+    expected = attack.run(model, x, y)
+    before = traces(model, x, y)
+    with mode():
+        inside = attack.run(model, x, y)
+        assert torch.is_grad_enabled() is False
+        assert torch.is_inference_mode_enabled() is (mode is torch.inference_mode)
+        made_inside = attack.run(model, x + 0, y + 0, torch.arange(8))
+    assert_equal(inside, expected)
+    assert_equal(made_inside, expected)
+    assert traces(model, x, y) == before
+    for x_adv in (inside.x_adv, made_inside.x_adv):
+        model(x_adv).sum().backward()  # can be trained on
+
+
+@every
+def test_a_graph_of_the_model_outlives_an_attack(attack):
+    model, x, y = BatchNormNet().eval(), samples(8, 3, 6, 6), labels(8, 5)
+    expected = torch.autograd.grad(cross_entropy(model(x), y).sum(), list(model.parameters()))
+    loss = cross_entropy(model(x), y).sum()
+    attack(model, x, y)
+    loss.backward()
+    for parameter, grad in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, grad)
+
+
+@every
+def test_an_attack_needs_no_module(attack):
+    model, x = Wavy(48, 5), samples(8, *SHAPE)
+    assert torch.equal(attack(lambda x: model(x), x), attack(model, x))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+X, Y = samples(4, *SHAPE), labels(4, 5)
+
+
+def one_nan(x: Tensor) -> Tensor:
+    return x.clone().index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(torch.nan))
+
+
+@every
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": (X * 255).to(torch.uint8)}, TypeError, "x must be a floating-point tensor.*torch.uint8"),
+        ({"x": X.numpy()}, TypeError, "x must be a floating-point tensor.*ndarray"),
+        ({"x": X.flatten()[:4]}, ValueError, r"x must be a batch of samples .* \(4,\)"),
+        ({"x": X * 255}, ValueError, r"in \[0, 1\], got values from .* to 25.*Scale.*Normalize.*bounds"),
+        ({"x": X - 0.5}, ValueError, r"got values from -0.\d+ to 0.\d+"),
+        ({"x": one_nan(X)}, ValueError, r"x must lie in \[0, 1\].*nan"),
+        ({"x": X.clone().index_fill_(0, torch.tensor(1), torch.inf)}, ValueError, r"x must lie in \[0, 1\].*inf"),
+        ({"y": Y[:3]}, ValueError, r"y must hold one integer label a sample, \(4,\).*\(3,\)"),
+        ({"y": Y.unsqueeze(1)}, ValueError, r"y must hold .*\(4, 1\)"),
+        ({"y": Y.float()}, ValueError, "y must hold one integer label.*float32"),
+        ({"y": Y == 0}, ValueError, "y must hold one integer label.*bool"),
+        ({"y": Y.tolist()}, (TypeError, ValueError), "y must"),
+        ({"y": Y - 10}, ValueError, "labels must not be negative, got -"),
+        ({"y": Y.index_fill(0, torch.tensor(1), 5)}, ValueError, "label 5 is out of range: the model has 5 classes"),
+        ({"ids": torch.arange(3)}, ValueError, r"ids must be int64, one a sample.*\(3,\)"),
+        ({"ids": torch.arange(4, dtype=torch.int32)}, ValueError, "ids must be int64.*int32"),
+        ({"ids": [0, 1, 2, 3]}, (TypeError, ValueError), "ids must be"),
+    ],
+)
+def test_wrong_input(attack, change, error, message):
+    model = Wavy(48, 5)
+    with pytest.raises(error, match=message):
+        attack.run(model, **{"x": X, "y": Y, **change})
+
+
+@every
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda x: (x.flatten(1), x), r"must return logits \[4, classes\].*tuple"),
+        (lambda x: x.flatten(1).sum(1), r"must return logits .*\(4,\)"),
+        (lambda x: x.flatten(1)[:, :1], r"at least 2 classes, got \(4, 1\)"),
+        (lambda x: x, r"must return logits .*\(4, 3, 4, 4\)"),
+        (lambda x: x.flatten(1)[:2], r"must return logits .*\(2, 48\)"),
+    ],
+)
+def test_wrong_models(attack, model, message):
+    with pytest.raises(ValueError, match=message):
+        attack.run(model, X)
+
+
+@pytest.mark.parametrize("attack", [DeepFool(), FGSM(), PGD()])
+def test_a_model_without_gradients(attack):
+    with pytest.raises(ValueError, match="no gradient with respect to its input"):
+        attack(lambda x: x.detach().flatten(1), X)
+
+
+@pytest.mark.parametrize("kind", [ATTACKS[name] for name in BUDGETED])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": -0.1}, "eps must be between 0 and 1, got -0.1"),
+        ({"eps": 8}, "eps must be between 0 and 1, got 8; did you mean 8/255 = 0.0314"),
+        ({"eps": 2.5, "bounds": (-1.0, 1.0)}, "eps must be between 0 and 2, got 2.5"),
+        ({"eps": float("nan")}, "eps must be between 0 and 1, got nan"),
+        ({"eps": torch.tensor([0.1, -0.2])}, "eps must be between 0 and 1, got -0.2 to 0.1"),
+    ],
+)
+def test_wrong_budgets(kind, options, message):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (PGD, {"steps": -1}, "steps must be at least 0, got -1"),
+        (PGD, {"alpha": -0.1}, "alpha must be between"),
+        (PGD, {"random_start": -1}, "random_start must be at least 0"),
+        (PGD, {"random_start": 1.5}, "random_start must be"),  # would start outside the ball
+        (PGD, {"loss": "mse"}, "loss must be one of ce, margin, got 'mse'"),
+        (Noise, {"law": "normal"}, "law must be one of uniform, sign, got 'normal'"),
+        (DeepFool, {"steps": -1}, "steps must be at least 0"),
+        (DeepFool, {"overshoot": -0.1}, "overshoot must be at least 0"),
+        (DeepFool, {"overshoot": float("inf")}, "overshoot must be at least 0, got inf"),
+        (DeepFool, {"candidates": 1}, "candidates must be at least 2"),
+        *[(kind, {"bounds": (1.0, 0.0)}, "bounds must be") for kind in ATTACKS.values()],
+    ],
+)
+def test_wrong_options(kind, options, message):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
+        kind(**options)
+
+
+@budgeted
+def test_budgets_of_another_batch(attack):
+    with pytest.raises(ValueError, match=r"eps must be a number or one value a sample, \(4,\); got \(3,\)"):
+        dataclasses.replace(attack, eps=torch.full((3,), 0.1))(Wavy(48, 5), X, Y)
+
+
+# ---------------------------------------------------------------------------------------------------------- options
+
+
+@every
+def test_attacks_are_values(attack):
+    assert attack == dataclasses.replace(attack)
+    assert hash(attack) == hash(dataclasses.replace(attack))
+    assert attack != dataclasses.replace(attack, seed=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        attack.seed = 1
+
+
+@budgeted
+def test_attacks_at_another_budget(attack):
+    assert attack.at(0.05) == (
+        dataclasses.replace(attack, eps=0.05, alpha=0.015) if isinstance(attack, PGD) else type(attack)(0.05)
+    )
+    assert attack.at(attack.eps) == attack
+
+
+def test_attacks_that_cannot_be_scaled():
+    with pytest.raises(TypeError, match="DeepFool has no budget"):
+        DeepFool().at(0.1)
+    for eps in (0, torch.tensor([0.1, 0.2])):
+        with pytest.raises(ValueError, match="needs one positive eps"):
+            PGD(eps).at(0.1)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        FGSM().at(8)

@@ -1,0 +1,175 @@
+"""The shape of the house: imports point one way, every file is registered, nothing is left for later."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from torch import nn
+
+import fastadv
+from fastadv import attacks, models, trainers
+
+ROOT = Path(__file__).parents[1]
+
+# What each room of fastadv/ may import from the others; a new room takes its place here.
+BELOW = {
+    "ops": "",
+    "losses": "",
+    "models": "",
+    "data": "",
+    "runs": "",
+    "info": "ops _info",
+    "attacks": "ops losses",
+    "trainers": "ops losses attacks data.Dataset",
+    "evaluation": "ops losses attacks data.Dataset",
+    "report": "ops losses attacks data.Dataset trainers evaluation",
+    "__main__": "ops losses models data runs info attacks trainers evaluation report",
+}
+
+
+def imported(node: ast.AST, package: list[str]) -> list[str]:
+    """The dotted names that an import statement of a module in `package` brings in."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    above = package[: len(package) - node.level + 1] if node.level else []
+    return [".".join([*above, *([node.module] if node.module else []), alias.name]) for alias in node.names]
+
+
+def allowed(room: str, name: str) -> bool:
+    """Whether a module in `room` may import `name`, which is given without the leading ``fastadv.``"""
+    target, *_, last = name.split(".")
+    if room == "__init__":
+        return not any(part.startswith("_") for part in name.split("."))
+    below = BELOW.get(room, "").split()
+    return name == "__version__" or target in (room, *below) or (last != target and f"{target}.{last}" in below)
+
+
+def violations(file: Path, source: str) -> list[str]:
+    """``file:line: may not import ...`` for every import in `source`, the text of `file`, that points the wrong way."""
+    *folders, module = file.with_suffix("").parts
+    room = (*folders, module)[1]
+    found = [f"{file}: {room} has no place in BELOW"] if room not in (*BELOW, "__init__") else []
+    for node in ast.walk(ast.parse(source)):
+        names = [name for name in imported(node, folders) if name.split(".")[0] == "fastadv"]
+        wrong = [name for name in names if not allowed(room, name.removeprefix("fastadv").lstrip("."))]
+        found += [f"{file}:{node.lineno}: {room} may not import {name}" for name in wrong]
+    return found
+
+
+def test_imports_point_one_way():
+    files = sorted((ROOT / "fastadv").rglob("*.py"))
+    assert len(files) > 20
+    assert [line for file in files for line in violations(file.relative_to(ROOT), file.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "line"),
+    [
+        ("attacks/pgd.py", "import torch\n\ndef f():\n    from ..trainers import fit\n", 4),
+        ("attacks/pgd.py", "from ..data import Dataset", 1),
+        ("attacks/__init__.py", "from ..evaluation import evaluate", 1),
+        ("losses.py", "from . import ops", 1),
+        ("ops.py", "from .losses import margin", 1),
+        ("models/lenet.py", "import fastadv.ops", 1),
+        ("data/npz.py", "from fastadv.models import LeNet5", 1),
+        ("trainers/_fit.py", "from ..data import Dataset, load", 1),
+        ("trainers/_fit.py", "import fastadv.data", 1),
+        ("trainers/_fit.py", "from ..evaluation import evaluate", 1),
+        ("trainers/_fit.py", "import fastadv", 1),
+        ("evaluation/_curve.py", "from fastadv import *", 1),
+        ("evaluation/_curve.py", "if True:\n    from .. import models", 2),
+        ("report/_table.py", "from ..__main__ import main", 1),
+        ("__init__.py", "from .attacks._ascend import isolated", 1),
+    ],
+)
+def test_an_import_upwards_is_found(file, source, line):
+    (found,) = violations(Path("fastadv") / file, source)
+    assert found.startswith(f"{Path('fastadv') / file}:{line}: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        (
+            "attacks/pgd.py",
+            "from .. import ops\nfrom ..losses import LOSSES\nfrom ._ascend import ascend\nimport torch",
+        ),
+        ("trainers/_fit.py", "from ..data import Dataset\nfrom fastadv.data.dataset import Dataset"),
+        ("evaluation/__init__.py", "from ..attacks._ascend import isolated\nfrom ._curve import AACurve"),
+        ("__init__.py", "from . import attacks\nfrom .ops import backend"),
+        ("__main__.py", "from . import __version__, models\nfrom .trainers import fit"),
+    ],
+)
+def test_an_import_downwards_is_not(file, source):
+    assert violations(Path("fastadv") / file, source) == []
+
+
+def test_a_new_room_needs_a_place():
+    assert violations(Path("fastadv/attic.py"), "") == ["fastadv/attic.py: attic has no place in BELOW"]
+
+
+# ----------------------------------------------------------------------------------------------------------- registry
+
+
+def classes_by_module(package: ModuleType) -> dict[str, set[type]]:
+    """The classes that each module of `package` defines."""
+    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    return {
+        module.__name__.rpartition(".")[2]: {
+            item for _, item in inspect.getmembers(module, inspect.isclass) if item.__module__ == module.__name__
+        }
+        for module in modules
+    }
+
+
+@pytest.mark.parametrize(("package", "registry"), [(attacks, attacks.ATTACKS), (trainers, trainers.METHODS)])
+def test_every_public_module_defines_something_registered(package, registry):
+    found = {name: classes & set(registry.values()) for name, classes in classes_by_module(package).items()}
+    assert [name for name, registered in found.items() if not name.startswith("_") and not registered] == []
+    assert set().union(*(found[name] for name in found if not name.startswith("_"))) == set(registry.values())
+    assert {item.__name__ for item in registry.values()} <= set(package.__all__)
+    assert len(set(registry.values())) == len(registry)
+
+
+@pytest.mark.parametrize(
+    ("package", "base", "registry"),
+    [(attacks, attacks.Attack, attacks.ATTACKS), (models, nn.Module, models.MODELS)],
+)
+def test_every_public_class_is_registered(package, base, registry):
+    defined = {
+        item
+        for name, classes in classes_by_module(package).items()
+        for item in classes
+        if issubclass(item, base) and not name.startswith("_") and not item.__name__.startswith("_")
+    }
+    assert defined - {models.Normalize} == set(registry.values())  # a wrapper, not a network
+
+
+def test_public_names_exist():
+    for package in (fastadv, attacks, trainers, models):
+        assert all(hasattr(package, name) for name in package.__all__)
+
+
+# ------------------------------------------------------------------------------------------------------------- leftovers
+
+TEXT = {".py", ".h", ".cpp", ".cu", ".md", ".toml", ".yml", ".yaml", ".txt", ".sh", ".in", ""}
+
+
+def project_files() -> Iterable[Path]:
+    yield from (path for path in ROOT.iterdir() if path.is_file())
+    for folder in ("fastadv", "csrc", "tests", "benchmarks", ".github"):
+        yield from (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def test_nothing_is_left_for_later():
+    reminder = re.compile(r"\b(TO" r"DO|FIX" r"ME)\b")
+    files = [path for path in project_files() if path.suffix in TEXT and not path.name.startswith(".")]
+    assert [str(path.relative_to(ROOT)) for path in files if reminder.search(path.read_text(encoding="utf-8"))] == []

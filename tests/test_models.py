@@ -1,0 +1,98 @@
+"""fastadv.models: published parameter counts, shapes, what is refused, and the wrapper."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastadv import models
+from fastadv.models import MODELS, LeNet5Wide, Normalize, TwoCirclesNet, build
+
+# Name, shape of a sample, classes, parameters: as published for 10 classes (and 2), by the formula for 7.
+NETWORKS = [
+    ("lenet5", (1, 28, 28), 10, 61_706),
+    ("lenet5", (3, 32, 32), 10, 62_006),
+    ("lenet5", (1, 28, 28), 7, 61_706 - 3 * 85),
+    ("lenet5-wide", (1, 28, 28), 10, 3_274_634),
+    ("lenet5-wide", (3, 32, 32), 10, 4_259_274),
+    ("lenet5-wide", (3, 32, 32), 7, 4_259_274 - 3 * 1025),
+    ("two-circles-net", (2,), 2, 25),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "classes", "parameters"), NETWORKS)
+def test_networks(name, shape, classes, parameters):
+    model = build(name, shape, classes)
+    assert type(model) is MODELS[name]
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == parameters
+    x = torch.rand(3, *shape)
+    logits = model(x)
+    assert logits.shape == (3, classes)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(model(x[1:2]), logits[1:2])
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_every_network_is_registered_and_tried():
+    public = [getattr(models, name) for name in models.__all__]
+    networks = {item for item in public if isinstance(item, type) and issubclass(item, nn.Module)} - {Normalize}
+    assert set(MODELS.values()) == networks
+    assert set(MODELS) == {name for name, *_ in NETWORKS}
+
+
+def test_build_draws_from_the_global_generator():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        first = build("lenet5", [1, 28, 28], 10).state_dict()
+        torch.manual_seed(3)
+        again = build("lenet5", (1, 28, 28), 10).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "message"),
+    [
+        ("lenet-5", (1, 28, 28), 10, "'lenet-5': choose one of lenet5, .*did you mean 'lenet5'"),
+        ("xyzzy", (1, 28, 28), 10, "'xyzzy': choose one of lenet5, lenet5-wide, two-circles-net$"),
+        ("lenet5", (1, 30, 30), 10, r"LeNet5 takes .*\(1, 30, 30\)"),
+        ("lenet5", (1, 28, 32), 10, r"LeNet5 takes .*\(1, 28, 32\)"),
+        ("lenet5", (28, 28), 10, r"LeNet5 takes .*\(28, 28\)"),
+        ("lenet5-wide", (3, 30, 32), 10, r"LeNet5Wide takes .*\(3, 30, 32\)"),
+        ("lenet5-wide", (784,), 10, r"LeNet5Wide takes .*\(784,\)"),
+        ("two-circles-net", (3,), 2, r"TwoCirclesNet .*\(3,\), 2"),
+        ("two-circles-net", (2,), 10, r"TwoCirclesNet .*\(2,\), 10"),
+    ],
+)
+def test_build_refuses(name, shape, classes, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, shape, classes)
+
+
+def test_wide_lenet_takes_other_sides():
+    assert LeNet5Wide((2, 12, 20), 4)(torch.rand(5, 2, 12, 20)).shape == (5, 4)
+
+
+def test_two_circles_logits_are_zero_and_the_score():
+    model, x = TwoCirclesNet(), torch.rand(50, 2)
+    logits, score = model(x), model.score(x)
+    assert score.shape == (50,)
+    assert torch.equal(logits, torch.stack((torch.zeros(50), score), 1))
+    torch.testing.assert_close(logits.softmax(1)[:, 1], score.sigmoid())
+
+
+def test_normalize_goes_before_the_model():
+    x = torch.rand(4, 3, 6, 6)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    channels = [(x[:, c] - mean[c]) / std[c] for c in range(3)]
+    wrapped = Normalize(model, mean, std)
+    torch.testing.assert_close(wrapped(x), model(torch.stack(channels, 1)))
+    assert [p.shape for p in wrapped.parameters()] == [p.shape for p in model.parameters()]
+    assert set(wrapped.state_dict()) == {f"model.{key}" for key in model.state_dict()}
+    assert wrapped.double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.0,)), ((0.5,), (-1.0,)), ((0.5, 0.5), (1.0,)), ((), ())])
+def test_normalize_refuses(mean, std):
+    with pytest.raises(ValueError, match="^Normalize: need as many mean as std, every std positive; got mean="):
+        Normalize(nn.Identity(), mean, std)

@@ -1,0 +1,717 @@
+"""fastadv.ops: every op against its reference over one table of cases, then each op against its own definition.
+
+The references, run on the CPU, define the bits of the elementwise ops on every device. A new op is one row in `CASES`.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fastadv import ops
+
+CSRC = Path(__file__).parents[1] / "csrc"
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+SHAPES = [(0,), (0, 3), (3, 0), (1,), (5,), (1, 1), (3, 129), (129, 3), (2, 3, 5, 4), (1, 3, 4, 4), (2, 2, 3, 2, 3)]
+LARGE = (33, 3, 41, 43)  # 5 times what a thread takes at least
+Args = dict[str, Any]
+compiled_only = pytest.mark.skipif(bool(ops.MISSING["cpu"]), reason=f"no compiled kernels: {ops.MISSING['cpu']}")
+
+
+# -------------------------------------------------------------------------------------------------------- the table
+
+
+def strided(t: Tensor) -> Tensor:
+    """`t` in every second element of a larger tensor."""
+    return torch.stack((t, t), dim=-1)[..., 0]
+
+
+def transposed(t: Tensor) -> Tensor:
+    """`t` with the samples innermost."""
+    return t.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def channels_last(t: Tensor) -> Tensor:
+    return t.movedim(1, -1).contiguous().movedim(-1, 1) if t.dim() > 2 else t
+
+
+def expanded(t: Tensor) -> Tensor:
+    """The first sample of `t`, for all."""
+    return t[:1].expand(t.shape)
+
+
+# The layouts that the samples of a call take in turn; what is written to is contiguous instead of expanded.
+LAYOUTS: dict[str, list[Callable[[Tensor], Tensor]]] = {
+    "contiguous": [Tensor.contiguous],
+    "channels_last": [channels_last],
+    "strided": [strided],
+    "transposed": [transposed],
+    "channels_last and contiguous": [channels_last, Tensor.contiguous, strided],
+    "expanded": [expanded, expanded, channels_last],
+    "strided and transposed": [strided, transposed, expanded],
+}
+
+
+class Make:
+    """Random arguments for one call; the same for the same options, on every device."""
+
+    def __init__(self, shape=(3, 129), dtype=torch.float32, device="cpu", layout="contiguous", seed=0):
+        self.shape, self.dtype, self.device, self.layouts = tuple(shape), dtype, device, LAYOUTS[layout]
+        self.made = 0
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def samples(self, low: float = 0, high: float = 1, salt: tuple[float, ...] = (), written: bool = False) -> Tensor:
+        values = low + (high - low) * torch.rand(self.shape, generator=self.generator, dtype=torch.float64)
+        values.view(-1)[: len(salt)] = torch.tensor(salt[: values.numel()], dtype=torch.float64)
+        layout = self.layouts[self.made % len(self.layouts)]
+        self.made += 1
+        values = values.to(self.dtype).to(self.device)
+        return values if written and layout is expanded else layout(values)
+
+    def column(self, *cycle: float) -> Tensor:
+        """One number a sample, in every second element: a budget."""
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        rows = torch.arange(self.shape[0]) % len(cycle)
+        return strided(torch.tensor(cycle, dtype=dtype)[rows].to(self.device))
+
+    def mask(self) -> Tensor:
+        return strided((torch.arange(self.shape[0]) % 4 != 2).to(self.device))
+
+    def ids(self) -> Tensor:
+        cycle = torch.tensor([7, -1, 2**40 + 1, 2**32, 0])
+        return strided(cycle[torch.arange(self.shape[0]) % 5].to(self.device))
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make an op's arguments, the variants of a call, and how close a compiled kernel comes to the reference."""
+
+    args: Callable[[Make], Args]
+    variants: tuple[Args, ...]
+    exact: bool = True
+
+
+NOT_FINITE = (math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-40, -1e-40)
+BUDGETS = (0.1, 0.0, 1e-30, math.inf, 1e30)
+
+CASES: dict[str, Case] = {
+    "linf_step": Case(
+        lambda make: {
+            "x_adv": make.samples(-0.2, 1.2, written=True),
+            "grad": make.samples(-1, 1, salt=NOT_FINITE),
+            "x": make.samples(),
+            "step_size": make.column(0.03, -0.03, 0.0, 1e-30, 5.0, 0.01, 0.2),
+            "eps": make.column(*BUDGETS),
+            "active": make.mask(),
+        },
+        variants=({}, {"active": None}, {"lo": -0.5, "hi": 0.7}),
+    ),
+    "row_norms": Case(
+        lambda make: {"x": make.samples(-1, 1, salt=(0.0, 1e-40)), "origin": make.samples()},
+        variants=tuple({"norm": norm, **more} for norm in ops.NORMS for more in ({}, {"origin": None})),
+        exact=False,
+    ),
+    "cutoff_scale": Case(
+        lambda make: {
+            "x_adv": make.samples(-0.2, 1.2, salt=(0.3, 1e-40), written=True),
+            "x": make.samples(),
+            "norms": make.column(0.3, 0.1, math.nan, 0.0, math.inf, 1e-40, 0.7),
+            "eps": make.column(*BUDGETS),
+            "active": make.mask(),
+        },
+        variants=({}, {"active": None, "rho": 0.3}, {"rho": 0.0}, {"rho": 1.7}),
+    ),
+    "random_start": Case(
+        lambda make: {
+            "x": make.samples(-0.2, 1.2),
+            "ids": make.ids(),
+            "eps": make.column(*BUDGETS),
+            "seed": -(2**62) + 12345,
+            "active": make.mask(),
+        },
+        variants=({}, {"law": "sign"}, {"active": None, "restart": 2**32 + 3, "lo": -0.5, "hi": 0.7}),
+    ),
+}
+CALLS = [
+    pytest.param(op, variant, id=f"{op}{i or ''}")
+    for op, case in CASES.items()
+    for i, variant in enumerate(case.variants)
+]
+
+
+def bare(op: str) -> Callable:
+    return getattr(torch.ops.fastadv, op).default
+
+
+def parameters(op: str) -> list[str]:
+    return list(inspect.signature(ops.OPS[op].reference).parameters)
+
+
+def written(op: str) -> list[str]:
+    return [a.name for a in bare(op)._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+
+
+def arguments(op: str, variant: Args, **options) -> Args:
+    return CASES[op].args(Make(**options)) | variant
+
+
+def call(function: Callable, op: str, args: Args) -> dict[str, Tensor]:
+    """What `function` returns and writes; everything else that it was given keeps its bits."""
+    before = {name: value.clone() for name, value in args.items() if isinstance(value, Tensor)}
+    returned = function(**args)
+    changed = {name for name, value in before.items() if not same(args[name], value)}
+    assert changed <= set(written(op))
+    results = {name: args[name] for name in written(op)}
+    assert (returned is None) == bool(results)
+    return results or {"returned": returned}
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal to the last bit, and like in shape, dtype and device; any NaN equals any other."""
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    bits = BITS[a.element_size()]
+    equal = a.contiguous().view(bits) == b.contiguous().view(bits)
+    return bool((equal | (a.isnan() & b.isnan())).all())
+
+
+def assert_equals_reference(op: str, variant: Args, **options) -> None:
+    found = call(getattr(ops, op), op, arguments(op, variant, **options))
+    expected = call(ops.OPS[op].reference, op, arguments(op, variant, **(options | {"device": "cpu"})))
+    for name, want in expected.items():
+        got = found[name].cpu()
+        if CASES[op].exact:
+            assert same(got, want), name
+        else:  # float64 sums in another order, rounded once: neighbours in float32
+            rtol = 1e-13 if want.dtype == torch.float64 else torch.finfo(want.dtype).eps
+            torch.testing.assert_close(got, want, rtol=rtol, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("op", "variant"), CALLS)
+def test_op_equals_its_reference(op, variant, device, dtype, layout, shape):
+    assert_equals_reference(op, variant, device=device, dtype=dtype, layout=layout, shape=shape)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last and contiguous"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("op", "variant"), CALLS)
+def test_large_calls_equal_the_reference_on_any_number_of_threads_every_time(
+    op, variant, device, dtype, layout, threads
+):
+    options = {"device": device, "dtype": dtype, "layout": layout, "shape": LARGE}
+    assert_equals_reference(op, variant, **options)
+    results = []
+    for count in (1, 2, 2):
+        torch.set_num_threads(count)
+        results.append(call(getattr(ops, op), op, arguments(op, variant, **options)))
+    for name, first in results[0].items():
+        assert same(results[1][name], first)
+        assert same(results[2][name], first)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", [op for op in CASES if "active" in parameters(op)])
+def test_inactive_samples_keep_their_bits(op, device, dtype):
+    args = arguments(op, {}, device=device, dtype=dtype)
+    name = (written(op) or ["x"])[0]
+    before = args[name].clone()
+    before[0, :3] = torch.tensor([math.nan, -0.0, 1e30], dtype=torch.float64).to(dtype)
+    results = {}
+    for active in ([False] * 3, [True] * 3, [False, True, False]):
+        args |= {name: before.clone(), "active": torch.tensor(active, device=device)}
+        (results[tuple(active)],) = call(getattr(ops, op), op, args).values()
+    none, all_, middle = results.values()
+    assert same(none, before)
+    assert same(middle[[0, 2]], before[[0, 2]])
+    assert same(middle[1], all_[1])
+    assert not same(all_[0], before[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", [op for op in CASES if written(op)])
+def test_writing_through_a_view_leaves_the_gaps(op, device):
+    args = arguments(op, {"active": None}, device=device)
+    (name,) = written(op)
+    base = torch.full((3, 129, 2), 7.0, device=device)
+    base[..., 0] = args[name]
+    getattr(ops, op)(**args | {name: base[..., 0]})
+    getattr(ops, op)(**args)
+    assert same(base[..., 0], args[name])
+    assert (base[..., 1] == 7).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_16_bit_value(dtype, device):
+    """Each as x, as x_adv and as a gradient, through steps that round, overflow and go subnormal."""
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(64, 1024).to(device)
+    other = every.flatten().roll(12345).view_as(every)
+    column = torch.tensor([0.0, 1e-7, 1e-4, 0.3, 3.0, 1e4, 1e30, math.inf]).repeat(8).to(device)
+    for op, args in {
+        "linf_step": {"grad": other, "x": every, "step_size": column.flip(0), "eps": column, "lo": -1e30, "hi": 1e30},
+        "cutoff_scale": {"x": every, "norms": torch.full_like(column, 3.0), "eps": column, "rho": 1 / 3},
+    }.items():
+        found, expected = other.clone(), other.cpu()
+        getattr(ops, op)(x_adv=found, **args)
+        ops.OPS[op].reference(x_adv=expected, **{k: v.cpu() if isinstance(v, Tensor) else v for k, v in args.items()})
+        assert same(found.cpu(), expected), op
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("op", "budget"), [(op, name) for op in CASES for name in parameters(op) if name in ("step_size", "eps", "norms")]
+)
+def test_a_nan_budget_means_what_the_reference_says(op, budget, device):
+    variant = {budget: torch.full((3,), math.nan, device=device)}
+    assert_equals_reference(op, variant if device == "cpu" else variant, device=device)
+
+
+# ------------------------------------------------------------------------------------------------- what torch expects
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", CASES)
+def test_opcheck(op, device):
+    for shape, layout in (((3, 5), "contiguous"), ((2, 3, 4, 4), "channels_last and contiguous")):
+        torch.library.opcheck(
+            bare(op), (), arguments(op, CASES[op].variants[0], device=device, shape=shape, layout=layout)
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("op", "variant"), CALLS)
+def test_fakes_foretell_shape_dtype_and_strides(op, variant, dtype, layout):
+    def on(place: Callable[[Tensor], Tensor]) -> Tensor | None:
+        return getattr(ops, op)(**{k: place(v) if isinstance(v, Tensor) else v for k, v in args.items()})
+
+    for shape in ((2, 3, 4, 4), (0, 3), (5,)):
+        args = arguments(op, variant, shape=shape, dtype=dtype, layout=layout)
+        found, meta = on(lambda t: t), on(lambda t: t.to("meta"))
+        with FakeTensorMode() as mode:
+            fake = on(mode.from_tensor)
+        if written(op):
+            assert found is fake is meta is None
+        else:
+            assert (meta.shape, meta.dtype, meta.device.type) == (found.shape, found.dtype, "meta")
+            assert (fake.shape, fake.dtype, fake.device) == (found.shape, found.dtype, found.device)
+            assert fake.stride() == found.stride() or not found.numel()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", CASES)
+def test_compile_keeps_the_call_whole_and_the_mutation(op, device):
+    torch.compiler.reset()
+    function = getattr(ops, op)
+    compiled = torch.compile(lambda args: function(**args), fullgraph=True, backend="aot_eager")
+    for shape in ((3, 129), (4, 17)):
+        variant = CASES[op].variants[0]
+        found = call(
+            lambda compiled=compiled, **args: compiled(args), op, arguments(op, variant, device=device, shape=shape)
+        )
+        expected = call(function, op, arguments(op, variant, device=device, shape=shape))
+        assert all(same(found[name], value) for name, value in expected.items())
+
+
+def test_compile_of_ops_in_a_row():
+    def attack(x: Tensor, grad: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        x_adv = ops.random_start(x, ids, 0.1, seed=3)
+        ops.linf_step(x_adv, grad, x, 0.05, torch.full_like(x[:, 0], 0.2))
+        ops.cutoff_scale(x_adv, x, ops.row_norms(x_adv, "l2", x), 0.3)
+        return x_adv, ops.row_norms(x_adv, "l2", x)
+
+    x, grad, ids = torch.rand(5, 7), torch.randn(5, 7), torch.arange(5)
+    found = torch.compile(attack, fullgraph=True, backend="aot_eager")(x, grad, ids)
+    assert all(same(a, b) for a, b in zip(found, attack(x, grad, ids), strict=True))
+
+
+@pytest.mark.parametrize("op", [op for op in CASES if written(op)])
+def test_autograd_notices_a_tensor_overwritten_before_backward(op):
+    args = arguments(op, {})
+    weight = torch.ones(3, 129, requires_grad=True)
+    loss = (weight * args["x_adv"]).sum()
+    with torch.no_grad():
+        getattr(ops, op)(**args)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# -------------------------------------------------------------------------------------------------- table and sources
+
+
+def test_every_op_has_a_case_that_gives_it_every_argument():
+    assert set(CASES) == set(ops.OPS)
+    for op, case in CASES.items():
+        assert {name for variant in case.variants for name in arguments(op, variant)} == set(parameters(op))
+
+
+@pytest.mark.parametrize("op", ops.OPS)
+def test_no_op_runs_the_reference_in_silence(op):
+    for device, reason in ops.MISSING.items():
+        assert ops.backend(op, device) == ("compiled" if reason is None else f"reference: {reason}")
+
+
+def test_backend_knows_what_it_is_asked():
+    for question in (("nope", "cpu"), ("linf_step", "tpu")):
+        with pytest.raises(KeyError):
+            ops.backend(*question)
+
+
+def test_sources_and_schemas_name_the_same_ops():
+    registered = re.findall(r'm\.impl\("(\w+)"', (CSRC / "glue.h").read_text())
+    headers = [path.stem for path in (CSRC / "ops").glob("*.h") if path.stem not in ("all", "values")]
+    included = re.findall(r'#include "(\w+)\.h"', (CSRC / "ops" / "all.h").read_text())
+    for names in (registered, headers, included):
+        assert sorted(names) == sorted(ops.OPS)
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+
+
+REFUSED = [
+    ("linf_step", {"x_adv": torch.ones(3, 4, dtype=torch.int64)}, TypeError, r"x_adv .*torch\.int64"),
+    ("linf_step", {"x_adv": torch.tensor(1.0)}, ValueError, "x_adv .*scalar"),
+    ("linf_step", {"grad": torch.ones(3, 5)}, ValueError, r"grad .*\(3, 4\).*\(3, 5\)"),
+    ("linf_step", {"x": torch.ones(3, 4, dtype=torch.float64)}, ValueError, r"x must .*torch\.float64"),
+    ("linf_step", {"grad": torch.ones(3, 4, device="meta")}, ValueError, "grad .*cpu.*meta"),
+    ("linf_step", {"eps": torch.ones(2)}, ValueError, r"eps .*\(3,\).*\(2,\)"),
+    ("linf_step", {"step_size": torch.ones(3, 1)}, ValueError, r"step_size .*\(3, 1\)"),
+    ("linf_step", {"active": torch.ones(3)}, ValueError, r"active .*torch\.bool.*torch\.float32"),
+    ("linf_step", {"active": torch.ones(2, dtype=torch.bool)}, ValueError, r"active .*\(3,\).*\(2,\)"),
+    ("linf_step", {"active": torch.ones(3, dtype=torch.bool, device="meta")}, ValueError, "active .*cpu.*meta"),
+    ("linf_step", {"x_adv": torch.ones(3, 4, requires_grad=True)}, RuntimeError, "no gradient.*x_adv"),
+    ("linf_step", {"grad": torch.ones(3, 4, requires_grad=True)}, RuntimeError, "no gradient.*grad"),
+    ("row_norms", {"norm": "l3"}, ValueError, "norm .*l1, l2, linf, rms.*'l3'"),
+    ("row_norms", {"origin": torch.ones(4)}, ValueError, r"origin .*\(4,\)"),
+    ("cutoff_scale", {"x": torch.ones(3, 4, dtype=torch.float16)}, ValueError, r"x must .*torch\.float16"),
+    ("cutoff_scale", {"norms": torch.ones(4)}, ValueError, r"norms .*\(4,\)"),
+    ("random_start", {"law": "normal"}, ValueError, "law .*uniform, sign.*'normal'"),
+    ("random_start", {"ids": torch.ones(3, dtype=torch.int32)}, ValueError, r"ids .*torch\.int64.*torch\.int32"),
+    ("random_start", {"ids": torch.arange(4)}, ValueError, r"ids .*\(3,\).*\(4,\)"),
+    ("random_start", {"ids": torch.arange(3, device="meta")}, ValueError, "ids .*cpu.*meta"),
+]
+
+
+@pytest.mark.parametrize(("op", "change", "error", "message"), REFUSED)
+def test_ops_refuse_and_say_why(op, change, error, message):
+    args = arguments(op, CASES[op].variants[0], shape=(3, 4))
+    with pytest.raises(error, match=f"^{op}.*{message}"):
+        getattr(ops, op)(**args | change)
+
+
+def by_position(op: str) -> list[Any]:
+    defaults = inspect.signature(ops.OPS[op].reference).parameters
+    args = arguments(op, CASES[op].variants[0])
+    return [args.get(name, parameter.default) for name, parameter in defaults.items()]
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_arguments_by_position_are_those_by_name(op):
+    args = by_position(op)
+    returned = getattr(ops, op)(*args)
+    (expected,) = call(getattr(ops, op), op, arguments(op, CASES[op].variants[0])).values()
+    assert same(args[0] if returned is None else returned, expected)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_surplus_missing_repeated_and_unknown_arguments_are_errors(op):
+    args = by_position(op)
+    wrong = [([*args, None], {}), ([], {}), (args[:1], {}), (args, {parameters(op)[-1]: args[-1]}), (args, {"nope": 1})]
+    for positional, named in wrong:
+        with pytest.raises(TypeError, match=op):
+            getattr(ops, op)(*positional, **named)
+
+
+def test_tensors_with_a_gradient_pass_where_grad_mode_is_off():
+    x = torch.rand(3, 4, requires_grad=True)
+    with torch.no_grad():
+        ops.linf_step(x, torch.ones(3, 4), x.detach(), 0.1, 0.1)
+        assert not ops.row_norms(x, "l2").requires_grad
+
+
+UNLIKE = [torch.ones(3, 5), torch.ones(3), torch.ones(1, 4), torch.tensor(1.0), torch.ones(3, 4, dtype=torch.float64)]
+NOT_ONE_EACH = [torch.ones(2), torch.ones(3, 1), torch.tensor(1.0), torch.ones(3, dtype=torch.float64)]
+WRONG = {
+    **dict.fromkeys(("grad", "x", "origin"), UNLIKE),
+    **dict.fromkeys(("step_size", "eps", "norms"), NOT_ONE_EACH),
+    "active": [torch.ones(2, dtype=torch.bool), torch.ones(3, dtype=torch.uint8)],
+    "ids": [torch.arange(2), torch.ones(3, dtype=torch.int32)],
+    "law": ["normal"],
+    "norm": ["l3"],
+}
+
+
+@compiled_only
+@pytest.mark.parametrize("op", CASES)
+def test_bare_ops_refuse_what_they_would_misread(op):
+    first, *others = parameters(op)
+    wrong = [(name, value) for name in others for value in WRONG.get(name, ())]
+    wrong += [(first, torch.tensor(1.0)), (first, torch.ones(3, 4, dtype=torch.int32))]
+    for name, value in wrong:
+        args = arguments(op, CASES[op].variants[0], shape=(3, 4)) | {name: value}
+        with pytest.raises(RuntimeError, match=f"{op}: "):
+            bare(op)(**args)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_budgets_are_numbers_or_tensors_of_any_type(device):
+    def step(eps: float | Tensor) -> Tensor:
+        x_adv, grad, x = (
+            value.to(device) for value in (torch.full((3, 4), 0.5), torch.ones(3, 4), torch.full((3, 4), 0.5))
+        )
+        ops.linf_step(x_adv, grad, x, 1.0, eps)
+        return x_adv
+
+    expected = step(0.25)
+    assert (expected == 0.75).all()
+    for eps in (torch.tensor(0.25), torch.tensor([0.25]), torch.full((3,), 0.25, dtype=torch.float64)):
+        assert same(step(eps), expected)
+    assert step(torch.tensor([0, 1, 1]))[:, 0].tolist() == [0.5, 1, 1]
+
+
+# ---------------------------------------------------------------------------------------------------------- linf_step
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_linf_step_is_a_projected_sign_step(device):
+    args = arguments("linf_step", {"active": None}, device=device, shape=(65, 3, 5, 7))
+    start, grad, x, step, eps = (args[name].double() for name in ("x_adv", "grad", "x", "step_size", "eps"))
+    ops.linf_step(**args)
+    sign = torch.where(grad.abs() < math.inf, grad.sign(), torch.zeros_like(grad))
+    step, eps = step[:, None, None, None], eps[:, None, None, None]
+    expected = (x + (start + step * sign - x).clip(-eps, eps)).clip(0, 1)
+    torch.testing.assert_close(args["x_adv"].double(), expected, rtol=0, atol=1e-6)
+    assert ((args["x_adv"] - x).abs() <= eps + 2**-24).all()
+    assert ((args["x_adv"] >= 0) & (args["x_adv"] <= 1)).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_linf_step_where_the_gradient_is_nan_infinite_or_zero_moves_nothing(dtype, device):
+    x = Make((6, 5), dtype, device).samples()
+    grad = torch.tensor([math.nan, -math.nan, math.inf, -math.inf, 0.0, -0.0], device=device)[:, None].expand(6, 5)
+    x_adv = x.clone()
+    ops.linf_step(x_adv, grad.to(dtype), x, 0.1, 0.3)
+    assert same(x_adv, x)
+    tiny = torch.full_like(x, torch.finfo(dtype).smallest_normal / 4)  # subnormal, and yet a direction
+    ops.linf_step(x_adv, tiny, x, 0.125, 1.0)
+    assert (x_adv > x).all()
+
+
+# ---------------------------------------------------------------------------------------------------------- row_norms
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_row_norms_are_the_norms(dtype, device):
+    x, origin = (
+        torch.randn(4, 3, 9, 11, generator=torch.Generator().manual_seed(seed)).to(device, dtype) for seed in (0, 1)
+    )
+    difference = (x.double() - origin.double()).flatten(1)
+    n = difference.shape[1]
+    expected = {
+        "l1": difference.abs().sum(1),
+        "l2": difference.square().sum(1).sqrt(),
+        "linf": difference.abs().amax(1),
+        "rms": difference.square().mean(1).sqrt(),
+    }
+    for norm, values in expected.items():
+        found = ops.row_norms(x, norm, origin)
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(found.double(), values, rtol=2e-7, atol=0)
+    assert n == 297
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("norm", ops.NORMS)
+def test_row_norms_of_special_values(norm, device):
+    x = torch.zeros(6, 129, device=device)
+    x[1, 128] = math.nan
+    x[2, 3] = -math.inf
+    x[3, 0], x[3, 1] = math.inf, math.nan
+    x[4, 127] = -1e-40
+    x[5, 64] = 3e38
+    scale = 129**-0.5 if norm == "rms" else 1.0
+    expected = torch.tensor([0.0, math.nan, math.inf, math.nan, 1e-40 * scale, 3e38 * scale], device=device)
+    torch.testing.assert_close(ops.row_norms(x, norm), expected, rtol=1e-6, atol=3e-45, equal_nan=True)
+    assert ops.row_norms(x[:, :0], norm).tolist() == [0.0] * 6
+
+
+# ------------------------------------------------------------------------------------------------------- cutoff_scale
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("norm", ops.NORMS)
+def test_cutoff_brings_every_norm_within_its_budget_once(norm, dtype, device):
+    make = Make((40, 3, 16, 16), dtype, device)
+    x, x_adv = make.samples(), make.samples()
+    norms = ops.row_norms(x_adv, norm, x)
+    eps = norms * torch.linspace(0.1, 1.9, 40, device=device, dtype=dtype)
+    before = x_adv.clone()
+    ops.cutoff_scale(x_adv, x, norms, eps)
+    kept = norms <= eps
+    assert 0 < kept.sum() < 40
+    assert same(x_adv[kept], before[kept])
+    after = ops.row_norms(x_adv, norm, x)
+    assert (after <= eps * (1 + 1e-6)).all()
+    torch.testing.assert_close(after[~kept], eps[~kept], rtol=1e-6, atol=0)
+    straight = x + (eps / norms).clamp(max=1).view(-1, 1, 1, 1) * (before - x)
+    torch.testing.assert_close(x_adv, straight, rtol=0, atol=4 * torch.finfo(dtype).eps)
+    once = x_adv.clone()
+    ops.cutoff_scale(x_adv, x, after, eps)
+    torch.testing.assert_close(x_adv, once, rtol=0, atol=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_cutoff_scale_special_cases(dtype, device):
+    make = Make((6, 5), dtype, device)
+    x, x_adv = make.samples(), make.samples(salt=(math.nan, math.inf))
+    before = x_adv.clone()
+    norms = make.column(math.nan, math.inf, -math.inf, 0.5, 0.5, 0.5)
+    ops.cutoff_scale(x_adv, x, norms, make.column(1.0, math.inf, 1.0, 0.0, 0.5, math.inf))
+    assert same(x_adv[:4], x[:4])  # norms that are not finite, or no budget
+    assert same(x_adv[4:], before[4:])  # at the budget, or no bound
+    ops.cutoff_scale(x_adv, x, norms, 1.0, rho=0.0)
+    assert same(x_adv, x)
+
+
+# ------------------------------------------------------------------------------------------------------- random_start
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    """Philox4x32-10, from the paper: Salmon et al., SC 2011, section 3.3."""
+    (left, other_left, right, other_right), (k0, k1) = counter, key
+    for _ in range(10):
+        p, q = left * 0xD2511F53, right * 0xCD9E8D57
+        left, other_left = (q >> 32) ^ other_left ^ k0, q % 2**32
+        right, other_right = (p >> 32) ^ other_right ^ k1, p % 2**32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return [left, other_left, right, other_right]
+
+
+def words(text: str) -> list[int]:
+    return [int(word, 16) for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "answer"),
+    [
+        ("0 0 0 0", "0 0", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff " * 4, "ffffffff " * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            "243f6a88 85a308d3 13198a2e 03707344",
+            "a4093822 299f31d0",
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers(counter, key, answer):
+    assert philox(words(counter), words(key)) == words(answer)
+
+
+def noise(ids: list[int], seed: int = 0, restart: int = 0, cols: int = 10, device: str = "cpu", **options) -> Tensor:
+    """The noise in a ball of radius 1 around 0."""
+    x = torch.zeros(len(ids), cols, dtype=options.pop("dtype", torch.float64), device=device)
+    return ops.random_start(x, torch.tensor(ids, device=device), 1.0, seed, restart, lo=-1.0, hi=1.0, **options)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("seed", [0, 1, -1, -(2**63), 2**63 - 1, 2**32])
+@pytest.mark.parametrize("restart", [0, 5, 2**32 - 1])
+def test_random_start_is_philox_by_seed_id_and_restart(seed, restart, device):
+    ids = [0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**62, -1]
+    found = noise(ids, seed, restart, device=device).cpu()
+    drawn = ((found * 2**24 + 2**24 - 1) / 2).long()
+    signs = noise(ids, seed, restart, device=device, law="sign").cpu()
+    for row, sample in enumerate(ids):
+        random = [
+            word >> 8
+            for block in range(3)
+            for word in philox(
+                [block, restart, sample % 2**32, (sample >> 32) % 2**32], [seed % 2**32, (seed >> 32) % 2**32]
+            )
+        ]
+        assert drawn[row].tolist() == random[:10]
+        assert signs[row].tolist() == [1.0 if word >= 2**23 else -1.0 for word in random[:10]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_random_start_depends_on_nothing_else(device):
+    ids = list(range(50))
+    alone = torch.cat([noise([i], device=device) for i in ids])
+    together = noise(ids, device=device)
+    assert same(together, alone)
+    assert same(noise(ids[::-1], device=device), together.flip(0))
+    assert same(noise(ids, cols=7, device=device), together[:, :7])
+    for dtype in DTYPES:
+        assert same(noise(ids, dtype=dtype, device=device), together.to(dtype))
+    x = Make((5, 3, 4, 6), device=device).samples()
+    args = (torch.arange(5, device=device), 0.1, 7)
+    start = ops.random_start(x, *args)
+    for layout in (channels_last, strided, transposed):
+        assert same(ops.random_start(layout(x), *args), start)
+    assert ops.random_start(channels_last(x), *args).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("law", ops.LAWS)
+def test_random_starts_differ_by_seed_id_and_restart(law):
+    draws = [
+        noise([i], seed, restart, cols=64, law=law) for i in (0, 1, 2**32) for seed in (0, 1, -1) for restart in (0, 1)
+    ]
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == len(draws)
+    correlation = torch.corrcoef(torch.cat([noise([i], cols=4096, law=law) for i in range(8)])).fill_diagonal_(0)
+    assert correlation.abs().max() < 5 / 4096**0.5
+
+
+def test_uniform_starts_are_uniform():
+    sample = noise(list(range(100)), seed=11, cols=1001).flatten()
+    n = sample.numel()
+    assert sample.abs().max() < 1
+    assert abs(sample.mean()) < 5 * (1 / 3 / n) ** 0.5
+    assert abs(sample.var() - 1 / 3) < 5 * (4 / 45 / n) ** 0.5
+    observed = torch.histc(sample, 256, -1, 1)
+    chi_square = ((observed - n / 256) ** 2 / (n / 256)).sum()
+    assert abs(chi_square - 255) < 5 * (2 * 255) ** 0.5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_random_starts_lie_in_ball_and_box(dtype, device):
+    make = Make((64, 33), dtype, device)
+    x, eps = make.samples(), make.column(0.0, 0.125, 0.5, 2.0)
+    for law in ops.LAWS:
+        start = ops.random_start(x, torch.arange(64, device=device), eps, 0, law=law)
+        assert ((start >= 0) & (start <= 1)).all()
+        assert ((start.double() - x.double()).abs() <= eps.double()[:, None] + torch.finfo(dtype).eps / 2).all()
+        assert same(start[::4], x[::4])
+    x, eps = torch.full_like(x, 0.5), 0.125
+    corner = ops.random_start(x, torch.arange(64, device=device), eps, 0, law="sign")
+    assert ((corner == x - eps) | (corner == x + eps)).all()
+    assert abs((corner > x).double().mean() - 0.5) < 5 * 0.5 / x.numel() ** 0.5
