@@ -51,7 +51,25 @@ FASTADV_FN T narrow(C value) {
   return static_cast<T>(value);
 }
 
-#ifndef FASTADV_CUDA
+#ifdef FASTADV_CUDA
+// By name: torch compiles extensions with CUDA's implicit half conversions switched off.
+template <>
+FASTADV_FN float load(half_t value) {
+  return __half2float(value);
+}
+template <>
+FASTADV_FN half_t narrow(float value) {
+  return __float2half_rn(value);
+}
+template <>
+FASTADV_FN float load(bfloat16_t value) {
+  return __bfloat162float(value);
+}
+template <>
+FASTADV_FN bfloat16_t narrow(float value) {
+  return __float2bfloat16_rn(value);
+}
+#else
 template <class To, class From>
 FASTADV_FN To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From), "same size");

@@ -45,11 +45,11 @@ def imported(node: ast.AST, package: list[str]) -> list[str]:
 
 def allowed(room: str, name: str) -> bool:
     """Whether a module in `room` may import `name`, which is given without the leading ``fastadv.``"""
-    target, *_, last = name.split(".")
+    parts = name.split(".")
     if room == "__init__":
-        return not any(part.startswith("_") for part in name.split("."))
+        return not any(part.startswith("_") for part in parts)
     below = BELOW.get(room, "").split()
-    return name == "__version__" or target in (room, *below) or (last != target and f"{target}.{last}" in below)
+    return name == "__version__" or parts[0] in (room, *below) or f"{parts[0]}.{parts[-1]}" in below
 
 
 def violations(file: Path, source: str) -> list[str]:
@@ -158,7 +158,7 @@ def test_public_names_exist():
         assert all(hasattr(package, name) for name in package.__all__)
 
 
-# ------------------------------------------------------------------------------------------------------------- leftovers
+# ---------------------------------------------------------------------------------------------------------- leftovers
 
 TEXT = {".py", ".h", ".cpp", ".cu", ".md", ".toml", ".yml", ".yaml", ".txt", ".sh", ".in", ""}
 

@@ -14,9 +14,8 @@ def logits_and_labels(n: int = 64, classes: int = 10, dtype: torch.dtype = torch
 
 
 def best_rival(logits: Tensor, y: Tensor) -> Tensor:
-    return torch.tensor(
-        [max(z for j, z in enumerate(row) if j != k) for row, k in zip(logits.tolist(), y, strict=True)]
-    )
+    rivals = [max(z for j, z in enumerate(row) if j != k) for row, k in zip(logits.tolist(), y, strict=True)]
+    return torch.tensor(rivals, dtype=logits.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -30,8 +29,8 @@ def test_cross_entropy_is_minus_log_softmax(dtype):
 @pytest.mark.parametrize("kappa", [0.0, 3.0, 50.0])
 def test_margin_is_carlini_and_wagners(kappa):
     logits, y = logits_and_labels()
-    gap = logits[torch.arange(64), y] - best_rival(logits, y).double()
-    expected = -torch.maximum(gap + kappa, torch.zeros(64))
+    gap = logits[torch.arange(64), y] - best_rival(logits, y)
+    expected = -torch.maximum(gap + kappa, torch.zeros_like(gap))
     torch.testing.assert_close(margin(logits, y, kappa), expected)
     if kappa == 50:
         assert torch.equal(margin(logits, y), margin(logits, y, kappa))
