@@ -64,6 +64,14 @@ def test_deepfool_on_a_linear_model_is_the_nearest_hyperplane(classes, dtype):
     torch.testing.assert_close(further - x, 1.02 * (found.x_adv - x), atol=1e-6, rtol=0)
 
 
+def test_deepfool_does_not_linearise_at_the_overshoot():
+    model, x = Wavy(48, 5), samples(64, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)
+    exact, over = (DeepFool(steps=2, overshoot=overshoot).run(model, x) for overshoot in (0.0, 0.02))
+    both = (exact.steps == 2) & (over.steps == 2)
+    assert both.sum() > 10
+    torch.testing.assert_close((over.x_adv - x)[both], 1.02 * (exact.x_adv - x)[both])
+
+
 def test_deepfool_considers_only_the_best_candidates():
     model, x = linear(48, 10), samples(64, *SHAPE, low=0.3, high=0.7)
     found = DeepFool(candidates=2).run(model, x)
@@ -381,23 +389,36 @@ class Spoilt(Wavy):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @every
 def test_gradients_that_are_not_finite(attack, value):
-    model, x, y = Spoilt(48, 5), samples(9, *SHAPE, low=0.2, high=0.8), None
+    model, x = Spoilt(48, 5), samples(9, *SHAPE, low=0.2, high=0.8)
     model.value = value
     x[:, 0, 0, 0] = 0.1
     x[::3, 0, 0, 0] = 0.9
-    warned = isinstance(attack, Noise)
-    message = "3 of 9 samples had NaN or infinite gradients"
-    with nullcontext() if warned else pytest.warns(RuntimeWarning, match=message) as caught:
-        found = attack.run(model, x, y)
-    if not warned:
-        assert [warning.filename for warning in caught] == [__file__], "the warning must point at the caller"
-    sound = attack.run(Wavy(48, 5), x, y)
+    warning = pytest.warns(RuntimeWarning, match="3 of 9 samples had NaN or infinite gradients")
+    with nullcontext() if isinstance(attack, Noise) else warning:
+        found = attack.run(model, x)
+    sound = attack.run(Wavy(48, 5), x)
     bad = torch.zeros(9, dtype=torch.bool).index_fill(0, torch.arange(0, 9, 3), True)
     assert found.x_adv.isfinite().all()
     assert torch.equal(found.x_adv[~bad], sound.x_adv[~bad])
     if isinstance(attack, FGSM | DeepFool):
         assert torch.equal(found.x_adv[bad], x[bad])
         assert not found.success[bad].any()
+
+
+def test_the_warning_points_at_the_caller():
+    model, x = Spoilt(48, 5), samples(2, *SHAPE, low=0.6, high=0.8)
+    for call in (FGSM(), FGSM().run):
+        with pytest.warns(RuntimeWarning, match="2 of 2 samples") as caught:
+            call(model, x)
+        assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_half_precision_gradients_do_not_vanish_in_large_batches():
+    """Those of a mean over the batch would be rounded to 0."""
+    model, x = linear(48, 2, torch.float16), torch.full((512, *SHAPE), 0.5, dtype=torch.float16)
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([13, 0]) - model[1].weight.sum(1) / 2)
+    assert linf(FGSM(0.1)(model, x) - x).min() > 0.09
 
 
 # ----------------------------------------------------------------------------------------------------- side effects

@@ -72,7 +72,7 @@ def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, cap
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["standard", "fgsm"]
     assert set(rows[0]) == {"method", "clean", "pgd", "deepfool_avg_aa", "deepfool_norm", "seconds_per_epoch"}
-    assert "pgd 0.05" in capsys.readouterr().out
+    assert "eps 0.05" in capsys.readouterr().out
     assert (folder / "aa_deepfool.png").is_file()
     assert load_checkpoint(folder / "fgsm")["method"] == "fgsm"
 
@@ -97,7 +97,7 @@ def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> 
         (["train", "standard", "--data", "fashion-mnits"], "Did you mean 'fashion-mnist'"),
         (["train", "standard", "--data", "nowhere.npz"], "nowhere.npz"),
         (["train", "standard", "--data", "fashion-mnist", "--folder", "no/such/folder"], "no/such/folder"),
-        (["train", "standard", "--epochs", "0"], "epochs must be at least 1"),
+        (["train", "standard", "--epochs", "0"], "epochs must be a whole number of at least 1"),
         (["train", "standard", "--device", "tpu9"], "device 'tpu9' cannot be used here"),
         (["train", "standard", "--test.eps", "-1"], "eps must be positive, got -1"),
         (["train", "standard", "--test.attacks", "[pdg]"], "unknown attack 'pdg'"),
