@@ -53,7 +53,10 @@ class Op:
         self.reference = reference
         self._samples = samples
         self._budgets = budgets
-        self._parameters = tuple(inspect.signature(reference).parameters)
+        signature = inspect.signature(reference).parameters.values()
+        self._parameters = tuple(p.name for p in signature)
+        self._required = {p.name for p in signature if p.default is p.empty}
+        self._mutates = "(a!)" in schema
         self._choices = {"norm": NORMS, "law": LAWS}
         functools.update_wrapper(self, reference)
         _LIBRARY.define(f"{self.name}{schema}")
@@ -64,6 +67,12 @@ class Op:
 
     def __call__(self, *args, **kwargs):
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
+        fits = self._required <= given.keys() and given.keys() <= set(self._parameters)
+        if len(given) != len(args) + len(kwargs) or not fits:
+            raise TypeError(
+                f"{self.name} takes ({', '.join(self._parameters)}), of which {', '.join(sorted(self._required))} are "
+                f"required; got {len(args)} by position and {', '.join(kwargs) or 'none'} by name"
+            )
         x = given[self._samples[0]]
         if x.dtype not in _FLOATS:
             raise TypeError(f"{self.name}: {self._samples[0]} must be a floating-point tensor, got {x.dtype}")
@@ -84,14 +93,19 @@ class Op:
             given[name] = per_sample(self.name, name, given[name], x)
         for name, type_ in (("active", torch.bool), ("ids", torch.int64)):
             column = given.get(name)
-            if column is not None and (column.shape != x.shape[:1] or column.dtype != type_):
+            if column is None:
+                continue
+            if column.shape != x.shape[:1] or column.dtype != type_ or column.device != x.device:
                 raise ValueError(
-                    f"{self.name}: {name} must be a {type_} tensor of shape ({x.shape[0]},), "
-                    f"got {column.dtype} of shape {tuple(column.shape)}"
+                    f"{self.name}: {name} must be a {type_} tensor of shape ({x.shape[0]},) on {x.device}, "
+                    f"got {column.dtype} of shape {tuple(column.shape)} on {column.device}"
                 )
         for name, choices in self._choices.items():
             if name in given and given[name] not in choices:
                 raise ValueError(f"{self.name}: {name} must be one of {', '.join(choices)}, got {given[name]!r}")
+        if self._mutates and not torch.compiler.is_compiling():
+            # Compiled kernels write behind autograd's back; it must notice if it has saved this tensor.
+            torch.autograd.graph.increment_version(x)
         return self._run(**given)
 
 

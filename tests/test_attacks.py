@@ -570,16 +570,16 @@ def test_wrong_budgets(kind, options, message):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (PGD, {"steps": -1}, "steps must be at least 0, got -1"),
+        (PGD, {"steps": -1}, "steps must be a whole number of at least 0, got -1"),
         (PGD, {"alpha": -0.1}, "alpha must be between"),
-        (PGD, {"random_start": -1}, "random_start must be at least 0"),
+        (PGD, {"random_start": -1}, "random_start must be a share of eps"),
         (PGD, {"random_start": 1.5}, "random_start must be"),  # would start outside the ball
         (PGD, {"loss": "mse"}, "loss must be one of ce, margin, got 'mse'"),
         (Noise, {"law": "normal"}, "law must be one of uniform, sign, got 'normal'"),
-        (DeepFool, {"steps": -1}, "steps must be at least 0"),
-        (DeepFool, {"overshoot": -0.1}, "overshoot must be at least 0"),
-        (DeepFool, {"overshoot": float("inf")}, "overshoot must be at least 0, got inf"),
-        (DeepFool, {"candidates": 1}, "candidates must be at least 2"),
+        (DeepFool, {"steps": -1}, "steps must be a whole number of at least 0"),
+        (DeepFool, {"overshoot": -0.1}, "overshoot must be finite and not negative"),
+        (DeepFool, {"overshoot": float("inf")}, "overshoot must be finite and not negative, got inf"),
+        (DeepFool, {"candidates": 1}, "candidates must be a whole number of at least 2"),
         *[(kind, {"bounds": (1.0, 0.0)}, "bounds must be") for kind in ATTACKS.values()],
     ],
 )

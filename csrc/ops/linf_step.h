@@ -16,6 +16,10 @@ struct LinfStep {
     const C step = at<C>(a.step_size, row.index), eps = at<C>(a.eps, row.index);
     const C lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
     T* x_adv = static_cast<T*>(a.x_adv);
+    if (eps != eps) {  // no budget is not an unlimited one: it shows as NaN
+      row.map(x_adv, [=](C) { return eps; }, static_cast<const T*>(a.x));
+      return;
+    }
     row.map(
         x_adv,
         [=](C v, C g, C x) {

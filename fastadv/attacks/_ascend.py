@@ -11,6 +11,8 @@ from .. import ops
 from ..losses import Loss
 
 Model = Callable[[Tensor], Tensor]
+Budget = float | Tensor
+"""One number for all samples, or a tensor with one a sample, [B]."""
 
 
 @contextmanager
@@ -37,6 +39,17 @@ def isolated(model: Model) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
+    """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K."""
+    logits = model(x)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must return logits [{len(x)}, classes] with at least 2 classes, got {got}")
+    if highest_label >= logits.shape[1]:
+        raise ValueError(f"label {highest_label} is out of range: the model has {logits.shape[1]} classes")
+    return logits
+
+
 class Rows:
     """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
 
@@ -59,14 +72,8 @@ class Rows:
         self.nonfinite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def logits(self, x: Tensor) -> Tensor:
-        """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K."""
-        logits = self.model(x)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model must return logits [{len(x)}, classes] with at least 2 classes, got {got}")
-        if self.highest_label >= logits.shape[1]:
-            raise ValueError(f"label {self.highest_label} is out of range: the model has {logits.shape[1]} classes")
-        return logits
+        """The model's logits [B, K] at `x`; see `checked_logits`."""
+        return checked_logits(self.model, x, self.highest_label)
 
     def differentiable(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`x` as a leaf of autograd and the logits there."""
@@ -140,14 +147,13 @@ def _drop(rows: Rows, live: Rows, where: Tensor | None, keep: Tensor | None) -> 
     return rows.take(stay), stay
 
 
-def sign_ascent(
-    rows: Rows, loss: Loss, alpha: float | Tensor, eps: float | Tensor, bounds: tuple[float, float]
-) -> Step:
-    """A step of size `alpha` along the sign of the gradient of `loss`, within `eps` of x and within `bounds`."""
-    alpha, eps = ops.per_sample("attack", "alpha", alpha, rows.x), ops.per_sample("attack", "eps", eps, rows.x)
+def sign_ascent(attack: object, rows: Rows, loss: Loss, alpha: Budget) -> Step:
+    """A step of size `alpha` along the sign of the gradient of `loss`, within `attack.eps` of x and `attack.bounds`."""
+    name = type(attack).__name__
+    eps, alpha = ops.per_sample(name, "eps", attack.eps, rows.x), ops.per_sample(name, "alpha", alpha, rows.x)
 
     def step(live: Rows) -> None:
         grad = live.gradient(loss)
-        ops.linf_step(live.x_adv, grad, live.x, alpha, eps, *bounds)
+        ops.linf_step(live.x_adv, grad, live.x, alpha, eps, *attack.bounds)
 
     return step

@@ -1,7 +1,6 @@
 """The base of all attacks: arguments checked, model isolated, results gathered."""
 
 import dataclasses
-import math
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -11,10 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import Model, Rows, isolated
+from ._ascend import Budget, Model, Rows, isolated
 
-Budget = float | Tensor
-"""One number for all samples, or a tensor with one a sample, [B]."""
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Attack(ABC):
             rows = self._attack(model, x, y, ids)
             target = rows.predictions()
             norm = ops.row_norms(rows.x_adv, self.norm, rows.x)
-        return AttackResult(rows.x_adv, target != rows.y, rows.steps, rows.grads, norm, target)
+            return AttackResult(rows.x_adv, target != rows.y, rows.steps, rows.grads, norm, target)
 
     def at(self, eps: float) -> "Attack":
         """The same attack with another budget; step sizes scale with it. TypeError where it has no budget."""
@@ -90,12 +88,16 @@ class Attack(ABC):
                 f"{type(self).__name__}: {int(rows.nonfinite.sum())} of {len(x)} samples had NaN or infinite "
                 "gradients, which move nothing",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         return rows
 
     def _checked(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, int]:
-        name, (lo, hi) = type(self).__name__, self.bounds
+        name = type(self).__name__
+        for what, column in (("y", y), ("ids", ids)):
+            if column is not None and not isinstance(column, Tensor):
+                raise TypeError(f"{name}: {what} must be an integer tensor, one a sample, got {type(column).__name__}")
+        lo, hi = self.bounds
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"{name}: x must be a floating-point tensor in [{lo:g}, {hi:g}], got {got}")
@@ -104,7 +106,7 @@ class Attack(ABC):
         x = _own(x)
         highest_label = -1
         if y is not None:
-            if y.shape != x.shape[:1] or y.is_floating_point() or y.device != x.device:
+            if y.shape != x.shape[:1] or y.dtype not in _INTEGERS or y.device != x.device:
                 raise ValueError(
                     f"{name}: y must hold one integer label a sample, ({len(x)},) on {x.device}; "
                     f"got {y.dtype} of shape {tuple(y.shape)} on {y.device}"
@@ -117,7 +119,8 @@ class Attack(ABC):
         if len(x):
             labels = x.new_zeros(1, dtype=torch.int64) if y is None else y
             seen = torch.stack([v.double() for v in (*x.aminmax(), *labels.aminmax())]).tolist()  # one synchronisation
-            if not (lo <= seen[0] and seen[1] <= hi):  # also when NaN
+            rounded = x.new_tensor((lo, hi), device="cpu").tolist()  # samples at the bounds are in x's dtype
+            if not (rounded[0] <= seen[0] and seen[1] <= rounded[1]):  # also when NaN
                 raise ValueError(
                     f"{name}: x must lie in [{lo:g}, {hi:g}], got values from {seen[0]:g} to {seen[1]:g}. Scale the "
                     "images, put their normalisation into the model (fastadv.Normalize), or set bounds"
@@ -136,17 +139,19 @@ def _own(t: Tensor) -> Tensor:
 def check_budget(attack: Attack, name: str, value: Budget) -> None:
     """Raises ValueError unless `value` is finite, not negative and no larger than the range of the inputs."""
     lo, hi = attack.bounds
-    numbers = (float(value.min()), float(value.max())) if isinstance(value, Tensor) else (value, value)
+    if isinstance(value, Tensor) and value.numel() == 0:
+        return
+    numbers = tuple(v.item() for v in value.aminmax()) if isinstance(value, Tensor) else (value, value)
     if not (numbers[0] >= 0 and numbers[1] <= hi - lo):
         got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
         hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if hi - lo < numbers[1] <= 255 else ""
         raise ValueError(f"{type(attack).__name__}: {name} must be between 0 and {hi - lo:g}, got {got}{hint}")
 
 
-def check_at_least(attack: Attack, name: str, value: float, least: float) -> None:
-    """Raises ValueError where `value` is below `least`, or not finite."""
-    if not value >= least or not math.isfinite(value):
-        raise ValueError(f"{type(attack).__name__}: {name} must be at least {least:g}, got {value}")
+def check_count(attack: Attack, name: str, value: int, least: int) -> None:
+    """Raises ValueError unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{type(attack).__name__}: {name} must be a whole number of at least {least}, got {value}")
 
 
 def check_choice(attack: Attack, name: str, value: str, choices: tuple[str, ...]) -> None:

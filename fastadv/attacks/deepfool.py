@@ -1,5 +1,6 @@
 """DeepFool: the nearest linearised decision boundary, again and again."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import Attack, check_at_least
+from ._attack import Attack, check_count
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class DeepFool(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, "steps", self.steps, 0)
-        check_at_least(self, "overshoot", self.overshoot, 0)
-        check_at_least(self, "candidates", self.candidates, 2)
+        check_count(self, "steps", self.steps, 0)
+        if not 0 <= self.overshoot < math.inf:
+            raise ValueError(f"DeepFool: overshoot must be finite and not negative, got {self.overshoot}")
+        check_count(self, "candidates", self.candidates, 2)
 
     def perturb(self, rows: Rows) -> None:
         wide = torch.promote_types(rows.x.dtype, torch.float32)

@@ -22,4 +22,4 @@ class FGSM(Attack):
         check_budget(self, "eps", self.eps)
 
     def perturb(self, rows: Rows) -> None:
-        ascend(rows, 1, sign_ascent(rows, cross_entropy, self.eps, self.eps, self.bounds))
+        ascend(rows, 1, sign_ascent(self, rows, cross_entropy, self.eps))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .. import ops
 from ..losses import LOSSES
 from ._ascend import Rows, ascend, sign_ascent
-from ._attack import Attack, Budget, check_at_least, check_budget, check_choice
+from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class PGD(Attack):
         super().__post_init__()
         check_budget(self, "eps", self.eps)
         check_budget(self, "alpha", self.alpha)
-        check_at_least(self, "steps", self.steps, 0)
-        check_at_least(self, "random_start", self.random_start, 0)
+        check_count(self, "steps", self.steps, 0)
+        if not 0 <= self.random_start <= 1:
+            raise ValueError(f"PGD: random_start must be a share of eps, between 0 and 1, got {self.random_start}")
         check_choice(self, "loss", self.loss, tuple(LOSSES))
 
     def at(self, eps: float) -> "PGD":
@@ -46,4 +47,4 @@ class PGD(Attack):
         if self.random_start:
             start = self.random_start * self.eps
             rows.x_adv = ops.random_start(rows.x, rows.ids, start, self.seed, lo=self.bounds[0], hi=self.bounds[1])
-        ascend(rows, self.steps, sign_ascent(rows, LOSSES[self.loss], self.alpha, self.eps, self.bounds))
+        ascend(rows, self.steps, sign_ascent(self, rows, LOSSES[self.loss], self.alpha))

@@ -9,7 +9,7 @@ import torch
 
 from .. import ops
 from ..attacks import FGSM, PGD, Attack, DeepFool, Noise
-from ..attacks._ascend import Model, isolated
+from ..attacks._ascend import Model, checked_logits, isolated
 from ..data import Dataset
 from ._curve import AACurve, radial_curve
 
@@ -74,6 +74,8 @@ def evaluate(
     """
     if label not in ("true", "pred"):
         raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     data = data.to(data.x.device)
     starts = range(0, len(data), batch_size)
     done, in_all = 0, len(starts) * (len(attacks) + 1)
@@ -88,7 +90,7 @@ def evaluate(
     for start in starts:
         x, y = data.x[start : start + batch_size], data.y[start : start + batch_size]
         with isolated(model), torch.no_grad():
-            right += int((model(x).argmax(1) == y).sum())
+            right += int((checked_logits(model, x, len(data.classes) - 1).argmax(1) == y).sum())
         tick()
     results = {
         name: _attacked(model, data, dataclasses.replace(attack, bounds=data.bounds), label, batch_size, tick)

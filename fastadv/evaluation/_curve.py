@@ -1,5 +1,6 @@
 """Adversarial accuracy AA(eps) and its average over budgets (Blind AT, equations 3 and 4)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,8 @@ class AACurve:
         return float((self.correct ^ odd).double().mean())
 
     def average(self, theta: float) -> float:
-        """``avg-AA(theta)``, the mean of AA over [0, theta], exactly. Raises ValueError where theta is not positive."""
-        if not theta > 0:
+        """``avg-AA(theta)``, the mean of AA over [0, theta], exactly. Raises ValueError unless theta is positive."""
+        if not 0 < theta < math.inf:
             raise ValueError(f"avg-AA: theta must be positive, got {theta}")
         edges = self.flips.double().clamp(max=theta)
         ends = edges.new_full((len(edges), 1), theta)

@@ -14,7 +14,7 @@ class Normalize(nn.Module):
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        if len(mean) != len(std) or min(std) <= 0:
+        if len(mean) != len(std) or not all(s > 0 for s in std):
             raise ValueError(f"Normalize: need as many mean as std, every std positive; got mean={mean}, std={std}")
         self.model = model
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)

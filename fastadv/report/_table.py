@@ -51,9 +51,10 @@ def table(entries: Sequence[Entry], theta: float) -> Table:
     first = entries[0].evaluation
     heads = {"method": "method", "clean": "clean", "seconds_per_epoch": "s/epoch"}
     for name, result in first.results.items():
-        heads[name] = f"{name} {result.attack.eps:g}" if result.curve is None else name
-        heads[f"{name}_avg_aa"] = f"{name}\navg-AA({theta:g})"
-        heads[f"{name}_norm"] = f"{name}\nnorm (RMS)"
+        title = f"{name}-{result.attack.steps}" if hasattr(result.attack, "steps") else name
+        heads[name] = f"{title}\neps {result.attack.eps:g}" if result.curve is None else title
+        heads[f"{name}_avg_aa"] = f"{title}\navg-AA({theta:g})"
+        heads[f"{name}_norm"] = f"{title}\nnorm (RMS)"
     note = f"accuracy in % on {first.samples} test samples; attacks move away from the {first.label} label"
     shown = Table(caption=note, caption_justify="left")
     for column in values[0]:

@@ -55,9 +55,11 @@ class Method(ABC):
 
 def check_settings(epochs: int, batch_size: int, lr: float) -> None:
     """Raises ValueError for settings that `fit` cannot train with."""
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("lr", lr, 0.0)):
-        if not (value >= least and math.isfinite(value)):
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    for name, count in (("epochs", epochs), ("batch_size", batch_size)):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"lr must be finite and not negative, got {lr}")
 
 
 def fit(
