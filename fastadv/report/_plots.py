@@ -6,7 +6,9 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from .. import ops
 from ..attacks import Attack
 from ..attacks._ascend import Model, isolated
 from ..data import Dataset
@@ -54,44 +56,43 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: P
 
 
 def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, path: Path, count: int = 6) -> Path:
-    """A grid for the first sample of each of `count` classes: clean image, then perturbation and adversarial image.
+    """A grid for the first sample of each of `count` classes: clean images, perturbations and adversarial images.
 
-    A pair of rows a model; above each image what the model predicts, red where that is wrong. The perturbation is
-    stretched so that its largest entry is black or white, and its size is given as the largest entry and as RMS.
-    Raises ValueError for data that are not images.
+    A pair of rows a model. The perturbation is stretched so that its largest entry is black or white; above it stand
+    that entry and its RMS. Above the adversarial image stands what the model predicts for the clean one and for this
+    one, in red where the latter is wrong. Raises ValueError for data that are not images.
     """
     if len(data.sample_shape) != 3:
         raise ValueError(f"examples can be drawn of images only, not of samples of shape {data.sample_shape}")
     places = [int((data.y == k).nonzero()[0]) for k in range(len(data.classes)) if bool((data.y == k).any())][:count]
-    chosen = data.subset(torch.tensor(places, device=data.y.device))
-    x, y, lo, hi = chosen.x, chosen.y, *data.bounds
-    figure = Figure(figsize=(1.45 * len(x), 1.75 * 3 * len(models)))
-    grid = figure.subplots(3 * len(models), len(x), squeeze=False)
+    ids = torch.tensor(places, device=data.y.device)
+    chosen, (lo, hi) = data.subset(ids), data.bounds
+    x, y = chosen.x, chosen.y
+
+    rows = 1 + 2 * len(models)
+    figure = Figure(figsize=(1.5 * len(x), 1.75 * rows), layout="constrained")
+    grid = figure.subplots(rows, len(x), squeeze=False)
+
+    def draw(row: int, label: str, pictures: Tensor, titles: list[str], wrong: Tensor | None = None) -> None:
+        for i, axes in enumerate(grid[row]):
+            image = ((pictures[i] - lo) / (hi - lo)).permute(1, 2, 0).numpy(force=True)
+            axes.imshow(image[:, :, 0] if image.shape[2] == 1 else image, "gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(titles[i], fontsize=8, color="tab:red" if wrong is not None and wrong[i] else "black")
+        grid[row, 0].set_ylabel(label, fontsize=8)
+
+    draw(0, "clean", x, [data.classes[k] for k in y])
     for m, (name, model) in enumerate(models.items()):
-        x_adv = attack(model, x, y, torch.tensor(places, device=x.device))
+        x_adv = attack(model, x, y, ids)
         with isolated(model), torch.no_grad():
-            predictions = [model(x).argmax(1), None, model(x_adv).argmax(1)]
+            before, after = model(x).argmax(1), model(x_adv).argmax(1)
         delta = x_adv - x
-        scale = delta.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
-        pictures = [x, delta / scale / 2 * (hi - lo) + (lo + hi) / 2, x_adv]
-        for r, (title, picture, predicted) in enumerate(
-            zip(("clean", "perturbation", "adversarial"), pictures, predictions, strict=True)
-        ):
-            for i, axes in enumerate(grid[3 * m + r]):
-                image = picture[i].permute(1, 2, 0).numpy(force=True)
-                axes.imshow(
-                    image.squeeze(2) if image.shape[2] == 1 else (image - lo) / (hi - lo), "gray", vmin=lo, vmax=hi
-                )
-                axes.set(xticks=[], yticks=[])
-                if predicted is None:
-                    sizes = f"max {delta[i].abs().max():.3f}\nRMS {delta[i].square().mean().sqrt():.3f}"
-                    axes.set_title(sizes, fontsize=8)
-                else:
-                    wrong = bool(predicted[i] != y[i])
-                    axes.set_title(data.classes[predicted[i]], fontsize=8, color="tab:red" if wrong else "black")
-                if i == 0:
-                    axes.set_ylabel(f"{name}\n{title}", fontsize=8)
+        largest, rms = delta.flatten(1).abs().amax(1), ops.row_norms(x_adv, "rms", x)
+        stretched = delta / ops.as_rows(largest.clamp_min(1e-12), x) / 2 * (hi - lo) + (lo + hi) / 2
+        sizes = [f"max {a:.3f}, RMS {b:.3f}" for a, b in zip(largest, rms, strict=True)]
+        draw(2 * m + 1, f"{name}\nperturbation", stretched, sizes)
+        classes = [f"clean: {data.classes[a]}\nhere: {data.classes[b]}" for a, b in zip(before, after, strict=True)]
+        draw(2 * m + 2, f"{name}\nadversarial", x_adv, classes, after != y)
     budget = f" at eps {attack.eps:g}" if hasattr(attack, "eps") else ""
-    figure.suptitle(f"{type(attack).__name__}{budget}; predicted class, red where wrong", y=0.93, fontsize=9)
-    figure.subplots_adjust(hspace=0.45)
+    figure.suptitle(f"{type(attack).__name__}{budget}: predicted classes, red where wrong in the end", fontsize=9)
     return _save(figure, path)
