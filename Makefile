@@ -1,6 +1,7 @@
 # Each target is a line or two that can be typed as well. PYTHON picks the interpreter; .venv is made once.
 PYTHON ?= python3
 BIN := .venv/bin
+# Idle threads sleep rather than spin: on a shared machine spinning costs more than it saves.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test bench lint clean

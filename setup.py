@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 from setuptools import setup
 
@@ -16,6 +17,15 @@ fastadv: no PyTorch found, and fastadv compiles against the PyTorch it will run 
   Install PyTorch there first (pip install torch), then run the same command again.
   Tools that build in an environment of their own (uv, python -m build) hide it: add --no-build-isolation,
   with setuptools, ninja and pybind11 installed beside PyTorch.
+"""
+OLD_TORCH = """
+fastadv: PyTorch {} is too old: fastadv needs 2.10 or later, the first with the stable interface it compiles against.
+  interpreter: {}
+  Upgrade it there (pip install --upgrade torch), then run the same command again.
+"""
+NO_HEADERS = """
+fastadv: no Python headers: {} is missing.
+  Install them (Debian, Ubuntu: apt-get install python3-dev), then run the same command again.
 """
 NO_COMPILER = """
 fastadv: no C++ compiler: {!r} was not found on PATH.
@@ -55,7 +65,9 @@ def add_target_packages() -> None:
 
 def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME")
-    return shutil.which("nvcc", path=os.path.join(home, "bin") if home else None)
+    if home:
+        return shutil.which("nvcc", path=os.path.join(home, "bin"))
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")  # where NVIDIA's installer puts it
 
 
 def cuda_obstacle(torch_cuda: str | None, nvcc: str | None) -> str | None:
@@ -83,6 +95,8 @@ except ImportError:
         setup()
         sys.exit()
     sys.exit(NO_TORCH)
+if not no_extension and tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 10):
+    sys.exit(OLD_TORCH.format(torch.__version__, sys.executable))
 
 wish, nvcc = os.environ.get("FASTADV_CUDA", "auto"), find_nvcc()
 if wish not in ("auto", "0", "1"):
@@ -132,6 +146,9 @@ class Build(BuildExtension):
         compiler = shlex.split(os.environ.get("CXX") or "c++")[0]
         if self.extensions and not shutil.which(compiler):
             sys.exit(NO_COMPILER.format(compiler))
+        header = os.path.join(sysconfig.get_path("include"), "Python.h")
+        if self.extensions and not os.path.isfile(header):
+            sys.exit(NO_HEADERS.format(header))
         # Objects of another PyTorch must not be reused.
         self.build_temp = os.path.join(self.build_temp, f"torch-{torch.__version__}")
         super().run()
@@ -169,7 +186,7 @@ if not no_extension:
                     "FASTADV_CUDA_ARCHITECTURES",
                     "" if obstacle else os.environ.get("TORCH_CUDA_ARCH_LIST", "visible GPU"),
                 ),
-                text("FASTADV_CUDA_OBSTACLE", (obstacle or "").removeprefix("\nfastadv: ")),
+                text("FASTADV_CUDA_OBSTACLE", re.sub(r"^\s*fastadv: [^:]*: ", "", obstacle or "")),
             ],
             extra_compile_args=HOST,
         )

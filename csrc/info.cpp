@@ -5,12 +5,16 @@
 
 namespace {
 
-#ifdef FASTADV_MULTIVERSIONED
-constexpr const char* kTargets = "x86-64-v4 (AVX-512), x86-64-v3 (AVX2), x86-64";
+#ifdef FASTADV_TARGETS
+constexpr const char* kTargets = "AVX-512, AVX2, x86-64";
 const char* selected() {
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4 (AVX-512)";
-  return __builtin_cpu_supports("x86-64-v3") ? "x86-64-v3 (AVX2)" : "x86-64";
+#if __GNUC__ >= 12
+  const bool avx512 = __builtin_cpu_supports("x86-64-v4"), avx2 = __builtin_cpu_supports("x86-64-v3");
+#else
+  const bool avx512 = __builtin_cpu_supports("avx512f"), avx2 = __builtin_cpu_supports("avx2");
+#endif
+  return avx512 ? "AVX-512" : avx2 ? "AVX2" : "x86-64";
 }
 #else
 constexpr const char* kTargets = "the compiler's default only";

@@ -131,10 +131,13 @@ Status dispatch(Dtype dtype, F&& f) {
 
 // Several instruction sets in one binary, chosen when the library is loaded. ThreadSanitizer starts too late for
 // the resolver, other compilers and other processors build the loop once with the flags they are given.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && \
-    !defined(__SANITIZE_THREAD__)
-#define FASTADV_MULTIVERSIONED
-#define FASTADV_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
+#if __GNUC__ >= 12
+#define FASTADV_TARGETS "arch=x86-64-v4", "arch=x86-64-v3", "default"
+#else  // which knows no levels
+#define FASTADV_TARGETS "avx512f", "avx2", "default"
+#endif
+#define FASTADV_CLONES __attribute__((target_clones(FASTADV_TARGETS)))
 #else
 #define FASTADV_CLONES
 #endif
@@ -223,11 +226,6 @@ Status for_rows(const Launch& launch, const Body& body) {
 
 #else
 // --------------------------------------------------------------------------------------------------- CUDA
-
-// nvcc compiles kernel<<<>>> only; a host build of these sources defines its own launcher.
-#ifndef FASTADV_LAUNCH
-#define FASTADV_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
-#endif
 
 constexpr int kMaxThreads = 512;
 
@@ -349,8 +347,9 @@ Status launch_rows(const Launch& launch, const Body& body, int64_t length) {
   const int64_t per_block = launch.cols < length ? launch.cols : length;
   int64_t threads = (per_block / 4 + 31) / 32 * 32;
   threads = threads < 32 ? 32 : threads > kMaxThreads ? kMaxThreads : threads;
-  FASTADV_LAUNCH((rows_kernel<Body>), static_cast<unsigned>(launch.rows * segments), static_cast<unsigned>(threads),
-                 static_cast<cudaStream_t>(launch.stream), body, launch.cols, segments, length);
+  const auto blocks = static_cast<unsigned>(launch.rows * segments);
+  const auto stream = static_cast<cudaStream_t>(launch.stream);
+  rows_kernel<<<blocks, static_cast<unsigned>(threads), 0, stream>>>(body, launch.cols, segments, length);
   return cudaGetLastError();
 }
 

@@ -1,11 +1,12 @@
 """The command line: ``fastadv train | evaluate | compare | info``, its flags derived from the classes they set."""
 
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,28 +96,36 @@ class Testing:
     """How to evaluate.
 
     Args:
-        attacks: which attacks, of deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start within eps/2).
-        eps: L-infinity budget of the attacks that have one.
+        attacks: which attacks, with commas between: deepfool, fgsm, noise, pgd (20 steps of eps/10 from a start within
+            eps/2).
+        eps: L-infinity budget of the attacks that have one; `compare` trains FGSM-AT and PGD-AT with it, too.
         theta: average adversarial accuracy is taken over budgets from 0 to theta, RMS norm.
         limit: how many test samples, from the first on; 0 takes all.
         label: attacks move away from the true label, or from the model's own prediction (as in the Blind AT paper).
         at_once: test samples attacked at a time; it decides memory and speed only.
     """
 
-    attacks: list[str] = field(default_factory=lambda: list(PROTOCOL))
+    attacks: str = ",".join(PROTOCOL)
     eps: float = 0.1
     theta: float = 0.08
     limit: int = 1000
     label: Literal["true", "pred"] = "true"
     at_once: int = 500
 
+    def __post_init__(self) -> None:
+        for name, value in (("eps", self.eps), ("theta", self.theta), ("at_once", self.at_once)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.limit < 0:
+            raise ValueError(f"limit must be a number of samples, or 0 for all, got {self.limit}")
+        self.chosen()
+
     def chosen(self) -> dict[str, Attack]:
-        for name in self.attacks:
+        names = [name.strip() for name in self.attacks.split(",") if name.strip()]
+        for name in names:
             if name not in PROTOCOL:
                 raise ValueError(f"unknown attack {name!r}: choose among {', '.join(PROTOCOL)}")
-        if not self.eps > 0:
-            raise ValueError(f"eps must be positive, got {self.eps}")
-        return {name: budgeted(PROTOCOL[name], self.eps) for name in self.attacks}
+        return {name: budgeted(PROTOCOL[name], self.eps) for name in names}
 
     def samples(self, source: Data) -> Dataset:
         test = source.load("test")
@@ -129,7 +138,7 @@ class Testing:
 
 def budgeted(attack: Attack, eps: float) -> Attack:
     """`attack` at the budget `eps`, where it has one."""
-    return attack.at(eps) if hasattr(attack, "eps") else attack
+    return attack.at(eps) if attack.has_budget else attack
 
 
 @contextmanager
@@ -215,38 +224,44 @@ def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module
     say("written: " + ", ".join(str(path) for path in sorted([*written, *folder.glob("history.png")])))
 
 
-def train(name: str, method: Method, options: Training, testing: Testing, config: str) -> None:
+def as_yaml(*settings: Any, **more: Any) -> str:
+    """Settings as the YAML that --config takes; not the run folder, which another run must not share."""
+    values = {key: value for each in settings for key, value in dataclasses.asdict(each).items() if key != "out"}
+    return yaml.safe_dump(json.loads(json.dumps(values | more)), sort_keys=False)
+
+
+def train(name: str, method: Method, options: Training, testing: Testing) -> None:
     """``fastadv train METHOD``."""
-    testing.chosen()
     train_set, test = options.load("train"), testing.samples(options)
     options.build(train_set)  # an impossible choice should leave no run folder behind
+    config = as_yaml(method, options, test=dataclasses.asdict(testing))
     run = Run(options.run_folder(name), config, environment())
     model, history = train_one(name, method, options, train_set, run)
     report.plot_history({name: history}, run.folder / "history.png")
     seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, train_set)
     say(
         f"an epoch of {len(train_set)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
-        f"(from 50 batches of it): {seconds / normal:.1f} times as long"
+        f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
     )
     entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
     conclude(run.folder, [entry], [model], test, testing.theta)
 
 
-def compare(methods: list[str], options: Training, testing: Testing, config: str) -> None:
+def compare(names: list[str], options: Training, testing: Testing) -> None:
     """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
-    methods = [name.replace("-", "_") for name in dict.fromkeys(methods)]
-    for name in methods:
+    methods = {}
+    for name in names:
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
-    testing.chosen()
-    train_set, test = options.load("train"), testing.samples(options)
-    options.build(train_set)
-    folder = Run(options.run_folder("compare"), config, environment()).folder
-    entries, networks, histories = [], [], {}
-    for name in methods:
-        method = METHODS[name]()
+        methods[name] = method = METHODS[name]()
         if isinstance(method, AdversarialTraining):
             method.attack = budgeted(method.attack, testing.eps)
+    train_set, test = options.load("train"), testing.samples(options)
+    options.build(train_set)
+    folder = Run(options.run_folder("compare"), as_yaml(options, testing), environment()).folder
+    entries, networks, histories = [], [], {}
+    for name, method in methods.items():
+        config = as_yaml(method, options, test=dataclasses.asdict(testing))
         model, histories[name] = train_one(name, method, options, train_set, Run(folder / name, config, environment()))
         networks.append(model)
         entries.append(report.Entry(name, testing.evaluate(model, test, name), seconds_per_epoch(histories[name])))
@@ -254,10 +269,10 @@ def compare(methods: list[str], options: Training, testing: Testing, config: str
     conclude(folder, entries, networks, test, testing.theta)
 
 
-def evaluate_checkpoint(checkpoint: str, source: Data, testing: Testing, config: str, out: str | None) -> None:
-    """``fastadv evaluate CHECKPOINT``."""
-    testing.chosen()
+def evaluate_checkpoint(checkpoint: str, source: Data, testing: Testing, out: str | None) -> None:
+    """``fastadv evaluate CHECKPOINT``, on the data it was trained with unless others are named."""
     saved = load_checkpoint(checkpoint)
+    source.data = source.data or saved["data"]
     test = testing.samples(source)
     if list(test.sample_shape) != saved["shape"] or len(test.classes) != len(saved["classes"]):
         raise ValueError(
@@ -265,13 +280,17 @@ def evaluate_checkpoint(checkpoint: str, source: Data, testing: Testing, config:
             f"{source.data} has {list(test.sample_shape)} in {len(test.classes)}: choose other data with --data"
         )
     model = models.build(saved["model"], tuple(saved["shape"]), len(saved["classes"])).to(test.x.device)
-    model.load_state_dict(saved["state"])
+    try:
+        model.load_state_dict(saved["state"])
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {checkpoint} do not fit {saved['model']}: {error}") from None
+    run = Run(out, as_yaml(source, testing), environment()) if out else None
     name = saved["method"]
     entry = report.Entry(name, testing.evaluate(model, test, name))
-    if out is None:
-        console.print(report.table([entry], testing.theta))
+    if run:
+        conclude(run.folder, [entry], [model], test, testing.theta)
     else:
-        conclude(Run(out, config, environment()).folder, [entry], [model], test, testing.theta)
+        console.print(report.table([entry], testing.theta))
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -283,7 +302,7 @@ class Parser(jsonargparse.ArgumentParser):
 
 def _underscored(arg: str) -> str:
     if not arg.startswith("--"):
-        return arg
+        return name if (name := arg.replace("-", "_")) in METHODS else arg
     flag, equals, value = arg[2:].partition("=")
     return "--" + flag.replace("-", "_") + equals + value
 
@@ -309,6 +328,7 @@ def parser() -> Parser:
         sub = add(methods, name, (method.__doc__ or name).splitlines()[0], method, Training)
         sub.add_class_arguments(Testing, "test")
     sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing)
+    sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
     sub.add_argument("--out", type=str | None, default=None, help="a new folder for the table and the figures")
     sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
@@ -323,6 +343,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = cli.parse_args(argv)
     try:
         run_command(cli, chosen)
+    except torch.OutOfMemoryError as error:
+        print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"fastadv: {error}", file=sys.stderr)
         return 2
@@ -335,17 +358,14 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
     if command == "info":
         print(doctor())
         return
-    options, settings = cli.instantiate(chosen)[command], yaml.safe_load(cli.dump(chosen))[command]
+    options = cli.instantiate(chosen)[command]
     if command == "train":
-        name = options.method
-        options, settings = options[name], settings[name]
-    config = yaml.safe_dump(settings, sort_keys=False)  # what --config takes
-    if command == "train":
-        train(name, _build(METHODS[name], options), _build(Training, options), options.test, config)
+        name, options = options.method, options[options.method]
+        train(name, _build(METHODS[name], options), _build(Training, options), options.test)
     elif command == "compare":
-        compare(options.methods, _build(Training, options), _build(Testing, options), config)
+        compare(options.methods, _build(Training, options), _build(Testing, options))
     else:
-        evaluate_checkpoint(options.checkpoint, _build(Data, options), _build(Testing, options), config, options.out)
+        evaluate_checkpoint(options.checkpoint, _build(Data, options), _build(Testing, options), options.out)
 
 
 def _build(kind: type, options: jsonargparse.Namespace) -> Any:

@@ -12,15 +12,6 @@ import torch
 from . import __version__, ops
 
 
-def _build() -> dict[str, str] | str:
-    """How the compiled modules were made, or why that is unknown."""
-    try:
-        from . import _info
-    except ImportError as error:
-        return str(error)
-    return dict(_info.build())
-
-
 def environment() -> dict[str, Any]:
     """Versions, devices, build and backends, as plain values."""
     devices = [f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
@@ -32,7 +23,7 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "devices": devices,
-        "build": _build(),
+        "build": ops.build_info(),
         "backends": {name: {device: ops.backend(name, device) for device in ("cpu", "cuda")} for name in ops.OPS},
     }
 
@@ -51,14 +42,17 @@ def doctor() -> str:
     if isinstance(build, str):
         lines += [f"build   unknown: {build}"]
     else:
-        cuda = f"CUDA {build['cuda']} for {build['cuda_architectures']}" if build["cuda"] else build["cuda_obstacle"]
+        cuda = f"CUDA {build['cuda']} for {build['cuda_architectures']}" if build["cuda"] else "none"
         lines += [
             f"build   against torch {build['torch']} by {build['compiler']}",
             f"        CPU kernels for {build['cpu_targets']}; this machine runs {build['cpu_selected']}",
             f"        CUDA kernels: {cuda}",
         ]
     lines += ["", f"{'op':14} {'cpu':10} cuda"]
-    lines += [f"{name:14} {backends['cpu']:10} {backends['cuda']}" for name, backends in found["backends"].items()]
+    for name, backends in found["backends"].items():
+        cpu, cuda = (backends[device].split(":")[0] for device in ("cpu", "cuda"))
+        lines.append(f"{name:14} {cpu:10} {cuda}")
+    lines += [f"No compiled {device} kernels: {reason}" for device, reason in ops.MISSING.items() if reason]
     return "\n".join([*lines, "", *_repairs()])
 
 
@@ -66,13 +60,10 @@ def _repairs() -> list[str]:
     if os.environ.get("FASTADV_NO_EXT") == "1":
         return ["The kernels are switched off: unset FASTADV_NO_EXT to use them."]
     if ops.MISSING["cpu"]:
-        return [
-            "The CPU kernels are missing, and plain PyTorch runs in their place: correct, but slower. To compile them,",
-            f"in a checkout of fastadv:  {ops.REPAIR}",
-        ]
+        return [f"Plain PyTorch runs in place of the CPU kernels: correct, but slower. To compile them: {ops.repair()}"]
     if ops.MISSING["cuda"] and torch.cuda.is_available():
         return [
-            "There is a GPU, but no CUDA kernels; plain PyTorch runs in their place: correct, but slower. To compile",
-            f"them, with nvcc on PATH, in a checkout of fastadv:  FASTADV_CUDA=1 {ops.REPAIR}",
+            "Plain PyTorch runs on the GPU in place of the CUDA kernels: correct, but slower.",
+            f"To compile them, with nvcc on PATH: {ops.repair(cuda=True)}",
         ]
     return ["Everything that can run here is in place."]

@@ -16,6 +16,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -208,7 +209,7 @@ def cutoff_scale(
     measured in. A sample within its budget keeps its bits when rho is 1; one whose norm is NaN or infinite returns to
     x.
     """
-    factor = torch.where(norms > eps, eps / norms, torch.ones_like(norms)) * torch.as_tensor(rho, dtype=norms.dtype)
+    factor = torch.where(norms <= eps, torch.ones_like(norms), eps / norms) * torch.as_tensor(rho, dtype=norms.dtype)
     factor = torch.where(norms.isfinite(), factor, torch.zeros_like(norms))
     here, origin, factor = _compute(x_adv), _compute(x), as_rows(factor, x)
     moved = torch.where(factor == 0, origin, origin + factor * (here - origin))
@@ -284,8 +285,23 @@ def _(x, ids, eps, seed, restart=0, law="uniform", lo=0.0, hi=1.0, active=None):
     return torch.empty_like(x)
 
 
-REPAIR = "pip install --force-reinstall --no-deps --no-build-isolation ."
-"""The command, typed in a checkout of fastadv, that compiles the modules again."""
+def build_info() -> dict[str, str] | str:
+    """How the compiled modules were made (csrc/info.cpp), or why that is unknown."""
+    try:
+        from . import _info
+    except ImportError as error:
+        return str(error)
+    return dict(_info.build())
+
+
+def repair(cuda: bool = False) -> str:
+    """The command that compiles the modules again, for this interpreter; in place where fastadv is a checkout."""
+    root = Path(__file__).parent.parent
+    if (root / "setup.py").is_file():
+        command = f"{sys.executable} setup.py build_ext --inplace"
+        return f"cd {root} && {'FASTADV_CUDA=1 ' if cuda else ''}{command}"
+    command = f"{sys.executable} -m pip install --force-reinstall --no-deps --no-build-isolation CHECKOUT_OF_FASTADV"
+    return f"FASTADV_CUDA=1 {command}" if cuda else command
 
 
 def _load(module: str) -> str | None:
@@ -294,11 +310,13 @@ def _load(module: str) -> str | None:
         return "switched off by FASTADV_NO_EXT=1"
     spec = importlib.util.find_spec(f"fastadv.{module}")
     if spec is None or spec.origin is None:
-        return f"fastadv/{module} is not installed"
+        build = build_info()
+        obstacle = build["cuda_obstacle"] if module == "_cuda" and isinstance(build, dict) else ""
+        return obstacle or f"fastadv/{module} is not installed"
     try:
         torch.ops.load_library(spec.origin)
     except OSError as error:
-        return f"{Path(spec.origin).name} does not load: {error}"
+        return f"{Path(spec.origin).name} does not load: {error.__cause__ or error}"
     return None
 
 
@@ -310,7 +328,7 @@ if os.environ.get("FASTADV_NO_EXT") != "1":
         if MISSING[_device] and (_device == "cpu" or torch.cuda.is_available()):
             warnings.warn(
                 f"fastadv runs without its compiled {_device} kernels, in slower plain PyTorch: {MISSING[_device]}. "
-                f"Repair, in a checkout of fastadv: {REPAIR}",
+                f"To compile them: {repair(_device == 'cuda')}",
                 RuntimeWarning,
                 stacklevel=2,
             )

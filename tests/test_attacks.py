@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
 
 from fastadv.attacks import ATTACKS, FGSM, PGD, Attack, DeepFool, Noise
+from fastadv.attacks._ascend import Rows, ascend, sign_ascent
 from fastadv.losses import cross_entropy
 
 CASES: dict[str, Attack] = {
@@ -17,7 +18,7 @@ CASES: dict[str, Attack] = {
     "noise": Noise(0.1),
     "pgd": PGD(0.1, alpha=0.03, steps=5),
 }
-BUDGETED = [name for name, attack in CASES.items() if hasattr(attack, "eps")]
+BUDGETED = [name for name, attack in CASES.items() if attack.has_budget]
 SHAPE = (3, 4, 4)
 every = pytest.mark.parametrize("attack", [pytest.param(attack, id=name) for name, attack in CASES.items()])
 budgeted = pytest.mark.parametrize("attack", [pytest.param(CASES[name], id=name) for name in BUDGETED])
@@ -489,6 +490,37 @@ def test_an_attack_needs_no_module(attack):
     model, x = Wavy(48, 5), samples(8, *SHAPE)
     assert torch.equal(attack(lambda x: model(x), x), attack(model, x))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@every
+def test_a_bound_method_is_isolated_as_its_module(attack):
+    model, x = BatchNormNet(), samples(8, 3, 6, 6)
+    model.train()
+    before = traces(model)
+    attack(model.forward, x)
+    assert traces(model) == before
+
+
+def test_rows_that_leave_a_sign_attack_take_their_budgets_along():
+    @dataclasses.dataclass(frozen=True)
+    class EveryOther(PGD):
+        """Rows with an odd id leave after the first step."""
+
+        def perturb(self, rows: Rows) -> None:
+            step = sign_ascent(self, rows, cross_entropy, self.alpha)
+
+            def then_leave(live: Rows) -> Tensor:
+                step(live)
+                return live.ids % 2 == 0
+
+            ascend(rows, self.steps, then_leave)
+
+    model, x = Wavy(48, 5), samples(6, *SHAPE)
+    eps, alpha = torch.linspace(0.05, 0.3, 6), torch.linspace(0.01, 0.06, 6)
+    mixed = EveryOther(eps, alpha, 4)(model, x)
+    for steps, rows in ((4, slice(0, None, 2)), (1, slice(1, None, 2))):
+        alone = PGD(eps[rows], alpha[rows], steps, random_start=0)(model, x[rows], model(x).argmax(1)[rows])
+        assert torch.equal(mixed[rows], alone)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

@@ -11,10 +11,10 @@ import setuptools
 import torch
 
 ROOT = Path(__file__).parent.parent
-NVCC = shutil.which("nvcc")
+NVCC = shutil.which("nvcc", path=os.path.join(os.environ["CUDA_HOME"], "bin") if "CUDA_HOME" in os.environ else None)
 TARGETS = [f"-gencode=arch=compute_{a},code={c}" for a, c in (("80", "sm_80"), ("90", "sm_90"), ("90", "compute_90"))]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
-needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH: the CUDA sources cannot be compiled here")
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc: the CUDA sources are not compiled")
 
 
 def setup(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -33,12 +33,12 @@ def only_setuptools(folder: Path) -> Path:
     return folder
 
 
-def fake_torch(folder: Path, cuda: str) -> str:
+def fake_torch(folder: Path, cuda: str, version: str = "2.13.0") -> str:
     """A PyTorch that says which CUDA it is built for, found before the real one."""
     package = folder / "torch"
     package.mkdir()
     (package / "__init__.py").write_text(
-        f"__version__ = '2.13.0+cu{cuda.replace('.', '')}'\nclass version: cuda = {cuda!r}\n"
+        f"__version__ = '{version}+cu{cuda.replace('.', '')}'\nclass version: cuda = {cuda!r}\n"
     )
     return str(folder)
 
@@ -92,6 +92,28 @@ def test_nvcc_of_another_major_version_is_named(tmp_path: Path) -> None:
     assert "is of CUDA 12.4" in done.stderr
     assert "point CUDA_HOME at a CUDA 13 toolkit" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_torch_without_the_stable_abi_is_refused(tmp_path: Path) -> None:
+    done = setup("--name", PYTHONPATH=fake_torch(tmp_path, "12.8", "2.9.1"))
+    assert done.returncode == 1
+    assert "PyTorch 2.9.1+cu128 is too old: fastadv needs 2.10" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_pip_installs_a_copy_without_isolation_or_network(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "build", "runs", "*.so", "*.egg-info", ".*_cache")
+    )
+    pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-index", "--no-deps"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FASTADV", "PIP_FIND"))}
+    done = subprocess.run([*pip, "--target", target, source], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    code = "import fastadv as f; print(f.__file__, f.ops.MISSING['cpu'], len(f.load('fashion-mnist-mini', 'test')))"
+    env |= {"PYTHONPATH": str(target)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [str(target / "fastadv" / "__init__.py"), "None", "1000"], done.stderr
 
 
 def test_a_missing_nvcc_is_said(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[1]
 
 # What each room of fastadv/ may import from the others; a new room takes its place here.
 BELOW = {
-    "ops": "",
+    "ops": "_info",
     "losses": "",
     "models": "",
     "data": "",
     "runs": "",
-    "info": "ops _info",
+    "info": "ops",
     "attacks": "ops losses",
     "trainers": "ops losses attacks data.Dataset",
     "evaluation": "ops losses attacks data.Dataset",

@@ -14,7 +14,7 @@ struct CutoffScale {
     if (a.active && !a.active[row.index]) return;
     using C = compute_t<T>;
     const C norm = at<C>(a.norms, row.index), eps = at<C>(a.eps, row.index);
-    const C cut = norm > eps ? eps / norm : C(1);
+    const C cut = norm <= eps ? C(1) : eps / norm;  // NaN where eps is, to be seen
     const C factor = is_finite(norm) ? static_cast<C>(a.rho) * cut : C(0);
     T* x_adv = static_cast<T*>(a.x_adv);
     const T* x = static_cast<const T*>(a.x);

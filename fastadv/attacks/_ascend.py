@@ -19,10 +19,12 @@ Budget = float | Tensor
 def isolated(model: Model) -> Iterator[None]:
     """The model as attacks need it: every submodule in eval mode, parameters frozen, grad mode on.
 
-    Everything is put back on leaving, also when the model raises: each submodule's own mode (a frozen BN stays frozen),
-    each parameter's `requires_grad`, grad and inference mode. Nothing else of the model is touched.
+    Everything is put back on leaving, also when the model raises: each submodule's own mode (a frozen BN stays
+    frozen), each parameter's `requires_grad`, grad and inference mode. Nothing else of the model is touched. A method
+    of a module counts as the module. What lies behind another callable cannot be seen: it stays in its own mode.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    modules = list(module.modules()) if isinstance(module, nn.Module) else []
     training = [module for module in modules if module.training]
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
     try:
@@ -58,7 +60,7 @@ class Rows:
     Attacks add tensors of their own.
     """
 
-    _GIVEN = ("x", "y", "ids")
+    _GIVEN = ("x", "y", "ids", "eps", "alpha")
 
     def __init__(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor, highest_label: int = -1):
         self.model = model
@@ -150,10 +152,11 @@ def _drop(rows: Rows, live: Rows, where: Tensor | None, keep: Tensor | None) -> 
 def sign_ascent(attack: object, rows: Rows, loss: Loss, alpha: Budget) -> Step:
     """A step of size `alpha` along the sign of the gradient of `loss`, within `attack.eps` of x and `attack.bounds`."""
     name = type(attack).__name__
-    eps, alpha = ops.per_sample(name, "eps", attack.eps, rows.x), ops.per_sample(name, "alpha", alpha, rows.x)
+    rows.eps = ops.per_sample(name, "eps", attack.eps, rows.x)
+    rows.alpha = ops.per_sample(name, "alpha", alpha, rows.x)
 
     def step(live: Rows) -> None:
         grad = live.gradient(loss)
-        ops.linf_step(live.x_adv, grad, live.x, alpha, eps, *attack.bounds)
+        ops.linf_step(live.x_adv, grad, live.x, live.alpha, live.eps, *attack.bounds)
 
     return step

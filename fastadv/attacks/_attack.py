@@ -44,6 +44,7 @@ class Attack(ABC):
     seed: int = field(default=0, kw_only=True)
 
     norm: ClassVar[str] = "linf"
+    has_budget: ClassVar[bool] = True  # a field eps; without it, the attack looks for the smallest perturbation
 
     def __post_init__(self) -> None:
         lo, hi = self.bounds
@@ -76,7 +77,7 @@ class Attack(ABC):
 
     def at(self, eps: float) -> "Attack":
         """The same attack with another budget; step sizes scale with it. TypeError where it has no budget."""
-        if not hasattr(self, "eps"):
+        if not self.has_budget:
             raise TypeError(f"{type(self).__name__} has no budget to set: it looks for the smallest perturbation")
         return dataclasses.replace(self, eps=eps)
 

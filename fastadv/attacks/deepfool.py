@@ -32,6 +32,7 @@ class DeepFool(Attack):
     candidates: int = 10
 
     norm: ClassVar[str] = "l2"
+    has_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +57,7 @@ class DeepFool(Attack):
             (grad,) = torch.autograd.grad(gaps[:, k].sum(), x_adv, retain_graph=k + 1 < gaps.shape[1])  # -w_k
             size = ops.row_norms(live.counted(grad), "l2")
             # The addend carries the point over a boundary that it would otherwise only touch.
-            distance = (gaps[:, k].detach() + 1e-5) / size
+            distance = (gaps[:, k].detach().abs() + 1e-5) / size
             nearer = (distance < nearest) & (size > 1e-8) & size.isfinite()
             nearest = torch.where(nearer, distance, nearest)
             towards = torch.where(ops.as_rows(nearer, grad), -grad / ops.as_rows(size, grad), towards)

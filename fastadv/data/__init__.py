@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from fastadv.data.circles import load_two_circles
-from fastadv.data.dataset import Dataset
-from fastadv.data.fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
-from fastadv.data.npz import load_npz
+from .circles import load_two_circles
+from .dataset import Dataset
+from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
+from .npz import load_npz
 
 __all__ = ["DATASETS", "Dataset", "load"]
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from fastadv.data.dataset import Dataset
+from .dataset import Dataset
 
 RADII = (0.3, 0.7)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastadv.data.dataset import Dataset
-from fastadv.data.idx import IdxFile
+from .dataset import Dataset
+from .idx import IdxFile
 
 CLASSES = (
     "T-shirt/top",
@@ -37,7 +37,7 @@ def _pair(prefix: str, count: int, images: str, labels: str, fix: str) -> tuple[
     )
 
 
-_FIX = "delete this file, then install the Debian package dataset-fashion-mnist or pass download=True"
+_FIX = "delete this file, then install the Debian package dataset-fashion-mnist or pass download=True (--download true)"
 # The images and the labels of each split; the digests are those of Debian's dataset-fashion-mnist.
 FILES = {
     "train": _pair(
@@ -98,7 +98,8 @@ def load_fashion_mnist(split: str, folder: str | Path | None = None, download: b
     raise FileNotFoundError(
         f"Fashion-MNIST: no folder searched holds both {' and '.join(f'{file.name}[.gz]' for file in files)}:\n"
         + "".join(f"  {place}{'' if place.is_dir() else ' (does not exist)'}\n" for place in folders)
-        + "To fix: install the Debian package dataset-fashion-mnist; or pass download=True without a folder (31 MB); "
+        + "To fix: install the Debian package dataset-fashion-mnist; or allow a download of 31 MB by download=True "
+        "(--download true); "
         "or name the folder that holds the files by folder= or FASTADV_DATA; or use the embedded fashion-mnist-mini."
     )
 

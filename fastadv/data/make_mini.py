@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastadv.data.fashion_mnist import CLASSES, EMBEDDED, FILES, SYSTEM
-from fastadv.data.idx import write_idx
+from .fashion_mnist import CLASSES, EMBEDDED, FILES, SYSTEM
+from .idx import write_idx
 
 PER_CLASS = {"train": 600, "test": 100}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastadv.data.dataset import Dataset
+from .dataset import Dataset
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 100_000

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import ops
-from ..attacks import FGSM, PGD, Attack, DeepFool, Noise
-from ..attacks._ascend import Model, checked_logits, isolated
+from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
 from ..data import Dataset
 from ._curve import AACurve, radial_curve
 
@@ -41,8 +40,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found on `samples` samples: `clean` accuracy, and a `Result` for each attack by name."""
+    """What `evaluate` found on `samples` samples of `data`: `clean` accuracy, and a `Result` for each attack."""
 
+    data: str
     samples: int
     label: str
     clean: float
@@ -61,7 +61,7 @@ def evaluate(
     """Accuracy of `model` on `data`, clean and under each of `attacks`; samples misclassified clean count as errors.
 
     Args:
-        model: samples to logits; evaluated on the device of `data`, in eval mode, and left as it was.
+        model: samples to logits; evaluated in eval mode, on the device it is on, and left as it was.
         data: the samples; their `bounds` go to every attack, their places are their ids.
         attacks: by the names that results will have.
         label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``), as in the
@@ -76,7 +76,8 @@ def evaluate(
         raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    data = data.to(data.x.device)
+    parameter = next(model.parameters(), data.x) if isinstance(model, torch.nn.Module) else data.x
+    data = data.to(parameter.device)
     starts = range(0, len(data), batch_size)
     done, in_all = 0, len(starts) * (len(attacks) + 1)
 
@@ -96,14 +97,13 @@ def evaluate(
         name: _attacked(model, data, dataclasses.replace(attack, bounds=data.bounds), label, batch_size, tick)
         for name, attack in attacks.items()
     }
-    return Evaluation(len(data), label, right / len(data), results)
+    return Evaluation(data.name, len(data), label, right / len(data), results)
 
 
 def _attacked(
     model: Model, data: Dataset, attack: Attack, label: str, batch_size: int, tick: Callable[[], None]
 ) -> Result:
     started = time.perf_counter()
-    smallest = not hasattr(attack, "eps")
     right, norm, curves = 0, 0.0, []
     for start in range(0, len(data), batch_size):
         x, y = data.x[start : start + batch_size], data.y[start : start + batch_size]
@@ -111,10 +111,10 @@ def _attacked(
         found = attack.run(model, x, y if label == "true" else None, ids)
         right += int((found.target == y).sum())
         norm += float(ops.row_norms(found.x_adv, "rms", x).sum())
-        if smallest:
+        if not attack.has_budget:
             curves.append(radial_curve(model, x, found.x_adv, y))
         tick()
-    curve = AACurve.join(curves) if smallest else None
+    curve = AACurve.join(curves) if curves else None
     return Result(attack, right / len(data), norm / len(data), time.perf_counter() - started, curve)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..attacks._ascend import Model, isolated
+from ..attacks import Model, isolated
 
 POINTS = 32
 BISECTIONS = 12
@@ -15,7 +15,7 @@ BISECTIONS = 12
 
 @dataclass(frozen=True)
 class AACurve:
-    """``AA(eps)``: the accuracy on ``x + cut(delta, eps)``, as an exact step function.
+    """``AA(eps)``: the accuracy on ``x + cut(delta, eps)``, a step function of eps.
 
     `correct` [N] bool: whether each clean sample is classified correctly. `flips` [N, F]: the perturbation sizes at
     which a sample's correctness changes, ascending, padded with infinity.
@@ -30,7 +30,10 @@ class AACurve:
         return float((self.correct ^ odd).double().mean())
 
     def average(self, theta: float) -> float:
-        """``avg-AA(theta)``, the mean of AA over [0, theta], exactly. Raises ValueError unless theta is positive."""
+        """``avg-AA(theta)``: the mean of AA over [0, theta], exact for these flips.
+
+        Raises ValueError unless theta is positive.
+        """
         if not 0 < theta < math.inf:
             raise ValueError(f"avg-AA: theta must be positive, got {theta}")
         edges = self.flips.double().clamp(max=theta)

@@ -3,18 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import ops
-from ..attacks import Attack
-from ..attacks._ascend import Model, isolated
+from ..attacks import Attack, Model, isolated
 from ..data import Dataset
 from ..evaluation import AACurve
-
-matplotlib.use("Agg")
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -93,6 +89,6 @@ def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, pa
         draw(2 * m + 1, f"{name}\nperturbation", stretched, sizes)
         classes = [f"clean: {data.classes[a]}\nhere: {data.classes[b]}" for a, b in zip(before, after, strict=True)]
         draw(2 * m + 2, f"{name}\nadversarial", x_adv, classes, after != y)
-    budget = f" at eps {attack.eps:g}" if hasattr(attack, "eps") else ""
+    budget = f" at eps {attack.eps:g}" if attack.has_budget else ""
     figure.suptitle(f"{type(attack).__name__}{budget}: predicted classes, red where wrong in the end", fontsize=9)
     return _save(figure, path)
