@@ -227,6 +227,11 @@ Status for_rows(const Launch& launch, const Body& body) {
 #else
 // --------------------------------------------------------------------------------------------------- CUDA
 
+// A macro, because only nvcc understands <<<>>>: tests/simt runs these sources on the CPU, compiled by g++.
+#ifndef FASTADV_LAUNCH
+#define FASTADV_LAUNCH(kernel, blocks, threads, stream, ...) kernel<<<blocks, threads, 0, stream>>>(__VA_ARGS__)
+#endif
+
 constexpr int kMaxThreads = 512;
 
 // N elements read or written in one 16-byte access.
@@ -349,7 +354,7 @@ Status launch_rows(const Launch& launch, const Body& body, int64_t length) {
   threads = threads < 32 ? 32 : threads > kMaxThreads ? kMaxThreads : threads;
   const auto blocks = static_cast<unsigned>(launch.rows * segments);
   const auto stream = static_cast<cudaStream_t>(launch.stream);
-  rows_kernel<<<blocks, static_cast<unsigned>(threads), 0, stream>>>(body, launch.cols, segments, length);
+  FASTADV_LAUNCH(rows_kernel<Body>, blocks, static_cast<unsigned>(threads), stream, body, launch.cols, segments, length);
   return cudaGetLastError();
 }
 

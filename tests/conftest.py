@@ -3,3 +3,11 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: the tests may share their cores
+
+if library := os.environ.get("FASTADV_SIMT"):  # test_simt.py: the CUDA kernels, run on the CPU, in place of the CPU's
+    import torch
+
+    from fastadv import ops
+
+    torch.ops.load_library(library)
+    ops.MISSING["cpu"] = None
