@@ -55,9 +55,7 @@ def table(entries: Sequence[Entry], theta: float) -> Table:
         heads[name] = f"{title}\neps {result.attack.eps:g}" if result.curve is None else title
         heads[f"{name}_avg_aa"] = f"{title}\navg-AA({theta:g})"
         heads[f"{name}_norm"] = f"{title}\nnorm (RMS)"
-    note = (
-        f"accuracy in % on {first.samples} test samples of {first.data}; attacks move away from the {first.label} label"
-    )
+    note = f"accuracy in %, {first.samples} test samples of {first.data}; attacked label: {first.label}"
     shown = Table(caption=note, caption_justify="left")
     for column in values[0]:
         shown.add_column(heads[column], justify="left" if column == "method" else "right")
