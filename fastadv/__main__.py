@@ -162,12 +162,21 @@ def say(line: str) -> None:
 
 
 def train_one(name: str, method: Method, options: Training, train: Dataset, run: Run) -> tuple[nn.Module, History]:
-    """Trains a fresh network by `method`, logging to `run`, and saves it there."""
+    """Trains a fresh network by `method`; after every epoch, `run` has its metrics and its weights."""
     model = options.build(train)
+    about = {
+        "method": name,
+        "model": options.model,
+        "data": options.data,
+        "shape": list(train.sample_shape),
+        "classes": list(train.classes),
+    }
     with progress(f"training {name}", "steps") as step:
 
         def on_epoch(row: dict[str, float]) -> None:
             run.log(row)
+            state = {key: value.cpu() for key, value in model.state_dict().items()}
+            run.save({**about, "epoch": row["epoch"], "state": state})
             shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if key != "epoch")
             say(f"{name}: epoch {row['epoch']}/{options.epochs}: {shown}")
 
@@ -182,16 +191,6 @@ def train_one(name: str, method: Method, options: Training, train: Dataset, run:
             on_step=step,
             on_epoch=on_epoch,
         )
-    run.save(
-        {
-            "method": name,
-            "model": options.model,
-            "data": options.data,
-            "shape": list(train.sample_shape),
-            "classes": list(train.classes),
-            "state": {key: value.cpu() for key, value in model.state_dict().items()},
-        }
-    )
     return model, history
 
 
@@ -343,6 +342,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = cli.parse_args(argv)
     try:
         run_command(cli, chosen)
+    except KeyboardInterrupt:
+        print("fastadv: stopped; a run keeps the network of its last whole epoch", file=sys.stderr)
+        return 130
     except torch.OutOfMemoryError as error:
         print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ import yaml
 from fastadv import info, ops
 from fastadv.__main__ import main
 from fastadv.data import load
-from fastadv.runs import CHECKPOINT, load_checkpoint
+from fastadv.runs import CHECKPOINT, Run, load_checkpoint
 from fastadv.trainers import METHODS
 
 PNG = b"\x89PNG\r\n"
@@ -47,6 +47,7 @@ def test_train_fills_a_run_folder(images: str, tmp_path: Path, capsys: pytest.Ca
     assert json.loads((folder / "environment.json").read_text())["torch"] == torch.__version__
     saved = load_checkpoint(folder)
     assert (saved["method"], saved["model"], saved["shape"]) == ("blind", "lenet5", [1, 28, 28])
+    assert saved["epoch"] == 2
     for figure in ("aa_deepfool.png", "examples.png", "history.png"):
         assert (folder / figure).read_bytes().startswith(PNG)
     with (folder / "table.csv").open() as file:
@@ -54,6 +55,22 @@ def test_train_fills_a_run_folder(images: str, tmp_path: Path, capsys: pytest.Ca
 
     assert main(["train", "blind", *flags]) == 2  # the folder exists
     assert "never overwritten" in capsys.readouterr().err
+
+
+def test_a_stopped_run_keeps_its_last_epoch(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    log = Run.log
+
+    def log_and_stop(self: Run, row: dict) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+        log(self, row)
+
+    monkeypatch.setattr(Run, "log", log_and_stop)
+    assert main(["train", "standard", "--data", images, "--epochs", "3", "--out", str(tmp_path / "run")]) == 130
+    assert "last whole epoch" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "run")["epoch"] == 1
 
 
 def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:
