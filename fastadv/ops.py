@@ -68,7 +68,7 @@ class Op:
 
     def __call__(self, *args, **kwargs):
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
-        fits = self._required <= given.keys() and given.keys() <= set(self._parameters)
+        fits = all(name in given for name in self._required) and all(name in self._parameters for name in given)
         if len(given) != len(args) + len(kwargs) or not fits:
             raise TypeError(
                 f"{self.name} takes ({', '.join(self._parameters)}), of which {', '.join(sorted(self._required))} are "

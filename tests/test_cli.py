@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -182,11 +183,10 @@ def test_info_is_a_doctor() -> None:
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    """Runs code where no checkout hides the fastadv that is installed."""
+    here = Path(__file__).parent
+    command, env = [sys.executable, "-c", code], os.environ | environment
+    return subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, check=False)
 
 
 def test_unloadable_modules_cost_one_warning_and_nothing_else() -> None:
