@@ -67,4 +67,5 @@ class DeepFool(Attack):
         return live.predictions() == live.y
 
     def _moved(self, rows: Rows, scale: float) -> torch.Tensor:
-        return (rows.x + scale * rows.delta).clamp(*self.bounds).to(rows.x.dtype)
+        # Into x's own layout: with one channel, sums lose channels_last, and convolutions their speed.
+        return torch.empty_like(rows.x).copy_((rows.x + scale * rows.delta).clamp(*self.bounds))
