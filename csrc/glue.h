@@ -10,8 +10,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cmath>
+#include <initializer_list>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -64,6 +68,20 @@ bool row_dense(const Tensor& t) {
   return t.size(0) <= 1 || t.stride(0) == expected;
 }
 
+// How many elements of a sample lie between neighbours in logical order: 1 where memory has that order, the number of
+// channels where they are innermost, 0 in any other layout.
+int64_t innermost(const Tensor& t) {
+  if (!row_dense(t)) return 0;
+  const auto strides_are = [&](int64_t channels) {
+    int64_t expected = channels;
+    for (int64_t d = t.dim() - 1; d >= (channels == 1 ? 1 : 2); expected *= t.size(d--))
+      if (t.size(d) > 1 && t.stride(d) != expected) return false;
+    return channels == 1 || t.stride(1) == 1;
+  };
+  if (t.numel() == 0 || strides_are(1)) return 1;
+  return t.dim() > 2 && t.size(1) > 1 && strides_are(t.size(1)) ? t.size(1) : 0;
+}
+
 // One call of one op on a batch: checks its arguments against the samples it is about, and launches.
 class Call {
  public:
@@ -75,18 +93,37 @@ class Call {
 
   const Launch& launch() const { return launch_; }
   int64_t rows() const { return rows_; }
+  int64_t cols() const { return launch_.cols; }
 
-  // `t` in the layout of `layout`: itself where it has it, a copy where not.
-  Tensor samples(const char* name, const Tensor& t, const Tensor& layout) const {
-    STD_TORCH_CHECK(t.dim() == samples_.dim(), op_, ": ", name, " has another number of dimensions");
-    for (int64_t d = 0; d < t.dim(); ++d)
-      STD_TORCH_CHECK(t.size(d) == samples_.size(d), op_, ": ", name, " has another shape");
-    STD_TORCH_CHECK(t.scalar_type() == samples_.scalar_type(), op_, ": ", name, " has another dtype");
-    same_device(name, t);
+  // `t`, a tensor like the samples, in the layout of `layout`: itself where it has it, a copy where not. `type` where it
+  // is not the samples' own.
+  Tensor samples(const char* name, const Tensor& t, const Tensor& layout, std::optional<ScalarType> type = {}) const {
+    like_samples(name, t, type.value_or(samples_.scalar_type()));
     if (same_layout(t, layout)) return t;
     Tensor copy = torch::stable::empty_like(layout);
+    if (copy.scalar_type() != t.scalar_type()) copy = torch::stable::to(copy, t.scalar_type());
     torch::stable::copy_(copy, t);
     return copy;
+  }
+
+  // Brings what a kernel wrote in such a copy home.
+  static void back(Tensor& t, const Tensor& used) {
+    if (used.const_data_ptr() != t.const_data_ptr()) torch::stable::copy_(t, used);
+  }
+
+  // [rows, classes] logits beside the samples, contiguous.
+  Tensor table(const char* name, const Tensor& t) const {
+    STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == rows_, op_, ": ", name, " must be [samples, classes]");
+    STD_TORCH_CHECK(t.scalar_type() == compute_type(samples_), op_, ": ", name,
+                    " must be float32 (float64 for float64 samples)");
+    same_device(name, t);
+    return torch::stable::contiguous(t);
+  }
+
+  // A new tensor with one value a sample.
+  Tensor new_column(ScalarType type) const {
+    const int64_t size[] = {rows_};
+    return torch::stable::new_empty(samples_, {size, 1}, type);
   }
 
   PerSample per_sample(const char* name, const Tensor& t) const {
@@ -108,10 +145,21 @@ class Call {
   const bool* mask(const std::optional<Tensor>& active, Tensor& keep) const {
     return active ? column<bool>("active", *active, ScalarType::Bool, keep) : nullptr;
   }
+  const int64_t* integers(const char* name, const Tensor& t, Tensor& keep) const {
+    return column<int64_t>(name, t, ScalarType::Long, keep);
+  }
 
   void done(Status status) const { DeviceScope::check(op_, status); }
 
  private:
+  void like_samples(const char* name, const Tensor& t, ScalarType type) const {
+    STD_TORCH_CHECK(t.dim() == samples_.dim(), op_, ": ", name, " has another number of dimensions");
+    for (int64_t d = 0; d < t.dim(); ++d)
+      STD_TORCH_CHECK(t.size(d) == samples_.size(d), op_, ": ", name, " has another shape");
+    STD_TORCH_CHECK(t.scalar_type() == type, op_, ": ", name, " has another dtype");
+    same_device(name, t);
+  }
+
   void vector(const char* name, const Tensor& t) const {
     STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == rows_, op_, ": ", name, " must hold one value a sample");
     same_device(name, t);
@@ -137,60 +185,232 @@ void in_place(Tensor& x_adv, Kernel kernel) {
   torch::stable::copy_(x_adv, dense);
 }
 
+// The values of `t` in the layout that torch gives to something like `x`.
+Tensor like(const Tensor& x, const Tensor& t) {
+  Tensor out = torch::stable::empty_like(x);
+  torch::stable::copy_(out, t);
+  return out;
+}
+
+// Which of `names` the string is.
+template <class E>
+E choice(const char* op, const char* what, const std::string& given, std::initializer_list<std::pair<const char*, E>> names) {
+  for (const auto& [name, value] : names)
+    if (given == name) return value;
+  STD_TORCH_CHECK(false, op, ": unknown ", what, " ", given);
+}
+
 void linf_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
-                  std::optional<Tensor> active) {
+                  std::optional<Tensor> active, std::optional<Tensor> momentum, double decay) {
   const Call call("linf_step", x_adv);
   in_place(x_adv, [&](const Tensor& out) {
     const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
-    Tensor keep;
+    Tensor keep, buffer;
+    if (momentum) buffer = call.samples("momentum", *momentum, out);
     call.done(linf_step(call.launch(),
                         {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
                          call.per_sample("step_size", step_size), call.per_sample("eps", eps), lo, hi,
-                         call.mask(active, keep)}));
+                         call.mask(active, keep), momentum ? buffer.mutable_data_ptr() : nullptr, decay}));
+    if (momentum) Call::back(*momentum, buffer);
   });
+}
+
+// l2_step and l1_step.
+template <Status (*kernel)(const Launch&, const BallStepArgs&)>
+void ball_step(const char* op, Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
+               std::optional<Tensor> active) {
+  const Call call(op, x_adv);
+  in_place(x_adv, [&](const Tensor& out) {
+    const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
+    Tensor keep;
+    call.done(kernel(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
+                                     call.per_sample("step_size", step_size), call.per_sample("eps", eps), lo, hi,
+                                     call.mask(active, keep)}));
+  });
+}
+
+void l2_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
+                std::optional<Tensor> active) {
+  ball_step<l2_step>("l2_step", x_adv, grad, x, step_size, eps, lo, hi, active);
+}
+
+void l1_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
+                std::optional<Tensor> active) {
+  ball_step<l1_step>("l1_step", x_adv, grad, x, step_size, eps, lo, hi, active);
+}
+
+void topp_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double p, std::string normalise,
+                  std::string projection, double lo, double hi, std::optional<Tensor> active) {
+  const Call call("topp_step", x_adv);
+  STD_TORCH_CHECK(p > 0 && p <= 1, "topp_step: p must be in (0, 1], got ", p);
+  const bool renormalise = choice<bool>("topp_step", "normalise", normalise, {{"all", false}, {"kept", true}});
+  const bool simplex = choice<bool>("topp_step", "projection", projection, {{"radial", false}, {"simplex", true}});
+  // A hair less than p: its rounding must not keep one entry more.
+  const auto keep = static_cast<int64_t>(std::ceil(p * (1 - std::ldexp(1.0, -40)) * static_cast<double>(call.cols())));
+  // Equal entries are told apart by their logical order.
+  const int64_t channels = innermost(x_adv);
+  const Tensor out = channels ? x_adv : torch::stable::contiguous(x_adv);
+  const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
+  Tensor keep_mask;
+  call.done(topp_step(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
+                                      call.per_sample("step_size", step_size), call.per_sample("eps", eps), keep,
+                                      channels ? channels : 1, renormalise, simplex, lo, hi,
+                                      call.mask(active, keep_mask)}));
+  Call::back(x_adv, out);
 }
 
 Tensor row_norms_op(Tensor x, std::string norm, std::optional<Tensor> origin) {
   const Call call("row_norms", x);
-  const Norm which = norm == "l1" ? Norm::l1 : norm == "l2" ? Norm::l2 : norm == "linf" ? Norm::linf : Norm::rms;
-  STD_TORCH_CHECK(which != Norm::rms || norm == "rms", "row_norms: norm must be l1, l2, linf or rms, got ", norm);
+  const Norm which = choice<Norm>("row_norms", "norm", norm,
+                                  {{"l1", Norm::l1}, {"l2", Norm::l2}, {"linf", Norm::linf}, {"rms", Norm::rms}});
   const Tensor dense = row_dense(x) ? x : torch::stable::contiguous(x);
   Tensor base;
   if (origin) base = call.samples("origin", *origin, dense);
-  const int64_t size[] = {call.rows()};
-  Tensor norms = torch::stable::new_empty(x, {size, 1}, compute_type(x));
+  Tensor norms = call.new_column(compute_type(x));
   call.done(row_norms(call.launch(), {dense.const_data_ptr(), origin ? base.const_data_ptr() : nullptr,
                                       norms.mutable_data_ptr(), which}));
   return norms;
 }
 
-void cutoff_scale_op(Tensor x_adv, Tensor x, Tensor norms, Tensor eps, double rho, std::optional<Tensor> active) {
+void cutoff_scale_op(Tensor x_adv, Tensor x, Tensor norms, std::optional<Tensor> eps, double rho,
+                     std::optional<Tensor> active) {
   const Call call("cutoff_scale", x_adv);
+  const Tensor measured = eps ? norms : torch::stable::contiguous(norms);
   in_place(x_adv, [&](const Tensor& out) {
     const Tensor origin = call.samples("x", x, out);
     Tensor keep;
     call.done(cutoff_scale(call.launch(), {out.mutable_data_ptr(), origin.const_data_ptr(),
-                                           call.per_sample("norms", norms), call.per_sample("eps", eps), rho,
+                                           call.per_sample("norms", measured),
+                                           eps ? call.per_sample("eps", *eps) : PerSample{nullptr, 0}, rho,
                                            call.mask(active, keep)}));
   });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> early_stop_op(Tensor logits, Tensor labels, Tensor tau,
+                                                         std::optional<Tensor> active) {
+  const Call call("early_stop", logits);
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, "early_stop: logits must be [samples, classes]");
+  const Tensor dense = torch::stable::contiguous(logits), left = torch::stable::contiguous(tau);
+  Tensor keep_labels, keep_tau, keep_mask;
+  const int64_t* classes = call.integers("labels", labels, keep_labels);
+  call.integers("tau", left, keep_tau);
+  Tensor predictions = call.new_column(ScalarType::Long), order = call.new_column(ScalarType::Long);
+  Tensor going_on = call.new_column(ScalarType::Bool);
+  const int64_t one[] = {1};
+  Tensor count = torch::stable::new_empty(logits, {one, 1}, ScalarType::Long);
+  call.done(early_stop(call.launch(), {dense.const_data_ptr(), classes, static_cast<int64_t*>(left.mutable_data_ptr()),
+                                       call.mask(active, keep_mask),
+                                       static_cast<int64_t*>(predictions.mutable_data_ptr()),
+                                       static_cast<bool*>(going_on.mutable_data_ptr()),
+                                       static_cast<int64_t*>(order.mutable_data_ptr()),
+                                       static_cast<int64_t*>(count.mutable_data_ptr())}));
+  Call::back(tau, left);
+  return {predictions, going_on, order, count};
+}
+
+// True where `grads` [rows, classes, ...] holds one sample after the other as `x` does.
+bool gradients_match(const Tensor& grads, const Tensor& x, int64_t cols) {
+  for (int64_t d = 1; d < x.dim(); ++d)
+    if (x.size(d) > 1 && grads.stride(d + 1) != x.stride(d)) return false;
+  return (grads.size(1) <= 1 || grads.stride(1) == cols) &&
+         (grads.size(0) <= 1 || grads.stride(0) == grads.size(1) * cols);
+}
+
+std::tuple<Tensor, Tensor> deepfool_step_op(Tensor x_adv, Tensor delta, Tensor x, Tensor logits, Tensor grads,
+                                            Tensor labels, double overshoot, std::string norm, double lo, double hi,
+                                            std::optional<Tensor> active) {
+  const Call call("deepfool_step", x_adv);
+  const bool linf = choice<bool>("deepfool_step", "norm", norm, {{"l2", false}, {"linf", true}});
+  const Tensor scores = call.table("logits", logits);
+  STD_TORCH_CHECK(grads.dim() == x.dim() + 1 && grads.size(1) == scores.size(1) && scores.size(1) > 0,
+                  "deepfool_step: grads must be [samples, classes, ...]");
+  for (int64_t d = 0; d < x_adv.dim(); ++d)
+    STD_TORCH_CHECK(grads.size(d ? d + 1 : 0) == x_adv.size(d), "deepfool_step: grads has another shape");
+  STD_TORCH_CHECK(grads.scalar_type() == x_adv.scalar_type(), "deepfool_step: grads has another dtype");
+  STD_TORCH_CHECK(grads.device() == x_adv.device(), "deepfool_step: grads is on another device");
+  const bool as_it_is = row_dense(x_adv) && gradients_match(grads, x_adv, call.cols());
+  const Tensor out = as_it_is ? x_adv : torch::stable::contiguous(x_adv);
+  const Tensor slopes = as_it_is ? grads : torch::stable::contiguous(grads);
+  const Tensor origin = call.samples("x", x, out), moved = call.samples("delta", delta, out, compute_type(x_adv));
+  Tensor keep_labels, keep_mask;
+  const int64_t* classes = call.integers("labels", labels, keep_labels);
+  // Samples that are not active keep what is here.
+  Tensor target = torch::stable::clone(keep_labels), distance = call.new_column(compute_type(x_adv));
+  if (active) torch::stable::zero_(distance);
+  call.done(deepfool_step(call.launch(), {out.mutable_data_ptr(), moved.mutable_data_ptr(), origin.const_data_ptr(),
+                                          scores.const_data_ptr(), slopes.const_data_ptr(), classes, scores.size(1),
+                                          overshoot, linf, lo, hi, call.mask(active, keep_mask),
+                                          static_cast<int64_t*>(target.mutable_data_ptr()),
+                                          distance.mutable_data_ptr()}));
+  Call::back(x_adv, out);
+  Call::back(delta, moved);
+  return {target, distance};
+}
+
+void bisect_step_op(Tensor inner, Tensor outer, Tensor middle, Tensor inside, std::optional<Tensor> active) {
+  const Call call("bisect_step", inner);
+  const Tensor in = row_dense(inner) ? inner : torch::stable::contiguous(inner);
+  const Tensor out = call.samples("outer", outer, in), between = call.samples("middle", middle, in);
+  Tensor keep_inside, keep_active;
+  call.done(bisect_step(call.launch(), {in.mutable_data_ptr(), out.mutable_data_ptr(), between.mutable_data_ptr(),
+                                        call.column<bool>("inside", inside, ScalarType::Bool, keep_inside),
+                                        call.mask(active, keep_active)}));
+  Call::back(inner, in);
+  Call::back(outer, out);
+  Call::back(middle, between);
 }
 
 Tensor random_start_op(Tensor x, Tensor ids, Tensor eps, int64_t seed, int64_t restart, std::string law, double lo,
                        double hi, std::optional<Tensor> active) {
   const Call call("random_start", x);
-  STD_TORCH_CHECK(law == "uniform" || law == "sign", "random_start: law must be uniform or sign, got ", law);
+  const Law which = choice<Law>("random_start", "law", law,
+                                {{"uniform", Law::uniform}, {"sign", Law::sign}, {"gaussian", Law::gaussian},
+                                 {"l2", Law::l2}, {"l1", Law::l1}});
   // Noise is numbered in logical order, so that it does not depend on the memory format.
   const Tensor dense = torch::stable::contiguous(x);
   Tensor noisy = torch::stable::empty_like(dense), keep_ids, keep_mask;
-  call.done(random_start(call.launch(),
-                         {noisy.mutable_data_ptr(), dense.const_data_ptr(),
-                          call.column<int64_t>("ids", ids, ScalarType::Long, keep_ids), call.per_sample("eps", eps),
-                          seed, restart, law == "sign" ? Law::sign : Law::uniform, lo, hi,
-                          call.mask(active, keep_mask)}));
-  if (x.is_contiguous()) return noisy;
-  Tensor out = torch::stable::empty_like(x);
-  torch::stable::copy_(out, noisy);
-  return out;
+  call.done(random_start(call.launch(), {noisy.mutable_data_ptr(), dense.const_data_ptr(),
+                                         call.integers("ids", ids, keep_ids), call.per_sample("eps", eps), seed, restart,
+                                         which, lo, hi, call.mask(active, keep_mask)}));
+  return x.is_contiguous() ? noisy : like(x, noisy);
+}
+
+Tensor adversarial_labels_op(Tensor logits, Tensor labels, double beta, double gamma, std::string variant,
+                             int64_t top_k) {
+  const Call call("adversarial_labels", logits);
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 1, "adversarial_labels: logits must be [samples, classes]");
+  const bool sup = choice<bool>("adversarial_labels", "variant", variant, {{"main", false}, {"sup", true}});
+  const Tensor dense = torch::stable::contiguous(logits);
+  const int64_t size[] = {logits.size(0), logits.size(1)};
+  Tensor soft = torch::stable::new_empty(logits, {size, 2}, compute_type(logits)), keep_labels;
+  call.done(adversarial_labels(call.launch(),
+                               {soft.mutable_data_ptr(), dense.const_data_ptr(),
+                                call.integers("labels", labels, keep_labels), beta, gamma, sup, top_k}));
+  return soft;
+}
+
+Tensor wrong_class_target_op(Tensor logits, Tensor labels, std::string which) {
+  const Call call("wrong_class_target", logits);
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 1, "wrong_class_target: logits must be [samples, classes]");
+  const bool least = choice<bool>("wrong_class_target", "which", which, {{"most_confusing", false}, {"least_likely", true}});
+  const Tensor dense = torch::stable::contiguous(logits);
+  Tensor targets = call.new_column(ScalarType::Long), keep_labels;
+  call.done(wrong_class_target(call.launch(), {static_cast<int64_t*>(targets.mutable_data_ptr()), dense.const_data_ptr(),
+                                               call.integers("labels", labels, keep_labels), least}));
+  return targets;
+}
+
+Tensor hyperplane_projection_op(Tensor x, Tensor normal, Tensor offset, std::string norm, double lo, double hi) {
+  const Call call("hyperplane_projection", x);
+  const Norm which = choice<Norm>("hyperplane_projection", "norm", norm,
+                                  {{"l1", Norm::l1}, {"l2", Norm::l2}, {"linf", Norm::linf}});
+  const Tensor dense = row_dense(x) ? x : torch::stable::contiguous(x);
+  const Tensor slope = call.samples("normal", normal, dense);
+  Tensor delta = torch::stable::empty_like(dense);
+  call.done(hyperplane_projection(call.launch(), {delta.mutable_data_ptr(), dense.const_data_ptr(),
+                                                  slope.const_data_ptr(), call.per_sample("offset", offset), which, lo,
+                                                  hi}));
+  return row_dense(x) ? delta : like(x, delta);
 }
 
 }  // namespace
@@ -199,7 +419,16 @@ Tensor random_start_op(Tensor x, Tensor ids, Tensor eps, int64_t seed, int64_t r
 // The schemas are fastadv/ops.py's; here each device adds its kernels to them.
 STABLE_TORCH_LIBRARY_IMPL(fastadv, FASTADV_DEVICE, m) {
   m.impl("linf_step", TORCH_BOX(&fastadv::linf_step_op));
+  m.impl("l2_step", TORCH_BOX(&fastadv::l2_step_op));
+  m.impl("l1_step", TORCH_BOX(&fastadv::l1_step_op));
+  m.impl("topp_step", TORCH_BOX(&fastadv::topp_step_op));
   m.impl("row_norms", TORCH_BOX(&fastadv::row_norms_op));
   m.impl("cutoff_scale", TORCH_BOX(&fastadv::cutoff_scale_op));
+  m.impl("early_stop", TORCH_BOX(&fastadv::early_stop_op));
+  m.impl("deepfool_step", TORCH_BOX(&fastadv::deepfool_step_op));
+  m.impl("bisect_step", TORCH_BOX(&fastadv::bisect_step_op));
   m.impl("random_start", TORCH_BOX(&fastadv::random_start_op));
+  m.impl("adversarial_labels", TORCH_BOX(&fastadv::adversarial_labels_op));
+  m.impl("wrong_class_target", TORCH_BOX(&fastadv::wrong_class_target_op));
+  m.impl("hyperplane_projection", TORCH_BOX(&fastadv::hyperplane_projection_op));
 }

@@ -26,7 +26,7 @@ struct PerSample {
 };
 
 enum class Norm { l1, l2, linf, rms };
-enum class Law { uniform, sign };
+enum class Law { uniform, sign, gaussian, l2, l1 };
 
 struct LinfStepArgs {
   void* x_adv;  // in, out
@@ -34,6 +34,27 @@ struct LinfStepArgs {
   PerSample step_size, eps;
   double lo, hi;
   const bool* active;  // null: all
+  void* momentum;      // in, out; null: the gradient's own sign
+  double decay;
+};
+
+struct BallStepArgs {
+  void* x_adv;  // in, out
+  const void *grad, *x;
+  PerSample step_size, eps;
+  double lo, hi;
+  const bool* active;
+};
+
+struct ToppStepArgs {
+  void* x_adv;  // in, out
+  const void *grad, *x;
+  PerSample step_size, eps;
+  int64_t keep;      // how many entries of the gradient
+  int64_t channels;  // innermost in memory; 1: memory is in logical order
+  bool renormalise, simplex;
+  double lo, hi;
+  const bool* active;
 };
 
 struct RowNormsArgs {
@@ -46,9 +67,40 @@ struct RowNormsArgs {
 struct CutoffScaleArgs {
   void* x_adv;  // in, out
   const void* x;
-  PerSample norms, eps;
+  PerSample norms, eps;  // eps.data null: the mean of the norms, which then have stride 1
   double rho;
   const bool* active;
+};
+
+struct EarlyStopArgs {
+  const void* logits;
+  const int64_t* labels;
+  int64_t* tau;  // in, out
+  const bool* active_before;
+  int64_t* predictions;
+  bool* active;
+  int64_t *order, *count;
+};
+
+struct DeepfoolStepArgs {
+  void* x_adv;  // out
+  void* delta;  // in, out: float or double
+  const void* x;
+  const void* logits;  // [rows, classes], float or double
+  const void* grads;   // [rows, classes, cols]
+  const int64_t* labels;
+  int64_t classes;
+  double overshoot;
+  bool linf;
+  double lo, hi;
+  const bool* active;
+  int64_t* target;
+  void* distance;  // [rows], float or double
+};
+
+struct BisectStepArgs {
+  void *inner, *outer, *middle;  // in, out
+  const bool *inside, *active;
 };
 
 struct RandomStartArgs {
@@ -62,9 +114,42 @@ struct RandomStartArgs {
   const bool* active;
 };
 
+struct AdversarialLabelsArgs {
+  void* soft;  // out, [rows, cols], float or double
+  const void* logits;
+  const int64_t* labels;
+  double beta, gamma;
+  bool sup;
+  int64_t top_k;
+};
+
+struct WrongClassTargetArgs {
+  int64_t* targets;
+  const void* logits;
+  const int64_t* labels;
+  bool least_likely;
+};
+
+struct HyperplaneProjectionArgs {
+  void* out;
+  const void *x, *normal;
+  PerSample offset;
+  Norm norm;
+  double lo, hi;
+};
+
 Status linf_step(const Launch&, const LinfStepArgs&);
+Status l2_step(const Launch&, const BallStepArgs&);
+Status l1_step(const Launch&, const BallStepArgs&);
+Status topp_step(const Launch&, const ToppStepArgs&);
 Status row_norms(const Launch&, const RowNormsArgs&);
 Status cutoff_scale(const Launch&, const CutoffScaleArgs&);
+Status early_stop(const Launch&, const EarlyStopArgs&);
+Status deepfool_step(const Launch&, const DeepfoolStepArgs&);
+Status bisect_step(const Launch&, const BisectStepArgs&);
 Status random_start(const Launch&, const RandomStartArgs&);
+Status adversarial_labels(const Launch&, const AdversarialLabelsArgs&);
+Status wrong_class_target(const Launch&, const WrongClassTargetArgs&);
+Status hyperplane_projection(const Launch&, const HyperplaneProjectionArgs&);
 
 }  // namespace fastadv

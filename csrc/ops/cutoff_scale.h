@@ -1,19 +1,27 @@
-// Blind AT's cutoff and scale: x + rho * min(1, eps / norm) * (x_adv - x), from given norms of x_adv - x.
+// Blind AT's cutoff and scale: x + rho * min(1, eps / norm) * (x_adv - x), from given norms of x_adv - x. Without eps,
+// the cutoff is the mean of the norms, where those that are not finite count as 0.
 #pragma once
 
-#include "../loops.h"
-#include "values.h"
+#include "rows.h"
 
 namespace fastadv {
 
 template <class T>
 struct CutoffScale {
   CutoffScaleArgs a;
+  compute_t<T> mean = 0;
 
-  FASTADV_FN void operator()(const Row& row) const {
+  FASTADV_FN void prepare(const Row<T>& batch) {
+    using C = compute_t<T>;
+    if (a.eps.data) return;
+    const double sum = batch.sum([](C v) { return finite(v); }, static_cast<const C*>(a.norms.data));
+    mean = static_cast<C>(sum / static_cast<double>(batch.cols));
+  }
+
+  FASTADV_FN void operator()(const Row<T>& row) const {
     if (a.active && !a.active[row.index]) return;
     using C = compute_t<T>;
-    const C norm = at<C>(a.norms, row.index), eps = at<C>(a.eps, row.index);
+    const C norm = at<C>(a.norms, row.index), eps = a.eps.data ? at<C>(a.eps, row.index) : mean;
     const C cut = norm <= eps ? C(1) : eps / norm;  // NaN where eps is, to be seen
     const C factor = is_finite(norm) ? static_cast<C>(a.rho) * cut : C(0);
     T* x_adv = static_cast<T*>(a.x_adv);
@@ -23,14 +31,10 @@ struct CutoffScale {
       row.map(x_adv, [](C origin) { return origin; }, x);
       return;
     }
-    row.map(
-        x_adv, [=](C v, C origin) { return origin + factor * (v - origin); }, static_cast<const T*>(x_adv), x);
+    row.map(x_adv, [=](C v, C origin) { return origin + factor * (v - origin); }, static_cast<const T*>(x_adv), x);
   }
 };
 
-Status cutoff_scale(const Launch& launch, const CutoffScaleArgs& args) {
-  return dispatch(launch.dtype,
-                  [&](auto* t) { return for_each(launch, CutoffScale<std::decay_t<decltype(*t)>>{args}); });
-}
+Status cutoff_scale(const Launch& launch, const CutoffScaleArgs& args) { return for_each<CutoffScale>(launch, args); }
 
 }  // namespace fastadv

@@ -18,6 +18,11 @@ FASTADV_FN C clamp(C v, C lo, C hi) {
 }
 
 template <class C>
+FASTADV_FN C magnitude(C v) {
+  return v < 0 ? -v : v;
+}
+
+template <class C>
 FASTADV_FN C largest();
 template <>
 FASTADV_FN float largest<float>() {
@@ -33,7 +38,14 @@ FASTADV_FN bool is_finite(C v) {
   return v <= largest<C>() && v >= -largest<C>();
 }
 
-// sign(v), and 0 for NaN and infinities, so that a broken gradient moves nothing. Selects, not branches: it vectorises.
+// v, and 0 for NaN and infinities, so that a broken gradient moves nothing. Selects, not branches: it vectorises.
+template <class C>
+FASTADV_FN C finite(C v) {
+  v = v <= largest<C>() ? v : C(0);
+  return v >= -largest<C>() ? v : C(0);
+}
+
+// sign(v), and 0 for NaN and infinities.
 template <class C>
 FASTADV_FN C finite_sign(C v) {
   C sign = v > 0 ? C(1) : C(0);

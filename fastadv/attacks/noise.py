@@ -22,7 +22,7 @@ class Noise(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_budget(self, "eps", self.eps)
-        check_choice(self, "law", self.law, ops.LAWS)
+        check_choice(self, "law", self.law, ("uniform", "sign"))
 
     def perturb(self, rows: Rows) -> None:
         lo, hi = self.bounds

@@ -1,0 +1,62 @@
+// Bilateral's adversarial labels: the closed form (14) with (18), or (26) with (28), over all wrong classes or the least
+// likely of them.
+//
+// Both share eps_y over the wrong classes in proportion to u: u = v - min v + gamma, or u = v, where v = -log p; and
+// eps_y = 1 / (1 + beta * max u / sum u).
+#pragma once
+
+#include "rows.h"
+
+namespace fastadv {
+
+template <class T>
+struct AdversarialLabels {
+  AdversarialLabelsArgs a;
+  using C = compute_t<T>;
+
+  FASTADV_FN void operator()(const Row<T>& row) const {
+    const int64_t label = a.labels[row.index];
+    const T* z = static_cast<const T*>(a.logits);
+    const bool sup = a.sup;
+    // v, or v - min v, which is the best wrong logit less this one; -1 for the label.
+    const C from = sup ? log_sum_exp(row, z) : load(z[row.index * row.cols + best_wrong(row, z, label)]);
+    const auto v = row.template hold<0>([=](C logit, int64_t k) { return k == label ? C(-1) : from - logit; }, z, Indices{});
+    Largest<C> chosen{C(0), row.cols};
+    if (a.top_k > 0 && a.top_k < row.cols - 1)
+      chosen = select_largest(row, a.top_k, [](C d) { return d; }, [](int64_t k) { return k; }, v);
+    const C less = sup ? C(0) : chosen.threshold, gamma = sup ? C(0) : static_cast<C>(a.gamma);
+    const auto u = [=](C d, int64_t k) { return d >= 0 && chosen.holds(d, k) ? d - less + gamma : C(0); };
+    const double sum = row.sum(u, v, Indices{}), most = row.max(u, v, Indices{});
+    C* out = static_cast<C*>(a.soft);
+    if (sum == 0) {  // nothing to go by: the chosen classes share alike
+      const auto one = [=](C d, int64_t k) { return d >= 0 && chosen.holds(d, k) ? C(1) : C(0); };
+      write(row, out, one, row.sum(one, v, Indices{}), 1.0, label, v);
+    } else {
+      write(row, out, u, sum, most, label, v);
+    }
+  }
+
+ private:
+  template <class U, class V>
+  FASTADV_FN void write(const Row<T>& row, C* out, U u, double sum, double most, int64_t label, const V& v) const {
+    const C eps_y = static_cast<C>(1 / (1 + a.beta * most / sum)), share = static_cast<C>(static_cast<double>(eps_y) / sum);
+    row.map(out, [=](C d, int64_t k) { return k == label ? C(1) - eps_y : share * u(d, k); }, v, Indices{});
+  }
+
+  FASTADV_FN int64_t best_wrong(const Row<T>& row, const T* z, int64_t label) const {
+    const C lowest = -largest<C>();
+    return row.argmax([=](C logit, int64_t k) { return k == label ? lowest * 2 : logit < lowest ? lowest : logit; }, z,
+                      Indices{});
+  }
+
+  FASTADV_FN C log_sum_exp(const Row<T>& row, const T* z) const {
+    const C top = load(z[row.index * row.cols + row.argmax([](C logit) { return logit; }, z)]);
+    return top + static_cast<C>(log(row.sum([=](C logit) { return exp(static_cast<double>(logit - top)); }, z)));
+  }
+};
+
+Status adversarial_labels(const Launch& launch, const AdversarialLabelsArgs& args) {
+  return for_rows<AdversarialLabels, 1>(launch, args);
+}
+
+}  // namespace fastadv

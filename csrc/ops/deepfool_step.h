@@ -1,0 +1,63 @@
+// DeepFool's step: to the nearest of the boundaries that the classes have in the linearised model.
+//
+// The gradients are read once for their norms, and the nearest class's a second time for the step.
+#pragma once
+
+#include "rows.h"
+
+namespace fastadv {
+
+template <class T>
+struct DeepfoolStep {
+  DeepfoolStepArgs a;
+  using C = compute_t<T>;
+
+  FASTADV_FN void operator()(const Row<T>& row) const {
+    if (a.active && !a.active[row.index]) return;
+    const int64_t label = a.labels[row.index];
+    const C* logits = static_cast<const C*>(a.logits) + row.index * a.classes;
+    const T* own = gradient(row, label < 0 || label >= a.classes ? 0 : label);
+    const auto w = row.template hold<0>([](C g) { return g; }, own);
+    int64_t nearest = -1;
+    C nearest_distance = 0, nearest_size = 0;
+    for (int64_t k = 0; k < a.classes && label >= 0 && label < a.classes; ++k) {
+      if (k == label) continue;
+      const C size = static_cast<C>(a.linf ? row.sum([](C g, C o) { return magnitude(g - o); }, gradient(row, k), w)
+                                           : sqrt(row.sum([](C g, C o) {
+                                               const double d = static_cast<double>(g - o);
+                                               return d * d;
+                                             }, gradient(row, k), w)));
+      if (!(size > C(1e-8)) || !is_finite(size)) continue;
+      // The addend carries the point over a boundary that it would otherwise only touch.
+      const C distance = (magnitude(logits[k] - logits[label]) + C(1e-5)) / size;
+      if (!is_finite(distance) || (nearest >= 0 && !(distance < nearest_distance))) continue;
+      nearest = k;
+      nearest_distance = distance;
+      nearest_size = size;
+    }
+    row.store(a.target, nearest < 0 ? label : nearest);
+    row.store(static_cast<C*>(a.distance), static_cast<double>(nearest_distance));
+    C* delta = static_cast<C*>(a.delta);
+    if (nearest >= 0 && a.linf) {
+      row.map(delta, [=](C d, C g, C o) { return d + nearest_distance * finite_sign(g - o); },
+              static_cast<const C*>(delta), gradient(row, nearest), w);
+    } else if (nearest >= 0) {
+      row.map(delta, [=](C d, C g, C o) { return d + nearest_distance * ((g - o) / nearest_size); },
+              static_cast<const C*>(delta), gradient(row, nearest), w);
+    }
+    row.sync();
+    const C scale = static_cast<C>(1 + a.overshoot), lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
+    row.map(static_cast<T*>(a.x_adv), [=](C origin, C d) { return clamp(origin + scale * d, lo, hi); },
+            static_cast<const T*>(a.x), static_cast<const C*>(delta));
+  }
+
+ private:
+  // Class k's gradient, as a source: row.index * cols before the place where [rows, classes, cols] has it.
+  FASTADV_FN const T* gradient(const Row<T>& row, int64_t k) const {
+    return static_cast<const T*>(a.grads) + (row.index * (a.classes - 1) + k) * row.cols;
+  }
+};
+
+Status deepfool_step(const Launch& launch, const DeepfoolStepArgs& args) { return for_rows<DeepfoolStep, 1>(launch, args); }
+
+}  // namespace fastadv

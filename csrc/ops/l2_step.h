@@ -1,0 +1,28 @@
+// One L2 ascent step: x_adv + step_size * grad / |grad|_2, projected on the eps-ball around x, then on the box.
+#pragma once
+
+#include "rows.h"
+
+namespace fastadv {
+
+template <class T>
+struct L2Step {
+  BallStepArgs a;
+
+  FASTADV_FN void operator()(const Row<T>& row) const {
+    if (a.active && !a.active[row.index]) return;
+    using C = compute_t<T>;
+    T* x_adv = static_cast<T*>(a.x_adv);
+    const T* x = static_cast<const T*>(a.x);
+    const auto g = hold_gradient(row, static_cast<const T*>(a.grad));
+    const C scale = pace(at<C>(a.step_size, row.index), l2_norm(row, g));
+    const auto delta = row.template hold<0>([=](C v, C d, C origin) { return v + scale * d - origin; },
+                                            static_cast<const T*>(x_adv), g, x);
+    write_radial(row, x_adv, x, delta, l2_norm(row, delta), at<C>(a.eps, row.index), static_cast<C>(a.lo),
+                 static_cast<C>(a.hi));
+  }
+};
+
+Status l2_step(const Launch& launch, const BallStepArgs& args) { return for_rows<L2Step, 1>(launch, args); }
+
+}  // namespace fastadv
