@@ -24,12 +24,15 @@ struct AdversarialLabels {
     Largest<C> chosen{C(0), row.cols};
     if (a.top_k > 0 && a.top_k < row.cols - 1)
       chosen = select_largest(row, a.top_k, [](C d) { return d; }, [](int64_t k) { return k; }, v);
-    const C less = sup ? C(0) : chosen.threshold, gamma = sup ? C(0) : static_cast<C>(a.gamma);
-    const auto u = [=](C d, int64_t k) { return d >= 0 && chosen.holds(d, k) ? d - less + gamma : C(0); };
+    const auto takes_part = [=](C d, int64_t k) { return d >= 0 && chosen.holds(d, k); };
+    const int64_t least = row.argmax([=](C d, int64_t k) { return takes_part(d, k) ? -d : -largest<C>(); }, v, Indices{});
+    const C less = sup ? C(0) : from - load(z[row.index * row.cols + least]);
+    const C gamma = sup ? C(0) : static_cast<C>(a.gamma);
+    const auto u = [=](C d, int64_t k) { return takes_part(d, k) ? d - less + gamma : C(0); };
     const double sum = row.sum(u, v, Indices{}), most = row.max(u, v, Indices{});
     C* out = static_cast<C*>(a.soft);
     if (sum == 0) {  // nothing to go by: the chosen classes share alike
-      const auto one = [=](C d, int64_t k) { return d >= 0 && chosen.holds(d, k) ? C(1) : C(0); };
+      const auto one = [=](C d, int64_t k) { return takes_part(d, k) ? C(1) : C(0); };
       write(row, out, one, row.sum(one, v, Indices{}), 1.0, label, v);
     } else {
       write(row, out, u, sum, most, label, v);

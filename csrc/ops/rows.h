@@ -32,14 +32,14 @@ FASTADV_FN C pace(C step_size, double norm) {
 // The `keep` largest of a row's non-negative values, equal ones by lowest number.
 template <class C>
 struct Largest {
-  C threshold;
+  C threshold;   // at most the smallest chosen value
   int64_t last;  // numbers below it are chosen among values equal to the threshold
   FASTADV_FN bool holds(C v, int64_t number) const { return v > threshold || (v == threshold && number < last); }
 };
 
 // Finds them among measure(values...), below 0 for elements out of the question; `number(i)` numbers the elements.
 //
-// The smallest chosen value is found bit by bit from the highest (a radix select with digits of one bit): non-negative
+// A threshold is found bit by bit from the highest (a radix select with digits of one bit): non-negative
 // floats are ordered like their bit patterns, so each bit costs one count. It ends early when a pattern has exactly `keep`
 // values at or above it, as happens where all differ.
 template <class T, class Measure, class Number, class S>
