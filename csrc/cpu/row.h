@@ -48,10 +48,19 @@ template <class Draw>
 struct Tile<Fours<Draw>> {
   uint32_t words[kTile];
   FASTADV_FN Tile(int64_t, const Fours<Draw>& source, int64_t at, int64_t count) {
+    uint32_t drawn[4][kTile / 4];  // one array a word: the loop over blocks vectorises
+    const int64_t blocks = (count + 3) / 4;
 #pragma omp simd
-    for (int64_t block = 0; block < (count + 3) / 4; ++block) {
-      const Words drawn = source.draw(at / 4 + block);
-      for (int k = 0; k < 4; ++k) words[4 * block + k] = drawn.word[k];
+    for (int64_t i = 0; i < blocks; ++i) {
+      const Words four = source.draw(at / 4 + i);
+      drawn[0][i] = four.word[0];
+      drawn[1][i] = four.word[1];
+      drawn[2][i] = four.word[2];
+      drawn[3][i] = four.word[3];
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < blocks; ++i) {
+      for (int k = 0; k < 4; ++k) words[4 * i + k] = drawn[k][i];
     }
   }
   FASTADV_FN uint32_t operator[](int64_t i) const { return words[i]; }
