@@ -50,20 +50,26 @@ class DeepFool(Attack):
         x_adv, logits = live.differentiable(self._moved(live, 1))
         y = live.y.unsqueeze(1)
         rivals = logits.scatter(1, y, -torch.inf).topk(min(self.candidates, logits.shape[1]) - 1, dim=1).values
-        gaps = logits.gather(1, y) - rivals  # -f_k: how far ahead of each rival the attacked class is
-        nearest = live.delta.new_full((len(live.x),), torch.inf)
-        towards = torch.zeros_like(live.delta)
-        for k in range(gaps.shape[1]):
-            (grad,) = torch.autograd.grad(gaps[:, k].sum(), x_adv, retain_graph=k + 1 < gaps.shape[1])  # -w_k
-            size = ops.row_norms(live.counted(grad), "l2")
-            # The addend carries the point over a boundary that it would otherwise only touch.
-            distance = (gaps[:, k].detach().abs() + 1e-5) / size
-            nearer = (distance < nearest) & (size > 1e-8) & size.isfinite()
-            nearest = torch.where(nearer, distance, nearest)
-            towards = torch.where(ops.as_rows(nearer, grad), -grad / ops.as_rows(size, grad), towards)
-        step = torch.where(nearest.isfinite(), nearest, 0)
-        live.delta += ops.as_rows(step, towards) * towards
-        live.x_adv = self._moved(live, 1 + self.overshoot)
+        leads = rivals - logits.gather(1, y)  # how far each rival is ahead of the attacked class
+        # The attacked class comes first, with nothing to gain: what is given of the others is their difference to it.
+        count, inner = 1 + leads.shape[1], live.x.shape[1:]
+        strides = (count * inner.numel(), inner.numel(), *live.x.stride()[1:])
+        grads = torch.empty_strided((len(live.x), count, *inner), strides, dtype=x_adv.dtype, device=x_adv.device)
+        grads[:, 0] = 0
+        for k in range(1, count):
+            (grad,) = torch.autograd.grad(leads[:, k - 1].sum(), x_adv, retain_graph=k + 1 < count)
+            grads[:, k] = live.counted(grad)
+        ops.deepfool_step(
+            live.x_adv,
+            live.delta,
+            live.x,
+            torch.nn.functional.pad(leads.detach(), (1, 0)),
+            grads,
+            torch.zeros_like(live.y),
+            self.overshoot,
+            self.norm,
+            *self.bounds,
+        )
         return live.predictions() == live.y
 
     def _moved(self, rows: Rows, scale: float) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .. import ops
@@ -34,8 +33,6 @@ class Blind(DeepFoolTraining):
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         x_adv = super().examples(model, batch)
         norms = ops.row_norms(x_adv, "rms", batch.x)
-        # Samples that went wrong return to x and count as 0.
-        mean = torch.where(norms.isfinite(), norms, 0).mean()
-        ops.cutoff_scale(x_adv, batch.x, norms, mean if self.eps is None else self.eps, self.rho)  # cut, then rho
-        batch.stats["mean_norm"] = mean
+        ops.cutoff_scale(x_adv, batch.x, norms, self.eps, self.rho)  # at eps, or at the mean norm; then rho
+        batch.stats["mean_norm"] = norms.nan_to_num(0, 0, 0).mean()
         return x_adv
