@@ -8,6 +8,7 @@
 //   row.sum2                           two sums in one pass; f returns a Two
 //   row.argmax(f, sources...)          where f is largest; the first of equal ones
 //   row.hold<slot>(f, sources...)      f(values...) as a source: kept near, or computed again where the row does not fit
+//   row.hold_sum<slot>(f, m, sources...)   the same, and the sum of m(f(values...)) in the same pass
 //   row.store(out, value)              one value a row
 //   row.sync()                         before another source is read through what this row has just written
 //
@@ -25,6 +26,12 @@ namespace fastadv {
 
 struct Two {
   double a, b;
+};
+
+template <class H>
+struct Summed {
+  H values;
+  double sum;
 };
 
 // The number of each element of the row, from 0.

@@ -189,6 +189,23 @@ struct Row {
     return {values};
   }
 
+  template <int Slot, class F, class M, class... S>
+  FASTADV_FN Summed<Held<C>> hold_sum(F f, M measure, const S&... sources) const {
+    C* const values = scratch + Slot * cols;
+    double total = 0;
+    tiles([&](int64_t at, int64_t count, const auto&... in) __attribute__((always_inline)) {
+      double part = 0;
+#pragma omp simd reduction(+ : part)
+      for (int64_t i = 0; i < count; ++i) {
+        const C value = f(in[i]...);
+        values[at + i] = value;
+        part += static_cast<double>(measure(value));
+      }
+      total += part;
+    }, sources...);
+    return {{values}, total};
+  }
+
   template <class U>
   FASTADV_FN void store(U* out, double value) const {
     out[index] = static_cast<U>(value);

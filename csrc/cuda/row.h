@@ -28,6 +28,7 @@ template <class C, class Compute>
 struct Held {
   const C* values;
   Compute compute;
+  bool wide;  // whether it can be taken in 16-byte accesses
 };
 
 template <class V, int N>
@@ -40,6 +41,12 @@ FASTADV_FN V shuffled(V value, int lanes) {
   return __shfl_xor_sync(kFullWarp, value, lanes);
 }
 FASTADV_FN Two shuffled(Two value, int lanes) { return {shuffled(value.a, lanes), shuffled(value.b, lanes)}; }
+
+// Where the warps of a block leave what they have for a reduction. One place for all: a kernel's static arrays add up.
+FASTADV_FN void* between_warps() {
+  __shared__ __align__(16) unsigned char memory[kMaxThreads / kWarp * 16];
+  return memory;
+}
 
 template <class T>
 struct Row {
@@ -110,12 +117,7 @@ struct Row {
 
   template <int Slot, class F, class... S>
   FASTADV_FN auto hold(F f, const S&... sources) const {
-    const Row row = *this;
-    const auto compute = [=](auto width, int64_t at) {
-      constexpr int N = decltype(width)::value;
-      return row.combine<N>(f, row.take<N>(sources, at)...);
-    };
-    C* const values = scratch ? scratch + Slot * padded(cols) : nullptr;
+    C* const values = slot<Slot>();
     if (values) {
       sync();  // whoever still reads what the slot held
       walk([=](auto width, int64_t at, const auto&... v) {
@@ -124,7 +126,24 @@ struct Row {
       }, sources...);
       sync();  // the next walk may hand the elements to other threads
     }
-    return Held<C, decltype(compute)>{values, compute};
+    return held(values, f, sources...);
+  }
+
+  template <int Slot, class F, class M, class... S>
+  FASTADV_FN auto hold_sum(F f, M measure, const S&... sources) const {
+    C* const values = slot<Slot>();
+    double part = 0;
+    sync();
+    walk([&](auto width, int64_t at, const auto&... v) {
+      constexpr int N = decltype(width)::value;
+      const auto made = combine<N>(f, v...);
+      if (values) *reinterpret_cast<Pack<C, N>*>(values + at) = made;
+      for (int k = 0; k < N; ++k) part += static_cast<double>(measure(made.value[k]));
+    }, sources...);
+    const double sum = across(part, [](double a, double b) { return a + b; });
+    sync();
+    const auto row = held(values, f, sources...);
+    return Summed<std::decay_t<decltype(row)>>{row, sum};
   }
 
   template <class U>
@@ -158,6 +177,21 @@ struct Row {
   struct alignas(N * sizeof(U) < 16 ? N * sizeof(U) : 16) Pack {
     U value[N];
   };
+
+  template <int Slot>
+  FASTADV_FN C* slot() const {
+    return scratch ? scratch + Slot * padded(cols) : nullptr;
+  }
+
+  template <class F, class... S>
+  FASTADV_FN auto held(const C* values, F f, const S&... sources) const {
+    const Row row = *this;
+    const auto compute = [=](auto width, int64_t at) {
+      constexpr int N = decltype(width)::value;
+      return row.combine<N>(f, row.take<N>(sources, at)...);
+    };
+    return Held<C, decltype(compute)>{values, compute, values || (aligned(sources) && ...)};
+  }
 
   template <int N, class F, class... V>
   FASTADV_FN static auto combine(F f, const V&... v) {
@@ -200,6 +234,10 @@ struct Row {
     if constexpr (std::is_pointer_v<S>) return reinterpret_cast<uintptr_t>(source + index * cols + begin) % 16 == 0;
     return true;
   }
+  template <class Compute>
+  FASTADV_FN bool aligned(const Held<C, Compute>& source) const {
+    return source.wide;
+  }
 
   // Calls visit(how many, at, values...) for all elements, as many at a time as fill 16 bytes of T where addresses allow it.
   template <class Visit, class... S>
@@ -217,9 +255,16 @@ struct Row {
     walk([&](auto width, int64_t, const auto&... v) {
       for (int k = 0; k < decltype(width)::value; ++k) part = fold(part, v.value[k]...);
     }, sources...);
+    return across(part, join);
+  }
+
+  // Joins what the threads of the row have; every thread gets the result.
+  template <class V, class Join>
+  FASTADV_FN V across(V part, Join join) const {
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) part = join(part, shuffled(part, lanes));
     if (threads == kWarp) return part;
-    __shared__ V warps[kMaxThreads / kWarp];
+    static_assert(sizeof(V) <= 16);
+    V* const warps = static_cast<V*>(between_warps());
     if (thread % kWarp == 0) warps[thread / kWarp] = part;
     __syncthreads();
     V result = warps[0];
@@ -309,12 +354,12 @@ Status for_each(const Launch& launch, const Args& args) {
 // Lets `kernel` use `bytes` of shared memory; 0 where a block of the current device cannot have so much.
 template <class Kernel>
 int64_t shared_memory(Kernel* kernel, int64_t bytes) {
-  constexpr int64_t kWithoutAsking = 48 * 1024;
-  if (bytes <= kWithoutAsking) return bytes;
+  constexpr int64_t kWithoutAsking = 48 * 1024, kStatic = 1024;  // what the kernel's own arrays take at most
   int device = 0, most = 0;
+  if (bytes == 0) return 0;
   if (cudaGetDevice(&device) || cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return 0;
-  constexpr int64_t kReductions = 1024;  // what the kernel's own static arrays take at most
-  if (bytes > most - kReductions) return 0;
+  if (bytes + kStatic > most) return 0;
+  if (bytes + kStatic <= kWithoutAsking) return bytes;
   const auto entry = reinterpret_cast<const void*>(kernel);
   return cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)) ? 0 : bytes;
 }

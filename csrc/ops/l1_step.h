@@ -14,11 +14,10 @@ struct L1Step {
     using C = compute_t<T>;
     T* x_adv = static_cast<T*>(a.x_adv);
     const T* x = static_cast<const T*>(a.x);
-    const auto g = hold_gradient(row, static_cast<const T*>(a.grad));
-    const C scale = pace(at<C>(a.step_size, row.index), l1_norm(row, g));
-    const auto delta = row.template hold<0>([=](C v, C d, C origin) { return v + scale * d - origin; },
-                                            static_cast<const T*>(x_adv), g, x);
-    write_simplex(row, x_adv, x, delta, l1_norm(row, delta), at<C>(a.eps, row.index), static_cast<C>(a.lo),
+    const auto grad = hold_gradient<L1>(row, static_cast<const T*>(a.grad));
+    const C scale = pace(at<C>(a.step_size, row.index), grad.sum);
+    const auto delta = hold_moved<L1>(row, static_cast<const T*>(x_adv), x, scale, grad.values);
+    write_simplex(row, x_adv, x, delta.values, delta.sum, at<C>(a.eps, row.index), static_cast<C>(a.lo),
                   static_cast<C>(a.hi));
   }
 };

@@ -43,9 +43,9 @@ struct MomentumStep {
     using C = compute_t<T>;
     const C decay = static_cast<C>(a.decay);
     T* momentum = static_cast<T*>(a.momentum);
-    const auto g = hold_gradient(row, static_cast<const T*>(a.grad));
-    const C scale = pace(static_cast<C>(row.cols), l1_norm(row, g));
-    row.map(momentum, [=](C m, C v) { return decay * m + scale * v; }, static_cast<const T*>(momentum), g);
+    const auto grad = hold_gradient<L1>(row, static_cast<const T*>(a.grad));
+    const C scale = pace(static_cast<C>(row.cols), grad.sum);
+    row.map(momentum, [=](C m, C g) { return decay * m + scale * g; }, static_cast<const T*>(momentum), grad.values);
     row.sync();
     sign_step(row, a, static_cast<const T*>(momentum));
   }

@@ -101,24 +101,32 @@ struct RandomStart {
         row.map(out, [=](C origin, uint32_t bits) { return clamp(origin + eps * C(normal(uniform(bits))), lo, hi); }, x,
                 words);
         return;
-      default:
-        break;
+      case Law::l2: {
+        const auto noise = row.template hold_sum<0>([](uint32_t bits) { return C(normal(uniform(bits))); }, L2{}, words);
+        write_ball(row, random, noise.values, L2::norm(noise.sum));
+        return;
+      }
+      case Law::l1: {
+        const auto noise = row.template hold_sum<0>([](uint32_t bits) { return C(laplace(uniform(bits))); }, L1{}, words);
+        write_ball(row, random, noise.values, noise.sum);
+        return;
+      }
     }
-    // Uniform in a ball: a direction, and a radius that the dimension pushes towards the surface.
-    const bool l2 = a.law == Law::l2;
-    const auto noise = row.template hold<0>([=](uint32_t bits) {
-      const float u = uniform(bits);
-      return C(l2 ? normal(u) : laplace(u));
-    }, words);
-    const double u = 0.5 + 0.5 * static_cast<double>(uniform(random(kRadiusBlock).word[0]));
-    const double radius = pow(u, 1.0 / static_cast<double>(row.cols));
-    const double size = l2 ? l2_norm(row, noise) : l1_norm(row, noise);
-    const C scale = static_cast<C>(static_cast<double>(eps) * radius / size);
-    row.map(out, [=](C origin, C n) { return clamp(origin + scale * n, lo, hi); }, x, noise);
   }
 
  private:
   static constexpr int64_t kRadiusBlock = 0xFFFFFFFF;  // beyond the elements of any sample
+
+  // Uniform in a ball: a direction, and a radius that the dimension pushes towards the surface.
+  template <class Noise>
+  FASTADV_FN void write_ball(const Row<T>& row, const Philox& random, const Noise& noise, double size) const {
+    const C eps = at<C>(a.eps, row.index), lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
+    const double u = 0.5 + 0.5 * static_cast<double>(uniform(random(kRadiusBlock).word[0]));
+    const double radius = pow(u, 1.0 / static_cast<double>(row.cols));
+    const C scale = static_cast<C>(static_cast<double>(eps) * radius / size);
+    row.map(static_cast<T*>(a.out), [=](C origin, C n) { return clamp(origin + scale * n, lo, hi); },
+            static_cast<const T*>(a.x), noise);
+  }
 };
 
 Status random_start(const Launch& launch, const RandomStartArgs& args) {

@@ -6,21 +6,33 @@
 
 namespace fastadv {
 
-// A gradient as the steps use it: without NaN and infinities.
-template <class T>
+// How an L1 or L2 norm is summed up.
+struct L1 {
+  template <class C>
+  FASTADV_FN C operator()(C v) const {
+    return magnitude(v);
+  }
+  FASTADV_FN static double norm(double sum) { return sum; }
+};
+struct L2 {
+  template <class C>
+  FASTADV_FN double operator()(C v) const {
+    return static_cast<double>(v) * static_cast<double>(v);
+  }
+  FASTADV_FN static double norm(double sum) { return sqrt(sum); }
+};
+
+// A gradient as the steps use it, without NaN and infinities, and what its norm is made of.
+template <class Norm, class T>
 FASTADV_FN auto hold_gradient(const Row<T>& row, const T* grad) {
+  return row.template hold_sum<0>([](compute_t<T> g) { return finite(g); }, Norm{}, grad);
+}
+
+// The perturbation after a step of `scale` times `direction`, which is held in slot 0, and what its norm is made of.
+template <class Norm, class T, class Direction>
+FASTADV_FN auto hold_moved(const Row<T>& row, const T* x_adv, const T* x, compute_t<T> scale, const Direction& direction) {
   using C = compute_t<T>;
-  return row.template hold<0>([](C g) { return finite(g); }, grad);
-}
-
-template <class T, class... S>
-FASTADV_FN double l1_norm(const Row<T>& row, const S&... sources) {
-  return row.sum([](compute_t<T> v) { return magnitude(v); }, sources...);
-}
-
-template <class T, class S>
-FASTADV_FN double l2_norm(const Row<T>& row, const S& source) {
-  return sqrt(row.sum([](compute_t<T> v) { return static_cast<double>(v) * static_cast<double>(v); }, source));
+  return row.template hold_sum<0>([=](C v, C d, C origin) { return v + scale * d - origin; }, Norm{}, x_adv, direction, x);
 }
 
 // What a gradient is multiplied with to make a step of the given length; 0 where there is no direction.

@@ -12,34 +12,33 @@ struct ToppStep {
 
   FASTADV_FN void operator()(const Row<T>& row) const {
     if (a.active && !a.active[row.index]) return;
-    const auto g = hold_gradient(row, static_cast<const T*>(a.grad));
-    const double total = a.renormalise ? 0 : l1_norm(row, g);
+    const auto grad = hold_gradient<L1>(row, static_cast<const T*>(a.grad));
+    const auto& g = grad.values;
     const int64_t channels = a.channels, plane = row.cols / channels;
     // The number in logical order, from the place in memory, where the channels may lie innermost.
     const auto number = [=](int64_t i) { return channels == 1 ? i : i % channels * plane + i / channels; };
     const auto chosen = select_largest(row, a.keep, [](C v) { return magnitude(v); }, number, g);
     if (chosen.last == row.cols) {  // as nearly always: no ties to break
-      step(row, total, row.template hold<0>([=](C v) { return magnitude(v) >= chosen.threshold ? v : C(0); }, g));
+      step(row, grad.sum, row.template hold_sum<0>(
+          [=](C v) { return magnitude(v) >= chosen.threshold ? v : C(0); }, L1{}, g));
     } else {
-      step(row, total, row.template hold<0>(
-          [=](C v, int64_t i) { return chosen.holds(magnitude(v), number(i)) ? v : C(0); }, g, Indices{}));
+      step(row, grad.sum, row.template hold_sum<0>(
+          [=](C v, int64_t i) { return chosen.holds(magnitude(v), number(i)) ? v : C(0); }, L1{}, g, Indices{}));
     }
   }
 
  private:
-  template <class G>
-  FASTADV_FN void step(const Row<T>& row, double total, const G& g) const {
+  template <class Kept>
+  FASTADV_FN void step(const Row<T>& row, double all, const Kept& kept) const {
     T* x_adv = static_cast<T*>(a.x_adv);
     const T* x = static_cast<const T*>(a.x);
-    const C scale = pace(at<C>(a.step_size, row.index), a.renormalise ? l1_norm(row, g) : total);
-    const auto delta = row.template hold<0>([=](C v, C d, C origin) { return v + scale * d - origin; },
-                                            static_cast<const T*>(x_adv), g, x);
-    const double norm = l1_norm(row, delta);
+    const C scale = pace(at<C>(a.step_size, row.index), a.renormalise ? kept.sum : all);
+    const auto delta = hold_moved<L1>(row, static_cast<const T*>(x_adv), x, scale, kept.values);
     const C eps = at<C>(a.eps, row.index), lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
     if (a.simplex) {
-      write_simplex(row, x_adv, x, delta, norm, eps, lo, hi);
+      write_simplex(row, x_adv, x, delta.values, delta.sum, eps, lo, hi);
     } else {
-      write_radial(row, x_adv, x, delta, norm, eps, lo, hi);
+      write_radial(row, x_adv, x, delta.values, delta.sum, eps, lo, hi);
     }
   }
 };

@@ -19,7 +19,7 @@ FASTADV_FN C clamp(C v, C lo, C hi) {
 
 template <class C>
 FASTADV_FN C magnitude(C v) {
-  return v < 0 ? -v : v;
+  return std::fabs(v);
 }
 
 template <class C>
