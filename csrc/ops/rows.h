@@ -100,14 +100,9 @@ FASTADV_FN void write_simplex(const Row<T>& row, T* x_adv, const T* x, const Del
   if (!(static_cast<C>(norm) <= eps)) {
     if (eps == 0) theta = largest<C>();
     for (;;) {
-      const Two above = row.sum2(
-          [=](C d) {
-            const double m = static_cast<double>(magnitude(d));
-            const bool counts = magnitude(d) > theta;
-            return Two{counts ? m : 0.0, counts ? 1.0 : 0.0};
-          },
-          delta);
-      const C next = static_cast<C>((above.a - static_cast<double>(eps)) / above.b);
+      const double above = row.sum([=](C d) { return magnitude(d) > theta ? magnitude(d) : C(0); }, delta);
+      const int64_t count = row.count([=](C d) { return magnitude(d) > theta; }, delta);
+      const C next = static_cast<C>((above - static_cast<double>(eps)) / static_cast<double>(count));
       if (!(next > theta)) break;
       theta = next;
     }
