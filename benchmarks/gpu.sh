@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# All that needs a GPU, in one call of under ten minutes: builds against the PyTorch that is installed, runs every test on
+# CUDA, the kernels under compute-sanitizer, the op benchmarks and a short comparison of trainings.
+#
+#   benchmarks/gpu.sh [FOLDER]      FOLDER (default: runs/gpu) receives log.txt, ops.json and summary.json
+#
+# PYTHON (default: python3) has a CUDA build of PyTorch, and pytest, pytest-benchmark and hypothesis. Nothing is downloaded.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=$(realpath -m "${1:-runs/gpu}") python=${PYTHON:-python3} failed=0
+mkdir -p "$out"
+: >"$out/log.txt"
+export FASTADV_CUDA=1 PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+results=()
+
+# step NAME SECONDS COMMAND...: a failure does not keep the others from running.
+step() {
+  local name=$1 limit=$2 start=$SECONDS status
+  shift 2
+  printf '\n==== %s: %s\n' "$name" "$*" >>"$out/log.txt"
+  timeout "$limit" "$@" >>"$out/log.txt" 2>&1
+  status=$?
+  results+=("\"$name\": {\"status\": $status, \"seconds\": $((SECONDS - start))}")
+  echo "$name: status $status, $((SECONDS - start)) s: $(tail -n 1 "$out/log.txt")"
+  [ "$status" -eq 0 ] || failed=1
+}
+
+step build 180 "$python" setup.py -q build_ext --inplace
+step info 60 "$python" -m fastadv info
+step tests 180 "$python" -m pytest -q -p no:cacheprovider tests --deselect tests/test_simt.py -k "cuda or CUDA"
+for tool in memcheck racecheck initcheck; do
+  step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 99 \
+    "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -k "fused and 128x3x32x32" --benchmark-disable
+done
+step ops 240 "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -k "not compile" \
+  --benchmark-max-time=0.2 --benchmark-json="$out/ops.json"
+step trainings 60 "$python" -m fastadv compare standard pgd blind --device cuda --epochs 4 --out "$(mktemp -d)/trainings"
+
+printf '{%s}\n' "$(IFS=,; echo "${results[*]}")" >"$out/summary.json"
+exit "$failed"
