@@ -48,10 +48,11 @@ def doctor() -> str:
             f"        CPU kernels for {build['cpu_targets']}; this machine runs {build['cpu_selected']}",
             f"        CUDA kernels: {cuda}",
         ]
-    lines += ["", f"{'op':14} {'cpu':10} cuda"]
+    width = max(len(name) for name in ops.OPS)
+    lines += ["", f"{'op':{width}} {'cpu':10} cuda"]
     for name, backends in found["backends"].items():
         cpu, cuda = (backends[device].split(":")[0] for device in ("cpu", "cuda"))
-        lines.append(f"{name:14} {cpu:10} {cuda}")
+        lines.append(f"{name:{width}} {cpu:10} {cuda}")
     lines += [f"No compiled {device} kernels: {reason}" for device, reason in ops.MISSING.items() if reason]
     return "\n".join([*lines, "", *_repairs()])
 

@@ -230,8 +230,12 @@ def _finite(grad: Tensor) -> Tensor:
 
 
 def _pace(step_size: Tensor, norm: Tensor) -> Tensor:
-    """What a gradient is multiplied with to make a step of the given length; 0 where there is no direction."""
-    return torch.where(norm > 0, step_size / norm, 0).to(step_size.dtype)
+    """What a gradient is multiplied with to make a step of the given length; 0 where there is no direction.
+
+    Bounded, so that a gradient that has all but vanished makes a shorter step and not NaN.
+    """
+    most = torch.finfo(step_size.dtype).max
+    return torch.where(norm > 0, (step_size / norm).clamp(-most, most), 0).to(step_size.dtype)
 
 
 def _write(x: Tensor, value: Tensor, active: Tensor | None) -> None:

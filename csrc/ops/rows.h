@@ -35,10 +35,12 @@ FASTADV_FN auto hold_moved(const Row<T>& row, const T* x_adv, const T* x, comput
   return row.template hold_sum<0>([=](C v, C d, C origin) { return v + scale * d - origin; }, Norm{}, x_adv, direction, x);
 }
 
-// What a gradient is multiplied with to make a step of the given length; 0 where there is no direction.
+// What a gradient is multiplied with to make a step of the given length; 0 where there is no direction. Bounded, so that a
+// gradient that has all but vanished makes a shorter step and not NaN.
 template <class C>
 FASTADV_FN C pace(C step_size, double norm) {
-  return norm > 0 ? static_cast<C>(static_cast<double>(step_size) / norm) : C(0);
+  const double most = static_cast<double>(largest<C>());
+  return norm > 0 ? static_cast<C>(clamp(static_cast<double>(step_size) / norm, -most, most)) : C(0);
 }
 
 // The `keep` largest of a row's non-negative values, equal ones by lowest number.
