@@ -1,6 +1,7 @@
 """The build: what setup.py says when something is missing, and the CUDA sources compiled without a GPU."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,21 @@ def test_cuda_kernels_compile_without_warnings(tmp_path: Path) -> None:
     command = [NVCC, "-c", *flags, *TARGETS]
     for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
         subprocess.run([*command, source, "-o", tmp_path / "kernels.o"], check=True)
+
+
+@needs_nvcc
+def test_cuda_kernels_read_and_write_16_bytes_at_a_time(tmp_path: Path) -> None:
+    ptx = tmp_path / "kernels.ptx"
+    flags = ["-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-arch=compute_90"]
+    subprocess.run([NVCC, "--ptx", *flags, ROOT / "csrc" / "cuda" / "kernels.cu", "-o", ptx], check=True)
+    kernels = dict(re.findall(r"\.entry (\w+)(.*?)\n}", ptx.read_text(), re.DOTALL))
+    headers = "".join(header.read_text() for header in (ROOT / "csrc" / "ops").glob("*.h"))
+    assert len(kernels) == 4 * headers.count("operator()(const Row<T>& row)")  # element types
+    for name, body in kernels.items():
+        assert re.search(r"ld\.global\.v[24]", body), name
+        assert ".local" not in body, f"{name} spills, or indexes an array that should be in registers"
+        writes_rows = not re.search("RowNorms|EarlyStop|WrongClassTarget", name)
+        assert not writes_rows or "st.global.wb.v4" in body, name
 
 
 @needs_nvcc

@@ -31,6 +31,8 @@ struct Held {
   bool wide;  // whether it can be taken in 16-byte accesses
 };
 
+FASTADV_FN bool aligned16(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
+
 template <class V, int N>
 struct Values {
   V value[N];
@@ -61,16 +63,11 @@ struct Row {
   template <class U, class F, class... S>
   FASTADV_FN void map(U* out, F f, const S&... sources) const {
     U* const to = out + index * cols;
-    const bool wide = reinterpret_cast<uintptr_t>(to + begin) % 16 == 0;
-    walk([=](auto width, int64_t at, const auto&... v) {
+    walk(aligned16(to + begin), [=](auto width, int64_t at, const auto&... v) {
       constexpr int N = decltype(width)::value;
       Pack<U, N> result;
       for (int k = 0; k < N; ++k) result.value[k] = narrow<U>(f(v.value[k]...));
-      if (N == 1 || wide) {
-        *reinterpret_cast<Pack<U, N>*>(to + at) = result;
-      } else {
-        for (int k = 0; k < N; ++k) to[at + k] = result.value[k];
-      }
+      write(to + at, result);
     }, sources...);
   }
 
@@ -120,7 +117,7 @@ struct Row {
     C* const values = slot<Slot>();
     if (values) {
       sync();  // whoever still reads what the slot held
-      walk([=](auto width, int64_t at, const auto&... v) {
+      walk(true, [=](auto width, int64_t at, const auto&... v) {
         constexpr int N = decltype(width)::value;
         *reinterpret_cast<Pack<C, N>*>(values + at) = combine<N>(f, v...);
       }, sources...);
@@ -134,7 +131,7 @@ struct Row {
     C* const values = slot<Slot>();
     double part = 0;
     sync();
-    walk([&](auto width, int64_t at, const auto&... v) {
+    walk(true, [&](auto width, int64_t at, const auto&... v) {
       constexpr int N = decltype(width)::value;
       const auto made = combine<N>(f, v...);
       if (values) *reinterpret_cast<Pack<C, N>*>(values + at) = made;
@@ -178,6 +175,19 @@ struct Row {
     U value[N];
   };
 
+  // To global memory.
+  template <class U, int N>
+  FASTADV_FN static void write(U* to, const Pack<U, N>& values) {
+    if constexpr (sizeof(values) % 16 == 0) {
+      uint4 wide[sizeof(values) / 16];
+      std::memcpy(wide, &values, sizeof(values));
+      // By name: nvcc now and then splits the assignment of a struct into its elements.
+      for (size_t k = 0; k < sizeof(values) / 16; ++k) __stwb(reinterpret_cast<uint4*>(to) + k, wide[k]);
+    } else {
+      *reinterpret_cast<Pack<U, N>*>(to) = values;
+    }
+  }
+
   template <int Slot>
   FASTADV_FN C* slot() const {
     return scratch ? scratch + Slot * padded(cols) : nullptr;
@@ -218,8 +228,12 @@ struct Row {
   FASTADV_FN auto take(const Fours<Draw>& source, int64_t at) const {
     Values<uint32_t, N> result;
     for (int k = 0; k < N; k += 4) {
-      const Words words = source.draw((at + k) / 4);
-      for (int j = 0; j < 4 && k + j < N; ++j) result.value[k + j] = words.word[(at + k + j) % 4];
+      const Words drawn = source.draw((at + k) / 4);
+      for (int j = 0; j < 4 && k + j < N; ++j) {
+        const int64_t word = N < 4 ? (at + j) % 4 : j;  // picked by selects: an index would put the words into memory
+        const uint32_t low = word == 0 ? drawn.word[0] : drawn.word[1], high = word == 2 ? drawn.word[2] : drawn.word[3];
+        result.value[k + j] = word < 2 ? low : high;
+      }
     }
     return result;
   }
@@ -231,7 +245,7 @@ struct Row {
 
   template <class S>
   FASTADV_FN bool aligned(const S& source) const {
-    if constexpr (std::is_pointer_v<S>) return reinterpret_cast<uintptr_t>(source + index * cols + begin) % 16 == 0;
+    if constexpr (std::is_pointer_v<S>) return aligned16(source + index * cols + begin);
     return true;
   }
   template <class Compute>
@@ -239,11 +253,12 @@ struct Row {
     return source.wide;
   }
 
-  // Calls visit(how many, at, values...) for all elements, as many at a time as fill 16 bytes of T where addresses allow it.
+  // Calls visit(how many, at, values...) for all elements, as many at a time as fill 16 bytes of T where the
+  // addresses allow it: `wide` says so of what visit writes to.
   template <class Visit, class... S>
-  FASTADV_FN void walk(Visit visit, const S&... sources) const {
+  FASTADV_FN void walk(bool wide, Visit visit, const S&... sources) const {
     constexpr int N = 16 / sizeof(T);
-    const int64_t count = end - begin, whole = (aligned(sources) && ...) ? count / N * N : 0;
+    const int64_t count = end - begin, whole = (wide && ... && aligned(sources)) ? count / N * N : 0;
     for (int64_t i = int64_t(thread) * N; i < whole; i += int64_t(threads) * N)
       visit(std::integral_constant<int, N>{}, begin + i, take<N>(sources, begin + i)...);
     for (int64_t i = whole + thread; i < count; i += threads)
@@ -252,7 +267,7 @@ struct Row {
 
   template <class V, class Fold, class Join, class... S>
   FASTADV_FN V reduce(V part, Fold fold, Join join, const S&... sources) const {
-    walk([&](auto width, int64_t, const auto&... v) {
+    walk(true, [&](auto width, int64_t, const auto&... v) {
       for (int k = 0; k < decltype(width)::value; ++k) part = fold(part, v.value[k]...);
     }, sources...);
     return across(part, join);

@@ -53,9 +53,13 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, si
 
 }  // namespace simt
 
-#define FASTADV_LAUNCH(kernel, blocks, threads, shared, stream, ...) \
-  simt::launch(kernel, blocks, threads, shared, stream, __VA_ARGS__)
+#define FASTADV_LAUNCH(kernel, blocks, threads, shared, ...) simt::launch(kernel, blocks, threads, shared, __VA_ARGS__)
 #define FASTADV_DYNAMIC_SHARED(name) unsigned char* const name = simt::dynamic_shared()
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline void __stwb(uint4* to, uint4 value) { *to = value; }
 
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xFFFFFFFFu);
