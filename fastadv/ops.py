@@ -90,7 +90,9 @@ class Op:
         self._check = check
         signature = inspect.signature(reference).parameters.values()
         self._parameters = tuple(p.name for p in signature)
-        self._required = {p.name for p in signature if p.default is p.empty}
+        self._known = frozenset(self._parameters)
+        self._required = frozenset(p.name for p in signature if p.default is p.empty)
+        self._columns = {name: type_ for name, type_ in _COLUMNS.items() if name in self._known}
         self._mutates = tuple(re.findall(r"\(\w!\)\??\s+(\w+)", schema))
         functools.update_wrapper(self, reference)
         _LIBRARY.define(f"{self.name}{schema}")
@@ -101,13 +103,7 @@ class Op:
         self._run = getattr(torch.ops.fastadv, self.name)
 
     def __call__(self, *args, **kwargs):
-        given = dict(zip(self._parameters, args, strict=False)) | kwargs
-        fits = all(name in given for name in self._required) and all(name in self._parameters for name in given)
-        if len(given) != len(args) + len(kwargs) or not fits:
-            raise TypeError(
-                f"{self.name} takes ({', '.join(self._parameters)}), of which {', '.join(sorted(self._required))} are "
-                f"required; got {len(args)} by position and {', '.join(kwargs) or 'none'} by name"
-            )
+        given = self._bound(args, kwargs)
         x = given[self._samples[0]]
         if x.dtype not in _FLOATS:
             raise TypeError(f"{self.name}: {self._samples[0]} must be a floating-point tensor, got {x.dtype}")
@@ -118,16 +114,23 @@ class Op:
                 f"{self.name}: {self._samples[0]} must be [samples, classes] with at least {self._classes} "
                 f"{'class' if self._classes == 1 else 'classes'}, got {tuple(x.shape)}"
             )
+        shape, dtype, device = x.shape, x.dtype, x.device
         for name in self._samples:
             other = given.get(name)
             if other is not None:
-                self._like(name, other, x.shape, x.dtype, x)
+                self._like(name, other, shape, dtype, x)
         for name in self._budgets:
             if given.get(name) is not None:
                 given[name] = per_sample(self.name, name, given[name], x)
-        for name, type_ in _COLUMNS.items():
-            if given.get(name) is not None:
-                self._column(name, given[name], type_, x)
+        for name, type_ in self._columns.items():
+            column = given.get(name)
+            if column is None:
+                continue
+            if column.shape != shape[:1] or column.dtype != type_ or column.device != device:
+                raise ValueError(
+                    f"{self.name}: {name} must be a {type_} tensor of shape ({shape[0]},) on {device}, "
+                    f"got {column.dtype} of shape {tuple(column.shape)} on {column.device}"
+                )
         for name, choices in self._choices.items():
             if name in given and given[name] not in choices:
                 raise ValueError(f"{self.name}: {name} must be one of {', '.join(choices)}, got {given[name]!r}")
@@ -135,10 +138,19 @@ class Op:
             self._check(self, given)
         if self._mutates and not torch.compiler.is_compiling():
             # Compiled kernels write behind autograd's back; it must notice if it has saved these tensors.
-            for name in self._mutates:
-                if given.get(name) is not None:
-                    torch.autograd.graph.increment_version(given[name])
+            torch.autograd.graph.increment_version([given[name] for name in self._mutates if name in given])
         return self._run(**given)
+
+    def _bound(self, args: tuple, kwargs: dict) -> dict:
+        """The arguments by name, without those that are None."""
+        named = dict(zip(self._parameters, args, strict=False)) | kwargs
+        given = {name: value for name, value in named.items() if value is not None}
+        if len(named) < len(args) + len(kwargs) or not self._required <= given.keys() <= self._known:
+            raise TypeError(
+                f"{self.name} takes ({', '.join(self._parameters)}), of which {', '.join(sorted(self._required))} are "
+                f"required; got {len(args)} by position and {', '.join(kwargs) or 'none'} by name"
+            )
+        return given
 
     def _like(self, name: str, t: Tensor, shape: tuple[int, ...], dtype: torch.dtype, x: Tensor) -> None:
         if t.shape != shape or t.dtype != dtype or t.device != x.device:
@@ -146,15 +158,8 @@ class Op:
                 f"{self.name}: {name} must be ({tuple(shape)}, {dtype}, {x.device}) to go with {self._samples[0]} "
                 f"({tuple(x.shape)}, {x.dtype}), got ({tuple(t.shape)}, {t.dtype}, {t.device})"
             )
-        if torch.is_grad_enabled() and t.requires_grad:
+        if t.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"{self.name} has no gradient: call it under torch.no_grad() or detach {name}")
-
-    def _column(self, name: str, t: Tensor, dtype: torch.dtype, x: Tensor) -> None:
-        if t.shape != x.shape[:1] or t.dtype != dtype or t.device != x.device:
-            raise ValueError(
-                f"{self.name}: {name} must be a {dtype} tensor of shape ({x.shape[0]},) on {x.device}, "
-                f"got {t.dtype} of shape {tuple(t.shape)} on {t.device}"
-            )
 
 
 def per_sample(op: str, name: str, value: float | Tensor, x: Tensor) -> Tensor:
@@ -165,6 +170,8 @@ def per_sample(op: str, name: str, value: float | Tensor, x: Tensor) -> Tensor:
     dtype = _wide(x)
     if not isinstance(value, Tensor):
         return torch.full((1,), value, dtype=dtype, device=x.device).expand(x.shape[0])
+    if value.shape == x.shape[:1] and value.dtype == dtype and value.device == x.device:
+        return value.detach()
     if value.numel() != 1 and value.shape != x.shape[:1]:
         raise ValueError(
             f"{op}: {name} must be a number or one value a sample, ({x.shape[0]},); got {tuple(value.shape)}"
@@ -271,8 +278,8 @@ def linf_step(
     ``x_adv <- clip(x + clip(x_adv + step_size * sign(grad) - x, -eps, eps), lo, hi)``; NaN and infinite gradients move
     nothing. `step_size` and `eps` are in the units of the pixels; a negative step descends (targeted attacks).
 
-    With `momentum` [B, ...], updated in place, the sign is that of ``momentum <- decay * momentum + grad / mean |grad|``
-    (MIM, Dong et al. 2018), the mean over the sample.
+    With `momentum` [B, ...], updated in place, the sign is that of ``momentum <- decay * momentum + grad / mean
+    |grad|`` (MIM, Dong et al. 2018), the mean over the sample.
     """
     direction = _compute(grad)
     if momentum is not None:
@@ -320,7 +327,8 @@ def l2_step(
     """One L2 ascent step, in place on `x_adv` [B, ...].
 
     ``delta = x_adv + step_size * grad / |grad| - x``, shrunk to the L2 ball of radius `eps`; ``x_adv <- clip(x + delta,
-    lo, hi)``. `step_size` and `eps` are L2 norms. NaN and infinite gradient entries count as 0; so does a gradient of 0.
+    lo, hi)``. `step_size` and `eps` are L2 norms. NaN and infinite gradient entries count as 0; without a gradient,
+    nothing moves.
     """
     grad, origin = _finite(grad), _compute(x)
     scale = as_rows(_pace(step_size, _norm(grad, 2)), x)
@@ -457,8 +465,8 @@ def early_stop(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """PGD-K-tau's bookkeeping before a step (FAT, Zhang et al. 2020, Algorithm 1), in place on `tau` [B] int64.
 
-    A sample of `logits` [B, K] that is misclassified stops if its `tau` is 0, and otherwise goes on with one less. Samples
-    that are not `active` stay stopped and keep their `tau`. Nothing waits for the device.
+    A sample of `logits` [B, K] that is misclassified stops if its `tau` is 0, and otherwise goes on with one less.
+    Samples that are not `active` stay stopped and keep their `tau`. Nothing waits for the device.
 
     Returns ``(predictions, active, order, count)``: the predicted classes [B]; who goes on [B]; their indices in order,
     followed by the others' from the last to the first [B]; and how many go on [1], which may be read asynchronously.
@@ -512,8 +520,8 @@ def deepfool_step(
     From the `logits` [B, K] of K classes and their gradients `grads` [B, K, ...] at the current point, with the label's
     place among them in `labels` [B]: the boundary to class k is ``(|z_k - z_y| + 1e-5) / |w_k|`` away, where ``w_k =
     grads_k - grads_y`` and the norm is dual to `norm` (``l2`` or ``linf``). `delta`, float32 (float64 for float64
-    samples), moves to the nearest one, and ``x_adv <- clip(x + (1 + overshoot) * delta, lo, hi)``. A class whose gradient
-    is the label's, or not finite, is no candidate; without one, and for a label out of range, `delta` stays.
+    samples), moves to the nearest one, and ``x_adv <- clip(x + (1 + overshoot) * delta, lo, hi)``. A class whose
+    gradient is the label's, or not finite, is no candidate; without one, and for a label out of range, `delta` stays.
 
     Returns ``(target, distance)``, [B] each: the class and how far it was; the label and 0 where nothing moved.
     """
@@ -546,8 +554,8 @@ def deepfool_step(
 def bisect_step(inner: Tensor, outer: Tensor, middle: Tensor, inside: Tensor, active: Tensor | None = None) -> None:
     """One bisection of the segments from `inner` to `outer` [B, ...], in place on all three (SMD, Ma and Liang).
 
-    Where `inside` [B] says that the `middle` is still on the inner side, it becomes `inner`, elsewhere `outer`; the next
-    `middle` is half-way between the two. Begin with ``middle = (inner + outer) / 2``.
+    Where `inside` [B] says that the `middle` is still on the inner side, it becomes `inner`, elsewhere `outer`; the
+    next `middle` is half-way between the two. Begin with ``middle = (inner + outer) / 2``.
     """
     replaced = as_rows(inside, middle)
     kept = torch.where(replaced, outer, inner)
@@ -578,8 +586,8 @@ def random_start(
 ) -> Tensor:
     """`x` [B, ...] plus noise of size `eps`, clipped to [lo, hi]; a new tensor.
 
-    `law`: ``uniform`` in the L-infinity ball of radius `eps`, or ``sign``, its corners with equal chance; ``gaussian`` of
-    standard deviation `eps`; ``l2`` or ``l1``, uniform in that ball. The noise of a sample is a function of (`seed`,
+    `law`: ``uniform`` in the L-infinity ball of radius `eps`, or ``sign``, its corners with equal chance; ``gaussian``
+    of standard deviation `eps`; ``l2`` or ``l1``, uniform in that ball. The noise of a sample is a function of (`seed`,
     `ids`, `restart`) and of nothing else: neither batch, order, device, dtype nor memory format. `ids` is int64 [B].
     Generator: Philox4x32-10 (Salmon et al., SC 2011), 24 bits an element.
     """
@@ -648,11 +656,12 @@ def adversarial_labels(
 ) -> Tensor:
     """Bilateral's adversarial labels (Wang and Zhang, ICCV 2019), from the `logits` [B, K] of the natural samples.
 
-    A soft label [B, K], float32 (float64 for float64 logits), that gives ``eps_y`` to the wrong classes in proportion to
-    u, and the rest to the true one: ``u_k = v_k - min v + gamma`` (``main``, equations 14 and 18) or ``u_k = v_k``
+    A soft label [B, K], float32 (float64 for float64 logits), that gives ``eps_y`` to the wrong classes in proportion
+    to u, and the rest to the true one: ``u_k = v_k - min v + gamma`` (``main``, equations 14 and 18) or ``u_k = v_k``
     (``sup``, equations 26 and 28), with ``v = -log p`` and ``eps_y = 1 / (1 + beta * max u / sum u)``, so that the true
-    class keeps `beta` times the largest wrong share. `top_k`: only that many of the least likely wrong classes take part
-    (LA9 is ``sup`` with 9), equally unlikely ones by lowest index; 0: all. Where every u is 0, the shares are equal.
+    class keeps `beta` times the largest wrong share. `top_k`: only that many of the least likely wrong classes take
+    part (LA9 is ``sup`` with 9), equally unlikely ones by lowest index; 0: all. Where every u is 0, the shares are
+    equal.
     """
     z = logits.double()
     own = torch.arange(z.shape[1], device=z.device) == labels.unsqueeze(1)
@@ -677,9 +686,9 @@ def adversarial_labels(
     fake=lambda logits, *args, **kwargs: _column(logits, torch.int64),
 )
 def wrong_class_target(logits: Tensor, labels: Tensor, which: str = "most_confusing") -> Tensor:
-    """The wrong class with the highest of `logits` [B, K] (``most_confusing``) or the lowest (``least_likely``): [B] int64.
+    """The wrong class with the highest of `logits` [B, K] (``most_confusing``) or the lowest (``least_likely``): [B].
 
-    Of equal ones the first; NaN comes before all (Bilateral's MC and LL targets, section 3.3).
+    int64; of equal ones the first; NaN comes before all (Bilateral's MC and LL targets, section 3.3).
     """
     scores = logits if which == "most_confusing" else -logits
     scores = scores.clamp(min=torch.finfo(logits.dtype).min)  # minus infinity is for the label alone
@@ -697,7 +706,7 @@ def wrong_class_target(logits: Tensor, labels: Tensor, which: str = "most_confus
 def hyperplane_projection(
     x: Tensor, normal: Tensor, offset: float | Tensor, norm: str, lo: float = 0.0, hi: float = 1.0
 ) -> Tensor:
-    """The shortest way, in `norm`, from `x` [B, ...] in the box to the hyperplane ``normal . z = offset`` within the box.
+    """The shortest way, in `norm`, from `x` [B, ...] to the hyperplane ``normal . z = offset`` that stays in the box.
 
     A new tensor like `x`, to be added to it (FAB, Croce and Hein 2020). `offset` is one number a sample. Where the
     hyperplane does not meet the box, everything moves towards it as far as the box allows. In L1, entries of equal
