@@ -18,9 +18,12 @@ struct AdversarialLabels {
     const int64_t label = a.labels[row.index];
     const T* z = static_cast<const T*>(a.logits);
     const bool sup = a.sup;
-    // v, or v - min v, which is the best wrong logit less this one; -1 for the label.
-    const C from = sup ? log_sum_exp(row, z) : load(z[row.index * row.cols + best_wrong(row, z, label)]);
-    const auto v = row.template hold<0>([=](C logit, int64_t k) { return k == label ? C(-1) : from - logit; }, z, Indices{});
+    // v, or v - min v, which is the best wrong logit less this one; -1 for the label. From the difference of two logits, so
+    // that nothing of a large one rounds it.
+    const C from = load(z[row.index * row.cols + (sup ? best(row, z) : best_wrong(row, z, label))]);
+    const C more = sup ? log_sum_exp(row, z, from) : C(0);
+    const auto v = row.template hold<0>(
+        [=](C logit, int64_t k) { return k == label ? C(-1) : from - logit + more; }, z, Indices{});
     Largest<C> chosen{C(0), row.cols};
     if (a.top_k > 0 && a.top_k < row.cols - 1)
       chosen = select_largest(row, a.top_k, [](C d) { return d; }, [](int64_t k) { return k; }, v);
@@ -52,9 +55,13 @@ struct AdversarialLabels {
                       Indices{});
   }
 
-  FASTADV_FN C log_sum_exp(const Row<T>& row, const T* z) const {
-    const C top = load(z[row.index * row.cols + row.argmax([](C logit) { return logit; }, z)]);
-    return top + static_cast<C>(log(row.sum([=](C logit) { return exp(static_cast<double>(logit - top)); }, z)));
+  FASTADV_FN int64_t best(const Row<T>& row, const T* z) const {
+    return row.argmax([](C logit) { return logit; }, z);
+  }
+
+  // Of the logits less the best of them.
+  FASTADV_FN C log_sum_exp(const Row<T>& row, const T* z, C best) const {
+    return static_cast<C>(log(row.sum([=](C logit) { return exp(static_cast<double>(logit - best)); }, z)));
   }
 };
 
