@@ -674,8 +674,8 @@ def adversarial_labels(
     u = torch.where(chosen, u, 0)
     u = torch.where(u.sum(dim=1, keepdim=True) == 0, chosen.to(u.dtype), u)
     total = u.sum(dim=1, keepdim=True)
-    eps_y = 1 / (1 + beta * u.amax(dim=1, keepdim=True) / total)
-    return torch.where(own, 1 - eps_y, eps_y * u / total).to(_compute(logits).dtype)
+    eps_y = 1 / (1 + beta * (u.amax(dim=1, keepdim=True) / total))
+    return torch.where(own, 1 - eps_y, eps_y * (u / total)).to(_compute(logits).dtype)
 
 
 @_op(

@@ -29,24 +29,28 @@ struct AdversarialLabels {
       chosen = select_largest(row, a.top_k, [](C d) { return d; }, [](int64_t k) { return k; }, v);
     const auto takes_part = [=](C d, int64_t k) { return d >= 0 && chosen.holds(d, k); };
     const int64_t least = row.argmax([=](C d, int64_t k) { return takes_part(d, k) ? -d : -largest<C>(); }, v, Indices{});
-    const C less = sup ? C(0) : from - load(z[row.index * row.cols + least]);
-    const C gamma = sup ? C(0) : static_cast<C>(a.gamma);
-    const auto u = [=](C d, int64_t k) { return takes_part(d, k) ? d - less + gamma : C(0); };
-    const double sum = row.sum(u, v, Indices{}), most = row.max(u, v, Indices{});
+    const C highest = load(z[row.index * row.cols + least]), gamma = static_cast<C>(a.gamma);
+    const auto u = [=](C d, int64_t k, C logit) {
+      return !takes_part(d, k) ? C(0) : sup ? d : highest - logit + gamma;
+    };
+    const double sum = row.sum(u, v, Indices{}, z), most = row.max(u, v, Indices{}, z);
     C* out = static_cast<C*>(a.soft);
     if (sum == 0) {  // nothing to go by: the chosen classes share alike
-      const auto one = [=](C d, int64_t k) { return takes_part(d, k) ? C(1) : C(0); };
-      write(row, out, one, row.sum(one, v, Indices{}), 1.0, label, v);
+      const auto one = [=](C d, int64_t k, C) { return takes_part(d, k) ? C(1) : C(0); };
+      write(row, out, one, row.sum(one, v, Indices{}, z), 1.0, label, v, z);
     } else {
-      write(row, out, u, sum, most, label, v);
+      write(row, out, u, sum, most, label, v, z);
     }
   }
 
  private:
   template <class U, class V>
-  FASTADV_FN void write(const Row<T>& row, C* out, U u, double sum, double most, int64_t label, const V& v) const {
-    const C eps_y = static_cast<C>(1 / (1 + a.beta * most / sum)), share = static_cast<C>(static_cast<double>(eps_y) / sum);
-    row.map(out, [=](C d, int64_t k) { return k == label ? C(1) - eps_y : share * u(d, k); }, v, Indices{});
+  FASTADV_FN void write(const Row<T>& row, C* out, U u, double sum, double most, int64_t label, const V& v,
+                        const T* z) const {
+    const C eps_y = static_cast<C>(1 / (1 + a.beta * (most / sum)));
+    row.map(out, [=](C d, int64_t k, C logit) {
+      return k == label ? C(1) - eps_y : eps_y * static_cast<C>(static_cast<double>(u(d, k, logit)) / sum);
+    }, v, Indices{}, z);
   }
 
   FASTADV_FN int64_t best_wrong(const Row<T>& row, const T* z, int64_t label) const {
