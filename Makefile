@@ -27,7 +27,7 @@ lint: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark ruff
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark hypothesis ruff
 	touch $@
 
 clean:

@@ -492,7 +492,8 @@ def test_deepfool_step_skips_classes_without_a_boundary(norm, device):
     args = linear(torch.float32, device, samples=4, classes=4)
     grads, logits = args["grads"].clone(), args["logits"]
     args["labels"] = torch.zeros(4, dtype=torch.int64, device=device)
-    grads[0, 1:] = grads[0, :1]  # no class can be told from the label's
+    grads[0] = 0  # no class can be told from the label's
+    grads[0, 1, 0, 0, 0] = 1e-9
     grads[1, 1], logits[1, 1] = grads[1, 0], logits[1, 0]  # as near as can be, and no boundary to go to
     grads[2, 2:, 0, 0, 0] = torch.tensor([math.nan, math.inf])  # one left
     grads[3, 0, 0, 0, 0] = math.nan  # the label's own: none left
@@ -805,11 +806,27 @@ def test_adversarial_labels_of_equal_wrong_classes_are_smoothed_ones(beta, eps_y
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("variant", ["main", "sup"])
+def test_adversarial_labels_depend_on_differences_of_logits_alone(variant, device):
+    logits = (randn(50, 10, dtype=torch.float32, device=device) * 8).round() / 8  # sums are exact
+    labels = torch.arange(50, device=device) % 10
+    soft = ops.adversarial_labels(logits, labels, variant=variant)
+    for offset in (-300, 4096):
+        shifted = ops.adversarial_labels(logits + offset, labels, variant=variant)
+        torch.testing.assert_close(shifted, soft, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_adversarial_labels_at_the_edges(device):
-    two, labels = randn(8, 2, device=device), torch.tensor([0, 1] * 4, device=device)
-    for variant, gamma in (("main", 0.01), ("main", 0.0), ("sup", 0.0)):  # one wrong class has all of eps_y
+    two, labels = randn(8, 2, dtype=torch.float32, device=device), torch.tensor([0, 1] * 4, device=device)
+    for variant, gamma in (
+        ("main", 0.01),
+        ("main", 1e-44),
+        ("main", 0.0),
+        ("sup", 0.0),
+    ):  # one wrong class has all of eps_y
         soft = ops.adversarial_labels(two, labels, 9.0, gamma, variant)
-        torch.testing.assert_close(soft[torch.arange(8), labels], torch.full((8,), 0.9, device=device).double())
+        torch.testing.assert_close(soft[torch.arange(8), labels], torch.full((8,), 0.9, device=device))
     # (20): a dominating wrong class, all others' v equal.
     logits = torch.tensor([[0.0, 30.0, 0.0, 0.0]], device=device)
     soft = ops.adversarial_labels(logits, torch.zeros(1, dtype=torch.int64, device=device), 9.0, 0.01)
