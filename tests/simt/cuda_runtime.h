@@ -4,9 +4,10 @@
 // SIMT_ORDER picks the order in which blocks and threads run: "fair" (default), "reverse", or a number, the seed of
 // a random order. SIMT_SHARED is the shared memory, in bytes, that a block can have at most if it asks for it.
 //
-// Aborts with a message where CUDA would be in undefined behaviour or fail: threads that end while others wait for them,
-// warps whose threads meet in different operations, deadlocks, launches beyond the limits. Stricter than CUDA in that
-// warp-level operations take whole warps only. Not modelled: blocks that run at the same time, timing.
+// Aborts with a message where CUDA would be in undefined behaviour or fail: threads that end while others wait for
+// them, warps whose threads meet in different operations, deadlocks, launches beyond the limits. Stricter than CUDA in
+// that warp-level operations take whole warps, and barriers whole blocks. Not modelled: timing, and blocks that run at
+// the same time.
 #pragma once
 
 #include <cmath>
@@ -43,7 +44,8 @@ void launch(const void* kernel, unsigned blocks, unsigned threads, size_t shared
 unsigned char* dynamic_shared();
 
 // Waits until all threads of the warp are in this operation; returns what each of the 32 brought.
-const uint64_t* meet(const char* operation, unsigned mask, uint64_t value);
+enum class Operation { sync, shuffle, ballot };
+const uint64_t* meet(Operation operation, unsigned mask, uint64_t value);
 
 template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, size_t shared, cudaStream_t,
@@ -69,13 +71,13 @@ V __shfl_xor_sync(unsigned mask, V value, int lanes) {
   static_assert(sizeof(V) <= sizeof(uint64_t));
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof value);
-  const uint64_t* all = simt::meet("__shfl_xor_sync", mask, bits);
+  const uint64_t* all = simt::meet(simt::Operation::shuffle, mask, bits);
   std::memcpy(&value, &all[(threadIdx.x ^ static_cast<unsigned>(lanes)) % 32], sizeof value);
   return value;
 }
 
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
-  const uint64_t* all = simt::meet("__ballot_sync", mask, vote);
+  const uint64_t* all = simt::meet(simt::Operation::ballot, mask, vote);
   unsigned votes = 0;
   for (unsigned lane = 0; lane < 32; ++lane) votes |= static_cast<unsigned>(all[lane]) << lane;
   return votes;

@@ -2,8 +2,8 @@
 // or a warp-level operation, or end; blocks run one after the other.
 //
 // Never compiled with a sanitizer, which would watch the scheduler instead of the kernels. Where ThreadSanitizer is
-// linked in, each CUDA thread is a fibre to it, too, and only barriers, the beginning and the end of a block order them:
-// whatever else the schedule does, shuffles included, hides no race.
+// linked in, each CUDA thread is a fibre to it, too, and only barriers, the beginning and the end of a block order
+// them: whatever else the schedule does, shuffles included, hides no race.
 #include "cuda_runtime.h"
 
 #include <link.h>
@@ -46,19 +46,24 @@ struct Fibre {
 
 struct Warp {
   unsigned members, ready, waiting, done;  // a bit a lane; `waiting` is for the others of the warp
-  const char* operation;                   // that they wait in
+  Operation operation;                     // that they wait in
   unsigned round;                          // how many operations are over
   uint64_t brought[2][kWarp];              // in this round, and in the last, which some may still have to read
 };
 
 enum class Order { fair, reverse, random };
 
+const char* name(Operation operation) {
+  const char* const names[] = {"__syncwarp", "__shfl_xor_sync", "__ballot_sync"};
+  return names[static_cast<int>(operation)];
+}
+
 Fibre host, fibres[kMaxThreads];
 unsigned made;  // fibres: they live on from launch to launch
 Warp warps[kMaxThreads / kWarp];
 unsigned warp_count, at_barrier, barriers, ended;  // of the running block
 char started, finished, passed[2];                 // their addresses stand for what orders threads
-const std::function<void()>* body;
+const std::function<void()>* body;  // of the running kernel
 std::unique_ptr<unsigned char[]> dynamic;
 std::map<const void*, size_t> asked;  // dynamic shared memory, by kernel
 cudaError_t last_error = cudaSuccess;
@@ -70,7 +75,7 @@ std::mt19937 dice;
   va_start(arguments, format);
   std::fputs("simt: ", stderr);
   std::vfprintf(stderr, format, arguments);
-  std::fprintf(stderr, " (block %u, thread %u)\n", blockIdx.x, threadIdx.x);
+  body ? std::fprintf(stderr, " (block %u, thread %u)\n", blockIdx.x, threadIdx.x) : std::fputs("\n", stderr);
   std::abort();
 }
 
@@ -129,23 +134,23 @@ void make(Fibre& fibre) {
 
 // ----------------------------------------------------------------------------------------------------------- schedule
 
-unsigned lowest(unsigned lanes) { return static_cast<unsigned>(__builtin_ctz(lanes)); }
-unsigned highest(unsigned lanes) { return 31 - static_cast<unsigned>(__builtin_clz(lanes)); }
-unsigned any(unsigned lanes) {
-  const unsigned first = dice() % kWarp, later = lanes >> first << first;
-  return lowest(later ? later : lanes);
+unsigned one_of(unsigned lanes) {
+  if (order == Order::reverse) return kWarp - 1 - static_cast<unsigned>(__builtin_clz(lanes));
+  const unsigned from = order == Order::random ? dice() % kWarp : 0, later = lanes >> from << from;
+  return static_cast<unsigned>(__builtin_ctz(later ? later : lanes));
 }
 
-// Who runs next, if anybody can. Threads take turns in the fair order only; in the others, a warp runs as far as it can.
+// Who runs next, if anybody can. Threads take turns in the fair order only; in the others, a warp runs as far as it
+// can.
 bool pick(unsigned* next) {
-  const unsigned here = threadIdx.x / kWarp, later = ~1u << threadIdx.x % kWarp & warps[here].ready;
-  const auto choose = [&](unsigned warp, unsigned lane) { return *next = warp * kWarp + lane, true; };
-  if (order == Order::fair && later) return choose(here, lowest(later));
-  if (order == Order::random && warps[here].ready) return choose(here, any(warps[here].ready));
-  const unsigned first = order == Order::fair ? here + 1 : order == Order::random ? dice() % warp_count : 0;
-  for (unsigned i = 0; i < warp_count; ++i) {
-    const unsigned w = order == Order::reverse ? warp_count - 1 - i : (first + i) % warp_count, ready = warps[w].ready;
-    if (ready) return choose(w, order == Order::fair ? lowest(ready) : order == Order::reverse ? highest(ready) : any(ready));
+  const unsigned here = threadIdx.x / kWarp, start = order == Order::random ? dice() % warp_count : here;
+  for (unsigned i = 0; i <= warp_count; ++i) {
+    unsigned warp = (start + i) % warp_count, lanes = kAllLanes;
+    if (order == Order::fair && i == 0) lanes = ~1u << threadIdx.x % kWarp;  // after this thread
+    if (order == Order::random && i == 0) warp = here;
+    if (order == Order::reverse) warp = warp_count - 1 - i % warp_count;
+    lanes &= warps[warp].ready;
+    if (lanes) return *next = warp * kWarp + one_of(lanes), true;
   }
   return false;
 }
@@ -159,7 +164,7 @@ void yield() {
 
 void end() {
   Warp& warp = warps[threadIdx.x / kWarp];
-  if (warp.waiting) fail("a thread ended while others of its warp wait in %s", warp.operation);
+  if (warp.waiting) fail("a thread ended while others of its warp wait in %s", name(warp.operation));
   if (at_barrier) fail("a thread ended while others wait in __syncthreads");
   warp.done |= 1u << threadIdx.x % kWarp;
   warp.ready &= ~warp.done;
@@ -212,7 +217,7 @@ Memory statics() {
 
 unsigned char* dynamic_shared() { return dynamic.get(); }
 
-void launch(const void* kernel, unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& kernel_body) {
+void launch(const void* kernel, unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& run) {
   const Memory fixed = statics();
   const size_t left = fixed.size < kWithoutAsking ? kWithoutAsking - fixed.size : 0;
   const size_t most = std::max(asked.count(kernel) ? asked[kernel] : 0, left);
@@ -221,16 +226,16 @@ void launch(const void* kernel, unsigned blocks, unsigned threads, size_t shared
   if (shared > most) fail("launch with %zu bytes of dynamic shared memory, %zu allowed", shared, most);
 
   const char* given = std::getenv("SIMT_ORDER");
-  const std::string name = given ? given : "fair";
-  order = name == "fair" ? Order::fair : name == "reverse" ? Order::reverse : Order::random;
-  dice.seed(std::strtoul(name.c_str(), nullptr, 10));
+  const std::string wish = given ? given : "fair";
+  order = wish == "fair" ? Order::fair : wish == "reverse" ? Order::reverse : Order::random;
+  dice.seed(std::strtoul(wish.c_str(), nullptr, 10));
   std::vector<unsigned> turns(blocks);
   std::iota(turns.begin(), turns.end(), 0u);
   if (order == Order::reverse) std::reverse(turns.begin(), turns.end());
   if (order == Order::random) std::shuffle(turns.begin(), turns.end(), dice);
 
   for (; made < threads; ++made) make(fibres[made]);
-  body = &kernel_body;
+  body = &run;
   gridDim.x = blocks;
   blockDim.x = threads;
   warp_count = (threads + kWarp - 1) / kWarp;
@@ -241,15 +246,16 @@ void launch(const void* kernel, unsigned blocks, unsigned threads, size_t shared
     run_block(index, threads);
   }
   dynamic.reset();
+  body = nullptr;
 }
 
-const uint64_t* meet(const char* operation, unsigned mask, uint64_t value) {
+const uint64_t* meet(Operation operation, unsigned mask, uint64_t value) {
   Warp& warp = warps[threadIdx.x / kWarp];
   const unsigned lane = threadIdx.x % kWarp;
-  if (mask != kAllLanes || warp.members != kAllLanes) fail("%s of a part of a warp", operation);
-  if (warp.done) fail("%s after threads of the warp have ended", operation);
-  if (warp.waiting && std::strcmp(warp.operation, operation) != 0)
-    fail("%s while others of the warp wait in %s", operation, warp.operation);
+  if (mask != kAllLanes || warp.members != kAllLanes) fail("%s of a part of a warp", name(operation));
+  if (warp.done) fail("%s after threads of the warp have ended", name(operation));
+  if (warp.waiting && warp.operation != operation)
+    fail("%s while others of the warp wait in %s", name(operation), name(warp.operation));
   uint64_t* const brought = warp.brought[warp.round % 2];
   brought[lane] = value;
   warp.operation = operation;
@@ -272,7 +278,7 @@ void __syncwarp(unsigned mask) {
   Warp& warp = warps[threadIdx.x / kWarp];
   void* const round = warp.brought[warp.round % 2];
   order_before(round);
-  meet("__syncwarp", mask, 0);
+  meet(Operation::sync, mask, 0);
   order_after(round);
 }
 
@@ -304,7 +310,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
 }
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
-  if (value < 0 || static_cast<size_t>(value) + statics().size > most_shared()) return last_error = cudaErrorInvalidValue;
+  const bool fits = value >= 0 && static_cast<size_t>(value) + statics().size <= most_shared();
+  if (!fits) return last_error = cudaErrorInvalidValue;
   asked[kernel] = static_cast<size_t>(value);
   return cudaSuccess;
 }
