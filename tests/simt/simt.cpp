@@ -33,7 +33,7 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace simt {
 namespace {
 
-constexpr unsigned kWarp = 32, kMaxThreads = 1024, kAllLanes = 0xFFFFFFFFu;
+constexpr unsigned kWarp = 32, kMaxThreads = 1024, kAllLanes = 0xFFFFFFFFu, kNobody = ~0u;
 constexpr size_t kStack = 256 * 1024;
 constexpr size_t kWithoutAsking = 48 * 1024;  // bytes of shared memory, static and dynamic together
 constexpr int kUnset = 0xFF;                  // in every byte of shared memory: NaN
@@ -63,7 +63,7 @@ unsigned made;  // fibres: they live on from launch to launch
 Warp warps[kMaxThreads / kWarp];
 unsigned warp_count, at_barrier, barriers, ended;  // of the running block
 char started, finished, passed[2];                 // their addresses stand for what orders threads
-const std::function<void()>* body;  // of the running kernel
+const std::function<void()>* body;                 // of the running kernel
 std::unique_ptr<unsigned char[]> dynamic;
 std::map<const void*, size_t> asked;  // dynamic shared memory, by kernel
 cudaError_t last_error = cudaSuccess;
@@ -140,9 +140,8 @@ unsigned one_of(unsigned lanes) {
   return static_cast<unsigned>(__builtin_ctz(later ? later : lanes));
 }
 
-// Who runs next, if anybody can. Threads take turns in the fair order only; in the others, a warp runs as far as it
-// can.
-bool pick(unsigned* next) {
+// Who runs next. Threads take turns in the fair order only; in the others, a warp runs as far as it can.
+unsigned pick() {
   const unsigned here = threadIdx.x / kWarp, start = order == Order::random ? dice() % warp_count : here;
   for (unsigned i = 0; i <= warp_count; ++i) {
     unsigned warp = (start + i) % warp_count, lanes = kAllLanes;
@@ -150,16 +149,17 @@ bool pick(unsigned* next) {
     if (order == Order::random && i == 0) warp = here;
     if (order == Order::reverse) warp = warp_count - 1 - i % warp_count;
     lanes &= warps[warp].ready;
-    if (lanes) return *next = warp * kWarp + one_of(lanes), true;
+    if (lanes) return warp * kWarp + one_of(lanes);
   }
-  return false;
+  return kNobody;
 }
 
 void yield() {
-  const unsigned self = threadIdx.x;
+  const unsigned self = threadIdx.x, next = pick();
   if (ended == blockDim.x) return change(fibres[self], host);
-  if (!pick(&threadIdx.x)) fail("deadlock: %u threads wait in __syncthreads, the others for their warps", at_barrier);
-  if (threadIdx.x != self) change(fibres[self], fibres[threadIdx.x]);
+  if (next == kNobody) fail("deadlock: %u threads wait in __syncthreads, the others for their warps", at_barrier);
+  threadIdx.x = next;
+  if (next != self) change(fibres[self], fibres[next]);
 }
 
 void end() {
@@ -181,7 +181,7 @@ void run_block(unsigned index, unsigned threads) {
   }
   order_before(&started);
   threadIdx.x = threads - 1;  // the last turn was its
-  pick(&threadIdx.x);
+  threadIdx.x = pick();
   change(host, fibres[threadIdx.x]);
   order_after(&finished);
 }
