@@ -163,6 +163,10 @@ CASES = {
 }
 
 
+def test_every_op_is_measured() -> None:
+    assert {case.op for case in CASES.values()} == set(ops.OPS)
+
+
 def results(function: Callable, args: tuple) -> list[Tensor]:
     """What a call leaves in its arguments and returns."""
     args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
