@@ -12,6 +12,7 @@ from . import table
 
 
 def pytest_benchmark_update_machine_info(config, machine_info: dict) -> None:
+    del machine_info["node"]
     machine_info["fastadv"] = fastadv.__version__
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
@@ -22,4 +23,6 @@ def pytest_benchmark_update_machine_info(config, machine_info: dict) -> None:
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json: dict) -> None:
+    for one in output_json["benchmarks"]:
+        one["stats"].pop("data", None)  # every single time: megabytes
     print("\n" + table.of_ops(output_json))
