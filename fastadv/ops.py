@@ -661,7 +661,7 @@ def adversarial_labels(
     (``sup``, equations 26 and 28), with ``v = -log p`` and ``eps_y = 1 / (1 + beta * max u / sum u)``, so that the true
     class keeps `beta` times the largest wrong share. `top_k`: only that many of the least likely wrong classes take
     part (LA9 is ``sup`` with 9), equally unlikely ones by lowest index; 0: all. Where every u is 0, the shares are
-    equal.
+    equal. A NaN or infinite logit makes the sample's label NaN.
     """
     z = logits.double()
     own = torch.arange(z.shape[1], device=z.device) == labels.unsqueeze(1)
@@ -675,7 +675,8 @@ def adversarial_labels(
     u = torch.where(u.sum(dim=1, keepdim=True) == 0, chosen.to(u.dtype), u)
     total = u.sum(dim=1, keepdim=True)
     eps_y = 1 / (1 + beta * (u.amax(dim=1, keepdim=True) / total))
-    return torch.where(own, 1 - eps_y, eps_y * (u / total)).to(_compute(logits).dtype)
+    soft = torch.where(own, 1 - eps_y, eps_y * (u / total)).to(_compute(logits).dtype)
+    return soft.masked_fill(~z.isfinite().all(dim=1, keepdim=True), torch.nan)
 
 
 @_op(

@@ -418,6 +418,19 @@ def test_inactive_samples_keep_their_bits(op, device, dtype):
     assert any(not same(all_[i][0], kept[0]) for i, kept in enumerate(before))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", [op for op in CASES if op != "early_stop"])  # whose order is about the batch
+def test_a_sample_is_the_same_wherever_it_stands(op, device, dtype):
+    options = {"device": device, "dtype": dtype, "shape": (5, 147)}  # rows begin at other multiples of 16 bytes each
+    args = arguments(op, CASES[op].variants[0], **options)
+    alone = [{name: v[i : i + 1].clone() if isinstance(v, Tensor) else v for name, v in args.items()} for i in range(5)]
+    together = call(getattr(ops, op), op, args)
+    for i in range(5):
+        for name, value in call(getattr(ops, op), op, alone[i]).items():
+            assert same(value, together[name][i : i + 1]), name
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("op", [op for op in CASES if written(op)])
 def test_writing_through_a_view_leaves_the_gaps(op, device):

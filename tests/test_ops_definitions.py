@@ -865,6 +865,20 @@ def test_adversarial_labels_at_the_edges(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("variant", ["main", "sup"])
+def test_adversarial_labels_of_broken_logits_are_nan(variant, device):
+    logits = randn(4, 10, dtype=torch.float32, device=device)
+    whole = ops.adversarial_labels(logits, torch.arange(4, device=device), variant=variant)
+    for value in (math.nan, math.inf, -math.inf):
+        for place in (1, 7):  # the label's, and another
+            broken = logits.clone()
+            broken[1, place] = value
+            soft = ops.adversarial_labels(broken, torch.arange(4, device=device), variant=variant)
+            assert soft[1].isnan().all()
+            assert same(soft[[0, 2, 3]], whole[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("which", ["most_confusing", "least_likely"])
 def test_wrong_class_target_is_the_first_of_the_best_and_never_the_label(which, dtype, device):

@@ -167,7 +167,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 def run_table(workshop: Workshop, *options: str, **environment: str) -> None:
     env = os.environ | {"FASTADV_NO_EXT": "1", "FASTADV_SIMT": str(workshop.library.result())} | environment
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / "test_ops.py", *options]
+    tables = [ROOT / "tests" / name for name in ("test_ops.py", "test_ops_definitions.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tables, *options]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 

@@ -131,7 +131,7 @@ struct Row {
     C* const values = slot<Slot>();
     double part = 0;
     sync();
-    walk(true, [&](auto width, int64_t at, const auto&... v) {
+    walk(alike(), [&](auto width, int64_t at, const auto&... v) {
       constexpr int N = decltype(width)::value;
       const auto made = combine<N>(f, v...);
       if (values) *reinterpret_cast<Pack<C, N>*>(values + at) = made;
@@ -253,6 +253,10 @@ struct Row {
     return source.wide;
   }
 
+  // Whether all rows of an array that begins at a 16-byte boundary do, so that sums go in one order wherever in a batch a
+  // sample stands.
+  FASTADV_FN bool alike() const { return cols * sizeof(T) % 16 == 0; }
+
   // Calls visit(how many, at, values...) for all elements, as many at a time as fill 16 bytes of T where the
   // addresses allow it: `wide` says so of what visit writes to.
   template <class Visit, class... S>
@@ -267,7 +271,7 @@ struct Row {
 
   template <class V, class Fold, class Join, class... S>
   FASTADV_FN V reduce(V part, Fold fold, Join join, const S&... sources) const {
-    walk(true, [&](auto width, int64_t, const auto&... v) {
+    walk(alike(), [&](auto width, int64_t, const auto&... v) {
       for (int k = 0; k < decltype(width)::value; ++k) part = fold(part, v.value[k]...);
     }, sources...);
     return across(part, join);

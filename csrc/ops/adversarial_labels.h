@@ -18,6 +18,11 @@ struct AdversarialLabels {
     const int64_t label = a.labels[row.index];
     const T* z = static_cast<const T*>(a.logits);
     const bool sup = a.sup;
+    C* out = static_cast<C*>(a.soft);
+    if (row.sum([](C logit) { return logit - logit; }, z) != 0) {  // a logit is NaN or infinite: it shows
+      row.map(out, [](C logit) { return logit * std::numeric_limits<C>::quiet_NaN(); }, z);
+      return;
+    }
     // v, or v - min v, which is the best wrong logit less this one; -1 for the label. From the difference of two logits, so
     // that nothing of a large one rounds it.
     const C from = load(z[row.index * row.cols + (sup ? best(row, z) : best_wrong(row, z, label))]);
@@ -34,7 +39,6 @@ struct AdversarialLabels {
       return !takes_part(d, k) ? C(0) : sup ? d : highest - logit + gamma;
     };
     const double sum = row.sum(u, v, Indices{}, z), most = row.max(u, v, Indices{}, z);
-    C* out = static_cast<C*>(a.soft);
     if (sum == 0) {  // nothing to go by: the chosen classes share alike
       const auto one = [=](C d, int64_t k, C) { return takes_part(d, k) ? C(1) : C(0); };
       write(row, out, one, row.sum(one, v, Indices{}, z), 1.0, label, v, z);
