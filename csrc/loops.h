@@ -10,7 +10,8 @@
 //   row.hold<slot>(f, sources...)      f(values...) as a source: kept near, or computed again where the row does not fit
 //   row.hold_sum<slot>(f, m, sources...)   the same, and the sum of m(f(values...)) in the same pass
 //   row.store(out, value)              one value a row
-//   row.sync()                         before another source is read through what this row has just written
+//   row.sync()                         between a map and reading what it wrote, or holding anew the slot that it read;
+//                                      reductions and hold end with one
 //
 // A source is a pointer to a [rows, cols] array, a held row, Indices (the element's number), or Fours (random words).
 //

@@ -254,11 +254,6 @@ BUGS = [
         {Run("plain"): "simt: .* ended"},
     ),
     Bug(
-        "no barrier before a slot is written again",
-        *("hyperplane_projection", ROW, "      sync();  // whoever still reads", "      // whoever still reads"),
-        {TSAN: RACE},
-    ),
-    Bug(
         "no barrier after a row is held",
         *("hyperplane_projection", ROW, "      sync();  // the next walk may", "      // the next walk may"),
         {TSAN: RACE},

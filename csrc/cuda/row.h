@@ -116,7 +116,6 @@ struct Row {
   FASTADV_FN auto hold(F f, const S&... sources) const {
     C* const values = slot<Slot>();
     if (values) {
-      sync();  // whoever still reads what the slot held
       walk(true, [=](auto width, int64_t at, const auto&... v) {
         constexpr int N = decltype(width)::value;
         *reinterpret_cast<Pack<C, N>*>(values + at) = combine<N>(f, v...);
@@ -130,15 +129,13 @@ struct Row {
   FASTADV_FN auto hold_sum(F f, M measure, const S&... sources) const {
     C* const values = slot<Slot>();
     double part = 0;
-    sync();
     walk(alike(), [&](auto width, int64_t at, const auto&... v) {
       constexpr int N = decltype(width)::value;
       const auto made = combine<N>(f, v...);
       if (values) *reinterpret_cast<Pack<C, N>*>(values + at) = made;
       for (int k = 0; k < N; ++k) part += static_cast<double>(measure(made.value[k]));
     }, sources...);
-    const double sum = across(part, [](double a, double b) { return a + b; });
-    sync();
+    const double sum = across(part, [](double a, double b) { return a + b; });  // and a barrier after what is held
     const auto row = held(values, f, sources...);
     return Summed<std::decay_t<decltype(row)>>{row, sum};
   }
@@ -281,7 +278,10 @@ struct Row {
   template <class V, class Join>
   FASTADV_FN V across(V part, Join join) const {
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) part = join(part, shuffled(part, lanes));
-    if (threads == kWarp) return part;
+    if (threads == kWarp) {
+      __syncwarp();  // shuffles order no memory: what was read to get here may be written next, by another thread
+      return part;
+    }
     static_assert(sizeof(V) <= 16);
     V* const warps = static_cast<V*>(between_warps());
     if (thread % kWarp == 0) warps[thread / kWarp] = part;
