@@ -29,8 +29,30 @@ def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
     return -(true - others + kappa).clamp_min(0)
 
 
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio ``-(z_y - max_{j != y} z_j) / (z_1st - z_3rd + 1e-12)`` (Croce and Hein, 2020).
+
+    Invariant to shifts and scales of the logits, per sample, at least in float32. Raises ValueError for fewer than
+    three classes.
+    """
+    logits = _wide(logits)
+    if logits.shape[1] < 3:
+        raise ValueError(f"the DLR loss needs at least 3 classes, the model has {logits.shape[1]}; use ce or margin")
+    best = logits.topk(3, dim=1).values
+    true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+    others = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(dim=1)
+    return -(true - others) / (best[:, 0] - best[:, 2] + 1e-12)
+
+
+def kl(logits: Tensor, natural: Tensor) -> Tensor:
+    """``KL(softmax(natural) || softmax(logits))`` from two sets of logits, per sample, at least in float32 (TRADES)."""
+    log_p, log_q = _wide(natural).log_softmax(dim=1), _wide(logits).log_softmax(dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin}
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+"""The losses that compare logits with labels."""

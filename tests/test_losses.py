@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.losses import LOSSES, cross_entropy, margin
+from fastadv.losses import LOSSES, cross_entropy, dlr, kl, margin
 
 
 def logits_and_labels(n: int = 64, classes: int = 10, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -76,3 +76,25 @@ def test_losses_are_one_number_a_sample_and_know_no_other(loss):
     assert values.shape == (64,)
     torch.testing.assert_close(values[10:13], LOSSES[loss](logits[10:13], y[10:13]), rtol=0, atol=0)
     assert LOSSES[loss](logits[:0], y[:0]).shape == (0,)
+
+
+def test_dlr_is_a_ratio_of_differences():
+    logits = torch.tensor([[5.0, 1.0, 3.0, 2.0], [5.0, 1.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    y = torch.tensor([0, 1, 2])
+    torch.testing.assert_close(dlr(logits, y), torch.tensor([-(5 - 3) / (5 - 2), -(1 - 5) / (5 - 2), 0.0]))
+    torch.testing.assert_close(
+        dlr(7 * logits[:2] - 3, y[:2]), dlr(logits[:2], y[:2])
+    )  # neither scale nor shift matters
+    with pytest.raises(ValueError, match="at least 3 classes, the model has 2"):
+        dlr(logits[:, :2], y.clamp(max=1))
+
+
+def test_kl_is_the_divergence_from_the_natural_prediction():
+    generator = torch.Generator().manual_seed(0)
+    natural, logits = (3 * torch.randn(16, 10, generator=generator, dtype=torch.float64) for _ in range(2))
+    p, q = natural.softmax(1), logits.softmax(1)
+    torch.testing.assert_close(kl(logits, natural), (p * (p / q).log()).sum(1))
+    assert kl(natural, natural).abs().max() < 1e-12
+    extreme = torch.tensor([[1e4, -1e4, 0.0]])
+    assert kl(extreme, -extreme).isfinite().all()
+    assert kl(extreme.half(), extreme.half()).dtype == torch.float32
