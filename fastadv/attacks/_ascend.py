@@ -55,15 +55,25 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
 class Rows:
     """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
 
-    `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction); `x_adv`: where the attack stands;
+    `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction; `targeted`: y is where to go, not
+    what to leave); `x_adv`: where the attack stands;
     `steps`, `grads`: steps made and gradients computed, a sample; `nonfinite`: whether a gradient was NaN or infinite.
     Attacks add tensors of their own.
     """
 
     _GIVEN = ("x", "y", "ids", "eps", "alpha")
 
-    def __init__(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor, highest_label: int = -1):
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None,
+        ids: Tensor,
+        highest_label: int = -1,
+        targeted: bool = False,
+    ):
         self.model = model
+        self.targeted = targeted
         self.highest_label = highest_label
         self.x, self.ids = x, ids
         self.x_adv = x.clone()
@@ -85,10 +95,10 @@ class Rows:
             raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")
         return x, logits
 
-    def gradient(self, loss: Loss) -> Tensor:
-        """The gradient of each sample's loss with respect to `x_adv`."""
+    def gradient(self, loss: Loss, against: str = "y") -> Tensor:
+        """The gradient of each sample's ``loss(logits, against)`` at `x_adv`; `against` names a tensor here."""
         x_adv, logits = self.differentiable(self.x_adv)
-        (grad,) = torch.autograd.grad(loss(logits, self.y).sum(), x_adv)
+        (grad,) = torch.autograd.grad(loss(logits, getattr(self, against)).sum(), x_adv)
         return self.counted(grad)
 
     def counted(self, grad: Tensor) -> Tensor:
@@ -98,9 +108,22 @@ class Rows:
         return grad
 
     @torch.no_grad()
+    def scores(self) -> Tensor:
+        """The logits at `x_adv`, [B, K], without history."""
+        return self.logits(self.x_adv)
+
     def predictions(self) -> Tensor:
         """The predicted class at `x_adv`, [B]."""
-        return self.logits(self.x_adv).argmax(dim=1)
+        return self.scores().argmax(dim=1)
+
+    def fooled(self, predictions: Tensor) -> Tensor:
+        """Whether a prediction is what the attack wants, [B]: the label if it is targeted, any other if not."""
+        return predictions == self.y if self.targeted else predictions != self.y
+
+    def unfooled(self) -> tuple["Rows", Tensor]:
+        """The rows that are not fooled at `x_adv`, and where they stand here; `put` brings them back."""
+        index = (~self.fooled(self.predictions())).nonzero().squeeze(1)
+        return self.take(index), index
 
     def take(self, index: Tensor) -> "Rows":
         part = copy.copy(self)
@@ -149,14 +172,24 @@ def _drop(rows: Rows, live: Rows, where: Tensor | None, keep: Tensor | None) -> 
     return rows.take(stay), stay
 
 
-def sign_ascent(attack: object, rows: Rows, loss: Loss, alpha: Budget) -> Step:
-    """A step of size `alpha` along the sign of the gradient of `loss`, within `attack.eps` of x and `attack.bounds`."""
+STEPS = {"linf": ops.linf_step, "l2": ops.l2_step, "l1": ops.l1_step}
+"""The steepest step within each norm's ball."""
+STARTS = {"linf": "uniform", "l2": "l2", "l1": "l1"}
+"""The law of `ops.random_start` that is uniform in each norm's ball."""
+
+
+def ball_ascent(attack: object, rows: Rows, loss: Loss, alpha: Budget, against: str = "y") -> Step:
+    """A step of size `alpha` up the gradient of `loss`, or down it where the attack is targeted.
+
+    Within `attack.eps` of x, in `attack.norm`, and `attack.bounds`.
+    """
     name = type(attack).__name__
     rows.eps = ops.per_sample(name, "eps", attack.eps, rows.x)
-    rows.alpha = ops.per_sample(name, "alpha", alpha, rows.x)
+    rows.alpha = ops.per_sample(name, "alpha", alpha, rows.x) * (-1 if attack.targeted else 1)
+    move = STEPS[attack.norm]
 
     def step(live: Rows) -> None:
-        grad = live.gradient(loss)
-        ops.linf_step(live.x_adv, grad, live.x, live.alpha, live.eps, *attack.bounds)
+        grad = live.gradient(loss, against)
+        move(live.x_adv, grad, live.x, live.alpha, live.eps, *attack.bounds)
 
     return step

@@ -1,6 +1,8 @@
 """The base of all attacks: arguments checked, model isolated, results gathered."""
 
 import dataclasses
+import math
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -19,9 +21,9 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 class AttackResult:
     """What an attack did, one row a sample, in input order.
 
-    `x_adv` [B, ...]: the adversarial samples. `success` [B] bool: predicted class differs from the label attacked.
-    `steps`, `grads` [B] int64: steps made, gradients computed. `norm` [B]: size of the perturbation, in the attack's
-    own norm. `target` [B] int64: the class predicted at `x_adv`.
+    `x_adv` [B, ...]: the adversarial samples. `success` [B] bool: the predicted class differs from the label attacked,
+    or is the label that a targeted attack was to reach. `steps`, `grads` [B] int64: steps made, gradients computed.
+    `norm` [B]: size of the perturbation, in the attack's own norm. `target` [B] int64: the class predicted at `x_adv`.
     """
 
     x_adv: Tensor
@@ -44,6 +46,7 @@ class Attack(ABC):
     seed: int = field(default=0, kw_only=True)
 
     norm: ClassVar[str] = "linf"
+    targeted: ClassVar[bool] = False
     has_budget: ClassVar[bool] = True  # a field eps; without it, the attack looks for the smallest perturbation
 
     def __post_init__(self) -> None:
@@ -63,7 +66,8 @@ class Attack(ABC):
     def run(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> AttackResult:
         """Attacks `model` (x to logits [B, K]) at `x` [B, ...] within `bounds`, away from the labels `y` [B].
 
-        Without `y`, away from the model's own predictions. `ids` [B] int64 name the samples for random numbers, by
+        Without `y`, away from the model's own predictions; towards `y`, which must then be given, where the attack is
+        targeted. `ids` [B] int64 name the samples for random numbers, by
         default 0..B-1; give data-set indices where one data set is attacked in several batches.
 
         Raises TypeError or ValueError for inputs that are no floating-point tensor, not finite, outside `bounds`, or
@@ -73,16 +77,24 @@ class Attack(ABC):
             rows = self._attack(model, x, y, ids)
             target = rows.predictions()
             norm = ops.row_norms(rows.x_adv, self.norm, rows.x)
-            return AttackResult(rows.x_adv, target != rows.y, rows.steps, rows.grads, norm, target)
+            return AttackResult(rows.x_adv, rows.fooled(target), rows.steps, rows.grads, norm, target)
 
     def at(self, eps: float) -> "Attack":
         """The same attack with another budget; step sizes scale with it. TypeError where it has no budget."""
         if not self.has_budget:
             raise TypeError(f"{type(self).__name__} has no budget to set: it looks for the smallest perturbation")
-        return dataclasses.replace(self, eps=eps)
+        alpha = getattr(self, "alpha", None)
+        if alpha is None:
+            return dataclasses.replace(self, eps=eps)
+        name = type(self).__name__
+        if not isinstance(self.eps, float | int) or not 0 < self.eps < math.inf:
+            raise ValueError(
+                f"{name}.at scales alpha with eps, which needs one positive eps to start from; got {self.eps}"
+            )
+        return dataclasses.replace(self, eps=eps, alpha=alpha * (eps / self.eps))
 
     def _attack(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Rows:
-        rows = Rows(model, *self._checked(x, y, ids))
+        rows = Rows(model, *self._checked(x, y, ids), self.targeted)
         self.perturb(rows)
         if bool(rows.nonfinite.any()):
             warnings.warn(
@@ -95,6 +107,8 @@ class Attack(ABC):
 
     def _checked(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, int]:
         name = type(self).__name__
+        if self.targeted and y is None:
+            raise ValueError(f"{name} is targeted: give the classes to reach as y")
         for what, column in (("y", y), ("ids", ids)):
             if column is not None and not isinstance(column, Tensor):
                 raise TypeError(f"{name}: {what} must be an integer tensor, one a sample, got {type(column).__name__}")
@@ -137,16 +151,21 @@ def _own(t: Tensor) -> Tensor:
     return t.detach().clone() if t.is_inference() else t.detach()
 
 
-def check_budget(attack: Attack, name: str, value: Budget) -> None:
-    """Raises ValueError unless `value` is finite, not negative and no larger than the range of the inputs."""
+def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) -> None:
+    """Raises ValueError unless `value` is finite, not negative and no larger than the range of the inputs.
+
+    `whole`: it is the norm of a whole sample, which may be larger.
+    """
     lo, hi = attack.bounds
+    most = sys.float_info.max if whole else hi - lo
     if isinstance(value, Tensor) and value.numel() == 0:
         return
     numbers = tuple(v.item() for v in value.aminmax()) if isinstance(value, Tensor) else (value, value)
-    if not (numbers[0] >= 0 and numbers[1] <= hi - lo):
+    if not (numbers[0] >= 0 and numbers[1] <= most):
         got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
-        hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if hi - lo < numbers[1] <= 255 else ""
-        raise ValueError(f"{type(attack).__name__}: {name} must be between 0 and {hi - lo:g}, got {got}{hint}")
+        hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if most < numbers[1] <= 255 else ""
+        allowed = "finite and at least 0" if whole else f"between 0 and {most:g}"
+        raise ValueError(f"{type(attack).__name__}: {name} must be {allowed}, got {got}{hint}")
 
 
 def check_count(attack: Attack, name: str, value: int, least: int) -> None:

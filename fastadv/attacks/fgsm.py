@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..losses import cross_entropy
-from ._ascend import Rows, ascend, sign_ascent
+from ._ascend import Rows, ascend, ball_ascent
 from ._attack import Attack, Budget, check_budget
 
 
@@ -22,4 +22,4 @@ class FGSM(Attack):
         check_budget(self, "eps", self.eps)
 
     def perturb(self, rows: Rows) -> None:
-        ascend(rows, 1, sign_ascent(self, rows, cross_entropy, self.eps))
+        ascend(rows, 1, ball_ascent(self, rows, cross_entropy, self.eps))

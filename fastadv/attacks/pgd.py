@@ -1,24 +1,32 @@
-"""Projected gradient descent in the L-infinity ball."""
+"""Projected gradient descent in the L-infinity, L2 or L1 ball."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from .. import ops
-from ..losses import LOSSES
-from ._ascend import Rows, ascend, sign_ascent
+from ..losses import LOSSES, kl, margin
+from ._ascend import STARTS, STEPS, Rows, ascend, ball_ascent
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
 @dataclass(frozen=True)
 class PGD(Attack):
-    """Projected gradient ascent with the sign of the gradient (Madry et al., 2018); the last iterate is the result.
+    """Projected gradient ascent (Madry et al., 2018); the last iterate is the result.
+
+    Steps follow the sign of the gradient (``linf``) or the normalised gradient (``l2``, ``l1``). A restart takes only
+    the samples that none before has fooled.
 
     Args:
-        eps: L-infinity budget, in the units of the inputs; a number or one a sample.
+        eps: budget in `norm`, in the units of the inputs; a number or one a sample.
         alpha: step size, likewise.
         steps: number of gradient steps.
         random_start: the start is uniform in the ball of radius ``random_start * eps``; 0 starts at x.
-        loss: what is maximised, ``ce`` (cross-entropy) or ``margin`` (Carlini and Wagner's, kappa 50).
+        loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``dlr`` or ``kl`` (the
+            divergence from the prediction at x, TRADES' loss).
+        kappa: the confidence beyond which ``margin`` asks for no more.
+        restarts: how many random starts are tried.
+        norm: ``linf``, ``l2`` or ``l1``.
+        targeted: towards the labels instead of away from them.
     """
 
     eps: Budget = 8 / 255
@@ -26,25 +34,39 @@ class PGD(Attack):
     steps: int = 10
     random_start: float = 1.0
     loss: str = "ce"
+    kappa: float = 50.0
+    restarts: int = 1
+    norm: str = field(default="linf", kw_only=True)
+    targeted: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
-        check_budget(self, "alpha", self.alpha)
+        check_choice(self, "norm", self.norm, tuple(STEPS))
+        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
+        check_budget(self, "alpha", self.alpha, whole=self.norm != "linf")
         check_count(self, "steps", self.steps, 0)
         if not 0 <= self.random_start <= 1:
             raise ValueError(f"PGD: random_start must be a share of eps, between 0 and 1, got {self.random_start}")
-        check_choice(self, "loss", self.loss, tuple(LOSSES))
-
-    def at(self, eps: float) -> "PGD":
-        if not isinstance(self.eps, float | int) or not self.eps:
-            raise ValueError(
-                f"PGD.at scales alpha with eps, which needs one positive eps to start from; got {self.eps}"
-            )
-        return dataclasses.replace(self, eps=eps, alpha=self.alpha * (eps / self.eps))
+        check_choice(self, "loss", self.loss, (*LOSSES, "kl"))
+        check_count(self, "restarts", self.restarts, 1)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("PGD: restarts need a random start; without one they are all the same")
+        if self.targeted and self.loss in ("kl", "dlr"):
+            raise ValueError(f"PGD: loss {self.loss} knows no target; use ce or margin")
 
     def perturb(self, rows: Rows) -> None:
-        if self.random_start:
-            start = self.random_start * self.eps
-            rows.x_adv = ops.random_start(rows.x, rows.ids, start, self.seed, lo=self.bounds[0], hi=self.bounds[1])
-        ascend(rows, self.steps, sign_ascent(self, rows, LOSSES[self.loss], self.alpha))
+        if self.loss == "kl":
+            rows.natural = rows.scores()
+            step = ball_ascent(self, rows, kl, self.alpha, against="natural")
+        else:
+            loss = partial(margin, kappa=self.kappa) if self.loss == "margin" else LOSSES[self.loss]
+            step = ball_ascent(self, rows, loss, self.alpha)
+        for restart in range(self.restarts):
+            part, where = (rows, None) if restart == 0 else rows.unfooled()
+            if self.random_start:
+                law = STARTS[self.norm]
+                start = self.random_start * part.eps
+                part.x_adv = ops.random_start(part.x, part.ids, start, self.seed, restart, law, *self.bounds)
+            ascend(part, self.steps, step)
+            if where is not None:
+                rows.put(where, part)

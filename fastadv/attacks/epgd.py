@@ -1,0 +1,83 @@
+"""SMD's exploring attack."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .. import ops
+from ..losses import cross_entropy
+from ._ascend import Rows, ascend
+from ._attack import Attack, Budget, check_budget, check_choice, check_count
+
+
+@dataclass(frozen=True)
+class EPGD(Attack):
+    """PGD to the margin `eps` of every sample, then back to just before the boundary (Ma and Liang: SMD, Algorithm 2).
+
+    The bisection runs between x and the last iterate, on the samples whose last iterate is misclassified; of the others
+    it is taken to end at ``1 - 2^-bisections`` of the way. ``bisect="literal"`` is the algorithm as printed, which
+    stops moving at the first point that is classified correctly. There is no random start. `crossed` of the rows says
+    whether any iterate was misclassified.
+
+    Args:
+        eps: the margin, in the units of the inputs; a number or, as in SMD, one a sample.
+        alpha: step size, likewise; by default ``4 * eps / steps``.
+        steps: number of gradient steps.
+        bisections: how often the segment is halved.
+        bisect: ``true`` or ``literal``.
+    """
+
+    eps: Budget = 8 / 255
+    alpha: Budget | None = None
+    steps: int = 20
+    bisections: int = 10
+    bisect: str = "true"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self, "eps", self.eps)
+        if self.alpha is not None:
+            check_budget(self, "alpha", self.alpha)
+        check_count(self, "steps", self.steps, 1)
+        check_count(self, "bisections", self.bisections, 0)
+        check_choice(self, "bisect", self.bisect, ("true", "literal"))
+
+    def perturb(self, rows: Rows) -> None:
+        rows.eps = ops.per_sample("EPGD", "eps", self.eps, rows.x)
+        given = rows.eps * (4 / self.steps) if self.alpha is None else self.alpha
+        rows.alpha = ops.per_sample("EPGD", "alpha", given, rows.x)
+        rows.crossed = torch.zeros_like(rows.nonfinite)
+        ascend(rows, self.steps, self._step)
+        predictions = rows.predictions()
+        rows.crossed |= predictions != rows.y
+        inner, outer = rows.x.clone(), rows.x_adv
+        if self.bisect == "literal":
+            rows.x_adv = self._literal(rows)
+            return
+        middle = (inner + outer) / 2
+        beyond = (predictions != rows.y).nonzero().squeeze(1)
+        part = rows.take(beyond)
+        ends = inner[beyond], outer[beyond], middle[beyond]
+        everywhere = torch.ones_like(rows.crossed)
+        for _ in range(self.bisections):
+            part.x_adv = ends[2]
+            inside = part.predictions() == part.y if len(beyond) else part.crossed
+            ops.bisect_step(*ends, inside)
+            ops.bisect_step(inner, outer, middle, everywhere)
+        inner[beyond] = ends[0]
+        rows.x_adv = inner
+
+    def _step(self, live: Rows) -> None:
+        x_adv, logits = live.differentiable(live.x_adv)
+        live.crossed |= logits.detach().argmax(dim=1) != live.y  # the step's own forward pass shows it
+        (grad,) = torch.autograd.grad(cross_entropy(logits, live.y).sum(), x_adv)
+        ops.linf_step(live.x_adv, live.counted(grad), live.x, live.alpha, live.eps, *self.bounds)
+
+    def _literal(self, rows: Rows) -> torch.Tensor:
+        out, point = rows.x.clone(), rows.x_adv
+        for _ in range(self.bisections):
+            point = (point + out) / 2
+            rows.x_adv = point
+            right = ops.as_rows(rows.predictions() == rows.y, point)
+            out = torch.where(right, point, out)
+        return out
