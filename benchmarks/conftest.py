@@ -12,7 +12,8 @@ from . import table
 
 
 def pytest_benchmark_update_machine_info(config, machine_info: dict) -> None:
-    del machine_info["node"]
+    for name in ("node", "release"):  # names of one machine, not of a kind
+        machine_info.pop(name, None)
     machine_info["fastadv"] = fastadv.__version__
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
