@@ -385,7 +385,7 @@ def topp_step(
     hi: float = 1.0,
     active: Tensor | None = None,
 ) -> None:
-    """One step of DRA (methods of the thesis, chapter 4), in place on `x_adv` [B, ...].
+    """One step of DRA (Hou, 2022, thesis, chapter 4), in place on `x_adv` [B, ...].
 
     Only the ``ceil(p * N)`` entries of the gradient that are largest in magnitude move, equal ones by lowest index:
     ``delta = x_adv + step_size * kept / |grad|_1 - x``, or over ``|kept|_1`` with ``normalise="kept"``. `delta` is then

@@ -11,14 +11,8 @@ struct L2Step {
 
   FASTADV_FN void operator()(const Row<T>& row) const {
     if (a.active && !a.active[row.index]) return;
-    using C = compute_t<T>;
-    T* x_adv = static_cast<T*>(a.x_adv);
-    const T* x = static_cast<const T*>(a.x);
     const auto grad = hold_gradient<L2>(row, static_cast<const T*>(a.grad));
-    const C scale = pace(at<C>(a.step_size, row.index), L2::norm(grad.sum));
-    const auto delta = hold_moved<L2>(row, static_cast<const T*>(x_adv), x, scale, grad.values);
-    write_radial(row, x_adv, x, delta.values, L2::norm(delta.sum), at<C>(a.eps, row.index), static_cast<C>(a.lo),
-                 static_cast<C>(a.hi));
+    ball_step<L2>(row, a, L2::norm(grad.sum), grad.values, false);
   }
 };
 

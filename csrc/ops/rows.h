@@ -28,13 +28,6 @@ FASTADV_FN auto hold_gradient(const Row<T>& row, const T* grad) {
   return row.template hold_sum<0>([](compute_t<T> g) { return finite(g); }, Norm{}, grad);
 }
 
-// The perturbation after a step of `scale` times `direction`, which is held in slot 0, and what its norm is made of.
-template <class Norm, class T, class Direction>
-FASTADV_FN auto hold_moved(const Row<T>& row, const T* x_adv, const T* x, compute_t<T> scale, const Direction& direction) {
-  using C = compute_t<T>;
-  return row.template hold_sum<0>([=](C v, C d, C origin) { return v + scale * d - origin; }, Norm{}, x_adv, direction, x);
-}
-
 // What a gradient is multiplied with to make a step of the given length; 0 where there is no direction. Bounded, so that a
 // gradient that has all but vanished makes a shorter step and not NaN.
 template <class C>
@@ -114,6 +107,24 @@ FASTADV_FN void write_simplex(const Row<T>& row, T* x_adv, const T* x, const Del
     const C shrunk = theta == theta ? d - clamp(d, -theta, theta) : theta;
     return clamp(origin + shrunk, lo, hi);
   }, delta, x);
+}
+
+// A step along `direction`, which is held in slot 0, in the ball of Norm: `length` is what the direction is divided by. Back into
+// the ball by shrinking, or (`simplex`, in L1) to the nearest point.
+template <class Norm, class T, class Args, class Direction>
+FASTADV_FN void ball_step(const Row<T>& row, const Args& a, double length, const Direction& direction, bool simplex) {
+  using C = compute_t<T>;
+  T* x_adv = static_cast<T*>(a.x_adv);
+  const T* x = static_cast<const T*>(a.x);
+  const C scale = pace(at<C>(a.step_size, row.index), length);
+  const auto delta = row.template hold_sum<0>([=](C v, C d, C origin) { return v + scale * d - origin; }, Norm{},
+                                              static_cast<const T*>(x_adv), direction, x);
+  const C eps = at<C>(a.eps, row.index), lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
+  if (simplex) {
+    write_simplex(row, x_adv, x, delta.values, Norm::norm(delta.sum), eps, lo, hi);
+  } else {
+    write_radial(row, x_adv, x, delta.values, Norm::norm(delta.sum), eps, lo, hi);
+  }
 }
 
 }  // namespace fastadv

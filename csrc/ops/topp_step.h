@@ -30,16 +30,7 @@ struct ToppStep {
  private:
   template <class Kept>
   FASTADV_FN void step(const Row<T>& row, double all, const Kept& kept) const {
-    T* x_adv = static_cast<T*>(a.x_adv);
-    const T* x = static_cast<const T*>(a.x);
-    const C scale = pace(at<C>(a.step_size, row.index), a.renormalise ? kept.sum : all);
-    const auto delta = hold_moved<L1>(row, static_cast<const T*>(x_adv), x, scale, kept.values);
-    const C eps = at<C>(a.eps, row.index), lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
-    if (a.simplex) {
-      write_simplex(row, x_adv, x, delta.values, delta.sum, eps, lo, hi);
-    } else {
-      write_radial(row, x_adv, x, delta.values, delta.sum, eps, lo, hi);
-    }
+    ball_step<L1>(row, a, a.renormalise ? kept.sum : all, kept.values, a.simplex);
   }
 };
 

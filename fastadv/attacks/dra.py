@@ -13,9 +13,9 @@ from ._attack import Attack, Budget, check_budget, check_choice, check_count
 class DRA(Attack):
     """Ascent along the largest entries of the gradient only, bounded in L1: the dynamically regulated adversary.
 
-    Reconstructed from the text of its thesis (chapter 4), whose listing is missing: what is printed fixes what is
-    ranked, how many entries are kept and that the bound is in L1, but not the normalisation; `normalise` offers the two
-    that fit.
+    Reconstructed from the text of Hou's thesis (2022, chapter 4), whose listing is missing: what is printed fixes what
+    is ranked, how many entries are kept and that the bound is in L1, but not the normalisation; `normalise` offers the
+    two that fit.
 
     Args:
         eps: budget, the mean of ``|x_adv - x|`` over the entries of a sample; a number or one a sample.
