@@ -44,6 +44,19 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return -(true - others) / (best[:, 0] - best[:, 2] + 1e-12)
 
 
+def dlr_targeted(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+    """The DLR loss of an attack from `y` to `goal`, ``-(z_y - z_goal) / (z_1st - (z_3rd + z_4th) / 2 + 1e-12)``.
+
+    Per sample, at least in float32 (Croce and Hein, 2020). Raises ValueError for fewer than four classes.
+    """
+    logits = _wide(logits)
+    if logits.shape[1] < 4:
+        raise ValueError(f"the targeted DLR loss needs at least 4 classes, the model has {logits.shape[1]}")
+    best = logits.topk(4, dim=1).values
+    lead = (logits.gather(1, goal.unsqueeze(1)) - logits.gather(1, y.unsqueeze(1))).squeeze(1)
+    return lead / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + 1e-12)
+
+
 def kl(logits: Tensor, natural: Tensor) -> Tensor:
     """``KL(softmax(natural) || softmax(logits))`` from two sets of logits, per sample, at least in float32 (TRADES)."""
     log_p, log_q = _wide(natural).log_softmax(dim=1), _wide(logits).log_softmax(dim=1)

@@ -2,6 +2,8 @@
 
 from ._ascend import Model, checked_logits, isolated
 from ._attack import Attack, AttackResult
+from .apgd import APGD, APGDT
+from .autoattack import AutoAttack, MultiAttack
 from .deepfool import DeepFool
 from .dra import DRA
 from .epgd import EPGD
@@ -12,8 +14,11 @@ from .mifgsm import MIFGSM
 from .noise import Noise
 from .onestep import OneStepTargeted
 from .pgd import PGD
+from .square import Square
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "ATTACKS",
     "DRA",
     "EPGD",
@@ -23,16 +28,22 @@ __all__ = [
     "PGD",
     "Attack",
     "AttackResult",
+    "AutoAttack",
     "DeepFool",
     "FriendlyPGD",
     "Model",
+    "MultiAttack",
     "Noise",
     "OneStepTargeted",
+    "Square",
     "checked_logits",
     "isolated",
 ]
 
 ATTACKS: dict[str, type[Attack]] = {
+    "apgd": APGD,
+    "apgdt": APGDT,
+    "autoattack": AutoAttack,
     "deepfool": DeepFool,
     "dra": DRA,
     "epgd": EPGD,
@@ -40,7 +51,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "fgsm": FGSM,
     "friendly": FriendlyPGD,
     "mifgsm": MIFGSM,
+    "multi": MultiAttack,
     "noise": Noise,
     "onestep": OneStepTargeted,
     "pgd": PGD,
+    "square": Square,
 }

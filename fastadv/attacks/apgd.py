@@ -1,0 +1,185 @@
+"""Auto-PGD, which chooses its own step sizes."""
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..losses import cross_entropy, dlr, dlr_targeted
+from ._ascend import STARTS, STEPS, Rows, ascend
+from ._attack import Attack, Budget, check_budget, check_choice, check_count
+
+
+def checkpoints(steps: int) -> dict[int, int]:
+    """After which of `steps` steps the step size is judged, and how many steps each judgement is about.
+
+    At 22, 41, 57, 70, 80, 87, 93 and 99 per cent: every interval is 3 per cent shorter than the last, down to 6.
+    """
+    found, before, share, width = {}, 0, 0, 22
+    while (share := share + width) < 100:
+        at = -(-share * steps // 100)
+        if at > before:
+            found[at] = at - before
+        before, width = at, max(width - 3, 6)
+    return found
+
+
+@dataclass(frozen=True)
+class _AutoPGD(Attack):
+    """What APGD and APGDT share: Croce and Hein (2020), Algorithm 1; a subclass says what is maximised."""
+
+    eps: Budget = 8 / 255
+    steps: int = 100
+    restarts: int = 1
+    rho: float = 0.75
+    eot: int = 1
+    norm: str = field(default="linf", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
+        check_count(self, "steps", self.steps, 0)
+        check_count(self, "restarts", self.restarts, 1)
+        check_count(self, "eot", self.eot, 1)
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"{name}: rho must be between 0 and 1, got {self.rho}")
+
+    @abstractmethod
+    def _losses(self, logits: Tensor, live: Rows) -> Tensor:
+        """What is maximised, per sample."""
+
+    @abstractmethod
+    def _runs(self, rows: Rows) -> Iterator[int]:
+        """A number for every run; sets up what `_losses` needs before each."""
+
+    def perturb(self, rows: Rows) -> None:
+        rows.eps = ops.per_sample(type(self).__name__, "eps", self.eps, rows.x)
+        for run in self._runs(rows):
+            part, where = rows.unfooled()
+            if len(where) == 0:
+                break
+            part.x_adv = ops.random_start(part.x, part.ids, part.eps, self.seed, run, STARTS[self.norm], *self.bounds)
+            self._search(part)
+            rows.put(where, part)
+
+    def _search(self, rows: Rows) -> None:
+        rows.grad = self._look(rows)
+        rows.previous, rows.best, rows.best_grad = rows.x_adv.clone(), rows.x_adv.clone(), rows.grad.clone()
+        rows.best_loss = rows.loss.nan_to_num(nan=-torch.inf)
+        rows.judged = rows.best_loss.clone()
+        rows.size = 2 * rows.eps
+        rows.rises = torch.zeros_like(rows.steps)
+        rows.halved = torch.ones_like(rows.won)  # so that the second rule waits for the second checkpoint
+        judged, steps = checkpoints(self.steps), itertools.count(1)
+        ascend(rows, self.steps, lambda live: self._step(live, k := next(steps), judged.get(k)), active=~rows.won)
+        rows.x_adv = torch.where(ops.as_rows(rows.won, rows.x), rows.x_adv, rows.best)
+
+    def _step(self, live: Rows, k: int, interval: int | None) -> Tensor:
+        here = live.x_adv
+        live.x_adv = self._moved(live, here, live.size)
+        if k > 1:
+            mixed = here + 0.75 * (live.x_adv - here) + 0.25 * (here - live.previous)
+            live.x_adv = self._moved(live, mixed, torch.zeros_like(live.size))
+        live.previous, before = here, live.loss
+        live.grad = self._look(live)
+        live.rises += live.loss > before
+        better = live.loss > live.best_loss
+        live.best_loss = torch.where(better, live.loss, live.best_loss)
+        better = ops.as_rows(better, here)
+        live.best = torch.where(better, live.x_adv, live.best)
+        live.best_grad = torch.where(better, live.grad, live.best_grad)
+        if interval is not None:
+            self._judge(live, interval)
+        return ~live.won
+
+    def _judge(self, live: Rows, interval: int) -> None:
+        """Halves the steps of the samples that get no further, and sends them back to their best point."""
+        stuck = (live.rises <= self.rho * interval) | (~live.halved & (live.best_loss <= live.judged))
+        live.halved, live.judged, live.rises = stuck, live.best_loss.clone(), torch.zeros_like(live.rises)
+        live.size = torch.where(stuck, live.size / 2, live.size)
+        back = ops.as_rows(stuck & ~live.won, live.x)
+        live.x_adv = torch.where(back, live.best, live.x_adv)
+        live.grad = torch.where(back, live.best_grad, live.grad)
+
+    def _moved(self, live: Rows, point: Tensor, size: Tensor) -> Tensor:
+        """`point` after a step of `size` along the gradient, in the ball and the box."""
+        point = point.clone()
+        STEPS[self.norm](point, live.grad, live.x, size, live.eps, *self.bounds)
+        return point
+
+    def _look(self, live: Rows) -> Tensor:
+        """The gradient at `x_adv`, summed over `eot` forward passes; notes the loss and whether a sample is fooled."""
+        live.loss, total = torch.zeros(len(live.x), device=live.x.device), torch.zeros_like(live.x)
+        for _ in range(self.eot):
+            x_adv, logits = live.differentiable(live.x_adv)
+            loss = self._losses(logits, live)
+            (grad,) = torch.autograd.grad(loss.sum(), x_adv)
+            live.loss, total = live.loss + loss.detach(), total + live.counted(grad)
+        live.won = live.fooled(logits.argmax(dim=1))
+        return total
+
+
+@dataclass(frozen=True)
+class APGD(_AutoPGD):
+    """Auto-PGD (Croce and Hein, 2020): PGD with momentum that halves its step where it gets no further.
+
+    Steps begin at ``2 * eps``. At 22, 41, 57, ... per cent of the steps, samples whose loss has risen too seldom, or
+    whose best loss has not changed, go back to their best point with half the step. A sample that is misclassified is
+    finished; of the others the point of highest loss is the result.
+
+    Args:
+        eps: budget in `norm`, in the units of the inputs; a number or one a sample.
+        steps: number of gradient steps.
+        restarts: how many random starts, uniform in the ball, are tried.
+        rho: the share of steps that has to raise the loss.
+        eot: how many gradients are summed for a step, for models that are random.
+        loss: what is maximised, ``ce`` or ``dlr``.
+        norm: ``linf`` or ``l2``.
+    """
+
+    loss: str = "ce"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "loss", self.loss, ("ce", "dlr"))
+
+    def _losses(self, logits: Tensor, live: Rows) -> Tensor:
+        return (cross_entropy if self.loss == "ce" else dlr)(logits, live.y)
+
+    def _runs(self, rows: Rows) -> Iterator[int]:
+        yield from range(self.restarts)
+
+
+@dataclass(frozen=True)
+class APGDT(_AutoPGD):
+    """APGD on the targeted DLR loss, towards each of the most likely wrong classes in turn (Croce and Hein, 2020).
+
+    With two or three classes, where that loss is not defined, down the cross-entropy with the target.
+
+    Args:
+        eps, steps, restarts, rho, eot, norm: as in `APGD`; every restart tries every target.
+        targets: how many classes are tried, in the order of their logits at x.
+    """
+
+    targets: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "targets", self.targets, 1)
+
+    def _losses(self, logits: Tensor, live: Rows) -> Tensor:
+        return -cross_entropy(logits, live.goal) if logits.shape[1] < 4 else dlr_targeted(logits, live.y, live.goal)
+
+    def _runs(self, rows: Rows) -> Iterator[int]:
+        scores = rows.scores()
+        ranked = scores.scatter(1, rows.y.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)
+        count = min(self.targets, scores.shape[1] - 1)
+        for run in range(self.restarts * count):
+            rows.goal = ranked[:, run % count]
+            yield run

@@ -1,0 +1,130 @@
+"""Several attacks in turn: the pointwise worst case, and AutoAttack, which is one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ._ascend import STEPS, Rows
+from ._attack import Attack, Budget, check_budget, check_choice
+from .apgd import APGD, APGDT
+from .fab import FAB
+from .square import Square
+
+
+@dataclass(frozen=True)
+class MultiAttack(Attack):
+    """Attacks in turn, each on the samples that none before has fooled: the pointwise worst case.
+
+    A sample is robust if no attack fools it, and is then returned as it is; so are samples misclassified to begin with.
+
+    Args:
+        attacks: the attacks; `bounds` of this one are theirs.
+        norm: what `AttackResult.norm` is measured in.
+    """
+
+    attacks: tuple[Attack, ...]
+    norm: str = field(default="linf", kw_only=True)
+
+    has_budget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.attacks or not all(isinstance(attack, Attack) for attack in self.attacks):
+            raise ValueError(f"MultiAttack: attacks must be a tuple of attacks, at least one, got {self.attacks!r}")
+        if any(attack.targeted for attack in self.attacks):
+            raise ValueError("MultiAttack: attacks must not be targeted: their labels would mean two things")
+        check_choice(self, "norm", self.norm, tuple(STEPS))
+
+    def perturb(self, rows: Rows) -> None:
+        worst_case(rows, (replace(attack, bounds=self.bounds) for attack in self.attacks))
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack (Croce and Hein, 2020): the worst case over attacks that need no tuning, at one budget.
+
+    ``standard`` is APGD on the cross-entropy, APGD-T, FAB-T and Square; ``plus`` adds APGD on the DLR loss and FAB,
+    with five restarts; ``rand``, for models that are random, is APGD on both losses with 20 gradients a step;
+    ``custom`` runs `attacks_to_run`, each as in ``standard``. FAB counts where its perturbation is within the budget.
+
+    Args:
+        eps: budget in `norm`, in the units of the inputs; a number or one a sample.
+        version: ``standard``, ``plus``, ``rand`` or ``custom``.
+        attacks_to_run: of ``custom``: names of `attacks`, in their order.
+        norm: ``linf`` or ``l2``.
+    """
+
+    eps: Budget = 8 / 255
+    version: str = "standard"
+    attacks_to_run: tuple[str, ...] = ()
+    norm: str = field(default="linf", kw_only=True)
+
+    VERSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+        "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+        "rand": ("apgd-ce", "apgd-dlr"),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
+        check_choice(self, "version", self.version, (*self.VERSIONS, "custom"))
+        if (self.version == "custom") != bool(self.attacks_to_run):
+            raise ValueError(
+                f"AutoAttack: attacks_to_run are for version custom, which needs some; "
+                f"got {self.attacks_to_run!r} with {self.version}"
+            )
+        for name in self.attacks_to_run:
+            check_choice(self, "attacks_to_run", name, self.VERSIONS["plus"])
+
+    @property
+    def attacks(self) -> dict[str, Attack]:
+        """The attacks that are run, by their usual names, in order."""
+        restarts = 5 if self.version == "plus" else 1
+        eot = 20 if self.version == "rand" else 1
+        every = {
+            "apgd-ce": APGD(self.eps, restarts=restarts, eot=eot, norm=self.norm),
+            "apgd-dlr": APGD(self.eps, restarts=restarts, eot=eot, loss="dlr", norm=self.norm),
+            "square": Square(self.eps, norm=self.norm),
+            "apgd-t": APGDT(self.eps, norm=self.norm),
+            "fab-t": FAB(norm=self.norm),
+        }
+        names = self.attacks_to_run or self.VERSIONS[self.version]
+        return {
+            name: replace(every[name], bounds=self.bounds, seed=self.seed + place) for place, name in enumerate(names)
+        }
+
+    def perturb(self, rows: Rows) -> None:
+        eps = ops.per_sample("AutoAttack", "eps", self.eps, rows.x)
+        worst_case(rows, self.attacks.values(), eps)
+
+
+def worst_case(rows: Rows, attacks: Iterable[Attack], eps: Tensor | None = None) -> None:
+    """Leaves in `x_adv` the first adversarial sample that one of `attacks` finds, or x.
+
+    What an attack without a budget finds must be within `eps` [B], if given, in the attack's norm.
+    """
+    part, where = rows.unfooled()
+    for attack in attacks:
+        if len(where) == 0:
+            break
+        _of_rows(attack, where).perturb(part)
+        won = part.fooled(part.predictions())
+        if eps is not None and not attack.has_budget:
+            won &= ops.row_norms(part.x_adv, attack.norm, part.x) <= eps[where]
+        part.x_adv = torch.where(ops.as_rows(won, part.x), part.x_adv, part.x)
+        rows.put(where, part)
+        where = where[~won]
+        part = rows.take(where)
+
+
+def _of_rows(attack: Attack, index: Tensor) -> Attack:
+    """`attack` with those of its numbers that are one a sample for the samples at `index` alone."""
+    values = {item.name: getattr(attack, item.name) for item in fields(attack)}
+    columns = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.numel() > 1}
+    return replace(attack, **{name: value[index] for name, value in columns.items()})

@@ -1,0 +1,184 @@
+"""The Square attack, which asks for nothing but logits."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..losses import margin
+from ._ascend import STEPS, Rows, ascend
+from ._attack import Attack, Budget, check_budget, check_choice, check_count
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""After which queries the share of pixels in a window is halved; published for 10,000, and used as it is for fewer."""
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Random search by square windows (Andriushchenko et al., 2020); uses no gradients.
+
+    Every query changes one window of the best point so far: to plus or minus eps in each channel (``linf``,
+    Algorithm 2), or by moving the perturbation of another window into it (``l2``, Algorithm 3). It is kept if the
+    margin falls. A sample that is misclassified is finished. Windows and their signs are a query's, the same for all
+    samples; starts are a sample's own. Samples [B, D] and [B, C, D] have windows in their last dimension (``linf``).
+
+    Args:
+        eps: budget in `norm`, in the units of the inputs; a number or one a sample.
+        queries: forward passes, after the first.
+        p: share of the pixels in a window to begin with.
+        restarts: how many starts are tried.
+        norm: ``linf`` or ``l2``, which needs images of at least 3 x 3 pixels.
+    """
+
+    eps: Budget = 8 / 255
+    queries: int = 5000
+    p: float = 0.8
+    restarts: int = 1
+    norm: str = field(default="linf", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
+        check_count(self, "queries", self.queries, 0)
+        check_count(self, "restarts", self.restarts, 1)
+        if not 0 < self.p <= 1:
+            raise ValueError(f"Square: p must be a share of the pixels, in (0, 1], got {self.p}")
+
+    def perturb(self, rows: Rows) -> None:
+        if self.norm == "l2" and (rows.x.dim() != 4 or min(rows.x.shape[2:]) < 3):
+            shape = tuple(rows.x.shape)
+            raise ValueError(f"Square: norm l2 needs images [B, C, H, W] of at least 3 x 3 pixels, got {shape}")
+        rows.eps = ops.per_sample("Square", "eps", self.eps, rows.x)
+        start, move = (_stripes, self._paint) if self.norm == "linf" else (_tiles, self._carry)
+        for restart in range(self.restarts):
+            part, where = rows.unfooled()
+            if len(where) == 0:
+                break
+            part.x_adv = self._within(part, start(part, self.seed, 2 * restart))
+            part.margin = torch.full_like(part.eps, -torch.inf)
+            _, won = self._judged(part)
+            queries = self._numbers(rows.x, 2 * restart + 1)
+            ascend(part, self.queries, lambda live, q=queries: move(live, *next(q)), active=~won)
+            rows.put(where, part)
+
+    def _paint(self, live: Rows, share: float, places: list[float], signs: Tensor) -> Tensor:
+        """A window becomes x plus or minus eps; only the window is written, and put back where it was no better."""
+        height, width = _size(live.x)
+        side = max(round(math.sqrt(share * height * width)), 1)
+        tall = min(height, side if side <= width else round(share * height))
+        wide = min(width, side if side <= height else round(share * width))
+        window = _window(places[0], places[1], tall, wide, live.x)
+        before = live.x_adv[window].clone()
+        painted = live.x[window] + ops.as_rows(live.eps, live.x) * signs
+        live.x_adv[window] = painted.clamp(*self.bounds).to(live.x.dtype)
+        better, won = self._judged(live)
+        live.x_adv[window] = torch.where(ops.as_rows(better, live.x), live.x_adv[window], before)
+        return ~won
+
+    def _carry(self, live: Rows, share: float, places: list[float], signs: Tensor) -> Tensor:
+        """The perturbation of two windows, and what is left of eps, goes into one, in the shape of two bumps."""
+        here, delta = live.x_adv, (live.x_adv - live.x).to(live.eps.dtype)
+        height, width = _size(live.x)
+        side = min(max(round(math.sqrt(share * height * width)), 3) | 1, (min(height, width) - 1) | 1)  # odd
+        to, source = (_window(*corner, side, side, live.x) for corner in (places[:2], places[2:4]))
+        union = torch.zeros(height, width, dtype=delta.dtype, device=delta.device)
+        union[to[-2:]] = union[source[-2:]] = 1
+        carried = (delta.square() * union).sum(dim=(2, 3), keepdim=True)
+        left = (ops.as_rows(live.eps, here).square() - delta.square().sum(dim=(1, 2, 3), keepdim=True)).clamp(min=0)
+        new = _bumps(side, places[4] < 0.5).to(delta) * signs + _unit(delta[to])
+        new = _unit(new) * (left / delta.shape[1] + carried).sqrt()
+        delta[source] = 0
+        delta[to] = new
+        live.x_adv = self._within(live, delta)
+        better, won = self._judged(live)
+        live.x_adv = torch.where(ops.as_rows(better, here), live.x_adv, here)
+        return ~won
+
+    def _within(self, live: Rows, delta: Tensor) -> Tensor:
+        """`x` plus `delta` at its full size, eps, in ball and box."""
+        delta = ops.as_rows(live.eps / ops.row_norms(delta, self.norm).clamp(min=1e-12), delta) * delta
+        point = torch.empty_like(live.x).copy_((live.x + delta).clamp(*self.bounds))
+        none = torch.zeros_like(point)
+        STEPS[self.norm](point, none, live.x, torch.zeros_like(live.eps), live.eps, *self.bounds)
+        return point
+
+    def _judged(self, live: Rows) -> tuple[Tensor, Tensor]:
+        """Whether `x_adv` is better than the best so far, which it then is, and whether it is misclassified."""
+        logits = live.scores()
+        loss, won = margin(logits, live.y, kappa=0).to(live.margin.dtype), live.fooled(logits.argmax(dim=1))
+        better = won | (loss > live.margin)
+        live.margin = torch.where(better, loss, live.margin)
+        return better, won
+
+    def _numbers(self, x: Tensor, draw: int) -> Iterator[tuple[float, list[float], Tensor]]:
+        """For every query: the share of pixels in a window, five numbers in (0, 1), and a sign for each channel."""
+        channels = x.shape[1] if x.dim() > 2 else 1
+        middle = torch.full((self.queries, 5 + channels), 0.5, dtype=torch.float64)
+        table = ops.random_start(middle, torch.arange(self.queries), 0.5, self.seed, draw)
+        signs = (table[:, 5:] - 0.5).sign().to(x.device, x.dtype).view(-1, channels, *[1] * max(0, x.dim() - 2))
+        for query, places in enumerate(table[:, :5].tolist()):
+            yield self.p / 2 ** sum(query > past for past in _HALVINGS), places, signs[query]
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    """Height and width of a sample; one that is no image has one row."""
+    return (x.shape[-2] if x.dim() > 3 else 1), x.shape[-1]
+
+
+def _window(down: float, across: float, tall: int, wide: int, x: Tensor) -> tuple:
+    """The index of a window of tall x wide, whose place is given by two numbers in (0, 1)."""
+    height, width = _size(x)
+    top, left = int(down * (height - tall + 1)), int(across * (width - wide + 1))
+    columns = slice(left, left + wide)
+    return (..., slice(top, top + tall), columns) if x.dim() > 3 else (..., columns)
+
+
+def _stripes(rows: Rows, seed: int, draw: int) -> Tensor:
+    """Vertical stripes of random signs."""
+    first = rows.x.narrow(-2, 0, 1) if rows.x.dim() > 3 else rows.x
+    return _signs(rows, first.shape, seed, draw).expand(rows.x.shape)
+
+
+def _tiles(rows: Rows, seed: int, draw: int) -> Tensor:
+    """A grid of five by five bumps of random signs, or of as many as have three pixels a side."""
+    height, width = _size(rows.x)
+    side = max(min(height, width) // 5, 3)
+    down, across = height // side, width // side
+    top, left = (height - side * down) // 2, (width - side * across) // 2
+    signs = _signs(rows, (*rows.x.shape[:2], down, across), seed, draw)
+    delta = torch.zeros_like(rows.x, dtype=signs.dtype)
+    tiles = torch.kron(signs, _bumps(side, False).to(signs))
+    delta[:, :, top : top + side * down, left : left + side * across] = tiles
+    return delta
+
+
+def _signs(rows: Rows, shape: tuple[int, ...], seed: int, draw: int) -> Tensor:
+    nothing = torch.zeros(shape, dtype=rows.eps.dtype, device=rows.x.device)
+    return ops.random_start(nothing, rows.ids, 1.0, seed, draw, "sign", -1.0, 1.0)
+
+
+def _bumps(side: int, turned: bool) -> Tensor:
+    """Two bumps of opposite sign, one above the other or side by side, of unit L2 norm, [side, side]."""
+    upper, lower = _bump(side // 2, side), _bump(side - side // 2, side)
+    both = torch.cat([upper, -lower])
+    both = both / both.norm()
+    return both.T if turned else both
+
+
+def _bump(height: int, width: int) -> Tensor:
+    """Rings of equal value around the middle: the sum of 1 / k^2 from ring to rim. Unit L2 norm."""
+    down, across = (torch.arange(n) - n // 2 for n in (height, width))
+    ring = torch.maximum(down.abs().unsqueeze(1), across.abs().unsqueeze(0))
+    rings = max(height, width) // 2 + 1
+    weights = torch.arange(1, rings + 1, dtype=torch.float64) ** -2
+    bump = weights.flip(0).cumsum(0).flip(0)[ring]
+    return bump / bump.norm()
+
+
+def _unit(window: Tensor) -> Tensor:
+    """Each channel of each sample at unit L2 norm."""
+    return window / window.square().sum(dim=(2, 3), keepdim=True).sqrt().clamp(min=1e-12)

@@ -1,0 +1,398 @@
+"""APGD, Square, AutoAttack and the worst case of several attacks: the published schedules, closed forms, plain forms."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_attacks import SHAPE, assert_equal, away, corner, middle
+from toys import Wavy, labels, linear, samples
+from torch import Tensor, nn
+
+from fastadv.attacks import APGD, APGDT, FGSM, PGD, Attack, AutoAttack, DeepFool, MultiAttack, Noise, Square
+from fastadv.attacks.apgd import checkpoints
+from fastadv.attacks.square import _bumps, _size, _window
+from fastadv.losses import cross_entropy, dlr
+
+# ------------------------------------------------------------------------------------------------------------ Auto-PGD
+
+
+def test_checkpoints_are_the_published_ones():
+    assert list(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert list(checkpoints(100).values()) == [22, 19, 16, 13, 10, 7, 6, 6]
+    for steps in (1, 5, 10, 20, 33, 1000):
+        found = checkpoints(steps)
+        assert sum(found.values()) == max(found) <= steps
+        assert min(found.values()) >= 1
+    assert checkpoints(0) == {}
+
+
+def plain_apgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: float, steps: int) -> tuple[Tensor, int]:
+    """Algorithm 1 of the AutoAttack paper for one sample, in L-infinity, on the cross-entropy: the point, gradients."""
+
+    def look(point: Tensor) -> tuple[float, Tensor, bool]:
+        leaf = point.clone().requires_grad_()
+        logits = model(leaf)
+        loss = cross_entropy(logits, y).sum()
+        return loss.item(), torch.autograd.grad(loss, leaf)[0], bool(logits.argmax() != y)
+
+    def projected(point: Tensor) -> Tensor:
+        return (x + (point - x).clip(-eps, eps)).clip(0, 1)
+
+    if model(x).argmax() != y:
+        return x, 0
+    before, here = start, start
+    loss, grad, fooled = look(here)
+    best = (loss, here, grad)
+    size, reduced, judged, losses = 2 * eps, True, loss, [loss]
+    for k in range(1, steps + 1):
+        if fooled:
+            return here, k
+        ahead = projected(here + size * grad.sign())
+        if k > 1:
+            ahead = projected(here + 0.75 * (ahead - here) + 0.25 * (here - before))
+        before, here = here, ahead
+        loss, grad, fooled = look(here)
+        losses.append(loss)
+        if loss > best[0]:
+            best = (loss, here, grad)
+        if k in checkpoints(steps):
+            interval = checkpoints(steps)[k]
+            rises = sum(losses[i] > losses[i - 1] for i in range(k - interval + 1, k + 1))
+            reduced = rises <= 0.75 * interval or (not reduced and best[0] == judged)
+            judged = best[0]
+            if reduced and not fooled:
+                size, (_, here, grad) = size / 2, best
+    return (here if fooled else best[1]), steps + 1
+
+
+def test_apgd_is_algorithm_1():
+    model, x = Wavy(48, 5), samples(48, *SHAPE, dtype=torch.float64)
+    y = model(x).argmax(1)
+    y[::8] = (y[::8] + 1) % 5
+    eps = 0.012
+    found = APGD(eps, steps=60).run(model, x, y)
+    starts = PGD(eps, 0, steps=0)(model, x, y)
+    gradients = set()
+    for i in range(48):
+        one = slice(i, i + 1)
+        point, count = plain_apgd(model, x[one], y[one], starts[one], eps, 60)
+        torch.testing.assert_close(found.x_adv[one], point, atol=1e-12, rtol=0)
+        assert found.grads[i] == count
+        gradients.add(count)
+    assert {0, 61} < gradients
+    assert len(gradients) > 3
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_apgd_finds_its_step_size(loss):
+    """PGD with the step that it begins with jumps from side to side; PGD with a good one gets where it does."""
+    model, x = Wavy(48, 5), samples(64, *SHAPE, dtype=torch.float64)
+    y = model(x).argmax(1)
+    attacks = APGD(0.01, loss=loss), PGD(0.01, 0.02, 100, loss=loss), PGD(0.01, 0.0005, 100, loss=loss)
+    points = [attack(model, x, y) for attack in attacks]
+    robust = torch.stack([model(point).argmax(1) == y for point in points]).all(0)
+    assert robust.sum() > 15
+    measure = cross_entropy if loss == "ce" else dlr
+    apgd, jumping, tuned = (measure(model(point), y)[robust].detach() for point in points)
+    assert (apgd > jumping + 1e-4).double().mean() > 0.3
+    assert (apgd < jumping - 1e-4).double().mean() < 0.05
+    assert (apgd >= 0.98 * tuned - 1e-6).double().mean() > 0.95
+
+
+@pytest.mark.parametrize("attack", [APGD(0.03, steps=20), APGDT(0.03, steps=20), Square(0.03, queries=3000)])
+def test_robust_samples_of_a_linear_model_end_in_the_corner(attack):
+    """Square, too: its last windows are single pixels, and it tries each with both signs many times."""
+    model, x = linear(48, 2, torch.float64), samples(64, 48, dtype=torch.float64)
+    y = model(x).argmax(1)
+    expected = corner(model, x, y, 0.03)
+    robust = model(expected).argmax(1) == y
+    assert 10 < robust.sum() < 60
+    found = attack.run(model, x, y)
+    assert torch.equal(found.success, ~robust)
+    torch.testing.assert_close(found.x_adv[robust], expected[robust], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("attack", [APGD(0.03, steps=40, norm="l2"), APGDT(0.03, steps=40, norm="l2")])
+def test_apgd_in_l2_goes_straight_away_from_the_boundary(attack):
+    model, x = linear(48, 2, torch.float64), middle()
+    y = model(x).argmax(1)
+    w = away(model, y)
+    expected = x + 0.03 * w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    robust = model(expected).argmax(1) == y
+    assert 3 < robust.sum() < 16
+    torch.testing.assert_close(attack(model, x, y)[robust], expected[robust], atol=1e-3, rtol=0)
+
+
+def test_apgd_t_tries_the_likeliest_classes_in_turn():
+    """A class that only a target reaches: the runner-up at x cannot be reached, the third can."""
+
+    class Third(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            t = x.flatten(1)[:, :1]
+            flat = torch.zeros_like(t)
+            return torch.cat([flat + 1, 0.9 + 0 * t, 0.5 + 2 * (t - 0.5), flat - 1, flat - 2], dim=1)
+
+    x, y = torch.full((1, *SHAPE), 0.5), torch.zeros(1, dtype=torch.int64)
+    assert not APGDT(0.4, steps=5, targets=1).run(Third(), x, y).success.any()
+    found = APGDT(0.4, steps=5, targets=2).run(Third(), x, y)
+    assert found.target.tolist() == [2]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_apgd_t_of_few_classes(classes):
+    model, x = linear(48, classes), samples(32, *SHAPE)
+    y = model(x).argmax(1)
+    fgsm = FGSM(0.05).run(model, x, y)
+    assert (APGDT(0.05, steps=10).run(model, x, y).success >= fgsm.success).all()
+
+
+def test_restarts_of_apgd_take_only_those_that_none_has_fooled():
+    model, x = Wavy(48, 5), samples(64, *SHAPE)
+    one, three = (APGD(0.1, steps=0, restarts=restarts).run(model, x) for restarts in (1, 3))
+    assert 0 < one.success.double().mean() < 1
+    assert three.success.sum() > one.success.sum()
+    assert torch.equal(three.x_adv[one.success], one.x_adv[one.success])
+    assert set(three.grads[~three.success].tolist()) == {3}
+
+
+def test_expectation_over_transformations_sums_gradients():
+    """A model that is random by a coin of its own: one gradient sees one side of it, the sum of many both."""
+
+    class Coin(nn.Module):
+        flips = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.flips += 1
+            t = x.flatten(1)
+            seen = t[:, :24] if self.flips % 2 else t[:, 24:]
+            return torch.stack([0 * t[:, 0] + 9, (seen - 0.5).sum(1)], dim=1)
+
+    x, y = torch.full((4, *SHAPE), 0.5), torch.zeros(4, dtype=torch.int64)
+    found = APGD(0.1, steps=1, eot=20).run(Coin(), x, y)
+    assert found.grads.tolist() == [40] * 4
+    torch.testing.assert_close(found.x_adv - x, torch.full_like(x, 0.1))
+    assert not torch.allclose(APGD(0.1, steps=1, eot=1)(Coin(), x, y) - x, torch.full_like(x, 0.1))
+
+
+# -------------------------------------------------------------------------------------------------------------- Square
+
+
+def windows(attack: Square, x: Tensor, queries: int) -> list[tuple[float, list[float], Tensor]]:
+    numbers = attack._numbers(x, 1)
+    return [next(numbers) for _ in range(queries)]
+
+
+def test_the_share_of_pixels_is_halved_as_published():
+    shares = [share for share, _, _ in windows(Square(queries=9000, p=0.8), samples(1, 1, 8, 8), 9000)]
+    table = {0: 1, 10: 1, 11: 2, 50: 2, 51: 4, 200: 4, 201: 8, 500: 8, 501: 16, 1000: 16, 1001: 32, 2000: 32, 2001: 64}
+    table |= {4000: 64, 4001: 128, 6000: 128, 6001: 256, 8000: 256, 8001: 512}
+    assert {query: 0.8 / shares[query] for query in table} == table
+
+
+def test_windows_are_squares_everywhere_in_the_image():
+    x = samples(1, 3, 12, 20)
+    assert _size(x) == (12, 20)
+    places = [place for _, place, _ in windows(Square(queries=3000), x, 3000)]
+    corners = {(w[1].start, w[2].start) for w in (_window(p[0], p[1], 5, 5, x) for p in places)}
+    assert corners == {(top, left) for top in range(8) for left in range(16)}
+    signs = torch.stack([signs.flatten() for _, _, signs in windows(Square(queries=3000), x, 3000)])
+    assert signs.shape == (3000, 3)
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert signs.mean(0).abs().max() < 0.1
+
+
+def test_every_query_of_square_paints_one_window_or_none():
+    model, x = Wavy(3 * 64, 5), samples(8, 3, 8, 8, dtype=torch.float64)
+    y, eps = model(x).argmax(1), 0.004
+    points = [Square(eps, queries=k)(model, x, y) for k in range(30)]
+    accepted = 0
+    for k, (before, after) in enumerate(zip(points, points[1:], strict=False)):
+        changed = (before != after).any(1)  # [B, H, W]
+        side = max(round((0.8 / (1 if k <= 10 else 2) * 64) ** 0.5), 1)
+        for image in changed:
+            if image.any():
+                accepted += 1
+                rows, columns = image.any(1).nonzero(), image.any(0).nonzero()
+                assert rows.max() - rows.min() < side
+                assert columns.max() - columns.min() < side
+    assert accepted > 10
+    delta = (points[-1] - x).abs()
+    inside = (x > eps) & (x < 1 - eps)
+    torch.testing.assert_close(delta[inside], torch.full_like(delta[inside], eps), rtol=0, atol=1e-12)
+    losses = torch.stack([cross_entropy_margin(model, point, y) for point in points])
+    assert (losses.diff(dim=0) <= 0).all()
+
+
+def cross_entropy_margin(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    logits = model(x).detach()
+    true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+    return (true - logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)).clamp(min=0)
+
+
+@pytest.mark.parametrize("shape", [(48,), (3, 16), (1, 5, 9), (1, 9, 5), (2, 1, 7)])
+def test_square_takes_samples_of_any_shape(shape):
+    features = torch.Size(shape).numel()
+    model, x = Wavy(features, 5), samples(32, *shape)
+    few, many = (Square(0.02, queries=queries).run(model, x) for queries in (1, 200))
+    assert many.success.sum() > few.success.sum()
+    assert many.grads.sum() == 0
+    assert many.steps[~many.success].tolist() == [200] * int((~many.success).sum())
+
+
+def test_square_in_l2_spends_its_budget():
+    model, x = Wavy(3 * 81, 5), samples(32, 3, 9, 9, low=0.2, high=0.8)
+    few, many = (Square(0.1, queries=queries, norm="l2").run(model, x) for queries in (0, 300))
+    torch.testing.assert_close(many.norm, torch.full((32,), 0.1))
+    assert many.success.sum() > few.success.sum() + 3
+
+
+def test_bumps_of_square_in_l2():
+    for side in (3, 7, 12):
+        bumps = _bumps(side, False)
+        torch.testing.assert_close(bumps.square().sum(), torch.tensor(1.0, dtype=torch.float64))
+        assert (bumps[: side // 2] > 0).all()
+        assert (bumps[side // 2 :] < 0).all()
+        assert torch.equal(_bumps(side, True), bumps.T)
+    upper = _bumps(12, False)[:6]
+    rings = [1.0, 1 / 4, 1 / 9, 1 / 16, 1 / 25, 1 / 36, 1 / 49]
+    assert upper.argmax() == 3 * 12 + 6
+    assert float(upper[3, 7] / upper[3, 6]) == pytest.approx(sum(rings[1:]) / sum(rings))
+
+
+def test_square_in_l2_needs_images():
+    with pytest.raises(ValueError, match=r"Square: norm l2 needs images .* got \(4, 48\)"):
+        Square(norm="l2")(Wavy(48, 5), samples(4, 48))
+
+
+# ---------------------------------------------------------------------------------------- the worst case of several
+
+
+def test_the_versions_of_autoattack():
+    standard = AutoAttack(0.1).attacks
+    assert list(standard) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert (standard["apgd-ce"].loss, standard["apgd-ce"].steps, standard["apgd-ce"].restarts) == ("ce", 100, 1)
+    assert (standard["apgd-t"].targets, standard["apgd-t"].steps) == (9, 100)
+    assert (standard["fab-t"].targets, standard["fab-t"].steps, standard["fab-t"].enough) == (9, 100, 0.1)
+    assert (standard["square"].queries, standard["square"].p) == (5000, 0.8)
+    plus = AutoAttack(0.1, "plus", norm="l2").attacks
+    assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    assert [attack.restarts for attack in plus.values()] == [5, 5, 5, 1, 1, 1]
+    assert {attack.norm for attack in plus.values()} == {"l2"}
+    rand = AutoAttack(0.1, "rand", bounds=(-1.0, 1.0)).attacks
+    assert {name: attack.eot for name, attack in rand.items()} == {"apgd-ce": 20, "apgd-dlr": 20}
+    assert {attack.bounds for attack in rand.values()} == {(-1.0, 1.0)}
+    assert list(AutoAttack(0.1, "custom", ("square", "fab")).attacks) == ["square", "fab"]
+
+
+def quick(eps: float | Tensor) -> AutoAttack:
+    return AutoAttack(eps, "custom", ("apgd-ce", "apgd-t"))
+
+
+def test_autoattack_is_never_weaker_than_its_attacks():
+    model, x = Wavy(48, 5), samples(48, *SHAPE)
+    y = model(x).argmax(1)
+    y[::8] = (y[::8] + 1) % 5
+    whole = quick(0.012).run(model, x, y)
+    assert 0.3 < whole.success.double().mean() < 0.95
+    for attack in quick(0.012).attacks.values():
+        assert (whole.success >= attack.run(model, x, y).success).all()
+    assert torch.equal(whole.x_adv[::8], x[::8])
+    assert whole.grads[::8].sum() == 0
+    assert torch.equal(whole.x_adv[~whole.success], x[~whole.success])
+    assert (whole.norm <= 0.012 + 1e-7).all()
+
+
+def test_one_budget_a_sample_of_autoattack():
+    model, x = Wavy(48, 5), samples(12, *SHAPE)
+    eps = torch.linspace(0, 0.03, 12)
+    together = quick(eps).run(model, x)
+    for i in (0, 5, 11):
+        alone = quick(eps[i].item()).run(model, x[i : i + 1], ids=torch.tensor([i]))
+        assert torch.equal(alone.x_adv, together.x_adv[i : i + 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(PGD):
+    """PGD that notes which samples it was given."""
+
+    seen = []
+
+    def perturb(self, rows) -> None:
+        self.seen.append(rows.ids.tolist())
+        super().perturb(rows)
+
+
+def test_the_worst_case_gives_each_attack_what_is_left():
+    model, x = Wavy(48, 5), samples(32, *SHAPE)
+    y = model(x).argmax(1)
+    weak, strong = FGSM(0.02), Counted(0.03, 0.005, 20)
+    found = MultiAttack((Noise(0.02), weak, strong)).run(model, x, y)
+    noise, fgsm = (attack.run(model, x, y).success for attack in (Noise(0.02), weak))
+    assert noise.any()
+    assert (fgsm & ~noise).any()
+    assert Counted.seen == [(~(noise | fgsm)).nonzero().squeeze(1).tolist()]
+    assert torch.equal(found.success, noise | fgsm | strong.run(model, x, y).success)
+    assert torch.equal(found.x_adv[noise], Noise(0.02)(model, x, y)[noise])
+    assert torch.equal(found.x_adv[fgsm & ~noise], weak(model, x, y)[fgsm & ~noise])
+
+
+def test_minimal_perturbations_count_within_the_budget_only():
+    """FAB and DeepFool cross the boundary wherever it is."""
+    model, x = linear(48, 2, torch.float64), samples(64, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)
+    y = model(x).argmax(1)
+    distance = DeepFool(norm="linf").run(model, x).norm
+    eps = distance.median().item()
+    found = AutoAttack(eps, "custom", ("fab-t",)).run(model, x, y)
+    assert torch.equal(found.success, found.norm > 0)
+    assert (found.norm <= eps).all()
+    clear = (distance - eps).abs() > 0.03 * eps
+    assert torch.equal(found.success[clear], (distance < eps)[clear])
+
+
+def test_autoattack_of_two_classes_and_vectors():
+    model, x = linear(48, 2), samples(48, 48)
+    y = model(x).argmax(1)
+    reached = model(corner(model, x, y, 0.05)).argmax(1) != y
+    attack = AutoAttack(0.05)
+    assert 0.2 < reached.double().mean() < 0.8
+    assert torch.equal(attack.run(model, x, y).success, reached)
+
+
+def test_autoattack_repeats():
+    model, x = Wavy(48, 5), samples(16, *SHAPE)
+    before = torch.get_rng_state()
+    one, two = (quick(0.01).run(model, x) for _ in range(2))
+    assert_equal(one, two)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: APGD(loss="kl"), "APGD: loss must be one of ce, dlr, got 'kl'"),
+        (lambda: APGD(rho=2), "APGD: rho must be between 0 and 1, got 2"),
+        (lambda: APGD(eot=0), "APGD: eot must be a whole number of at least 1, got 0"),
+        (lambda: APGD(norm="l1"), "APGD: norm must be one of linf, l2, got 'l1'"),
+        (lambda: APGDT(targets=0), "APGDT: targets must be a whole number of at least 1"),
+        (lambda: Square(p=0), r"Square: p must be a share of the pixels, in \(0, 1\], got 0"),
+        (lambda: Square(queries=-1), "Square: queries must be a whole number of at least 0"),
+        (lambda: AutoAttack(version="fast"), "AutoAttack: version must be one of standard, plus, rand, custom, got 'fas"),
+        (lambda: AutoAttack(version="custom"), "AutoAttack: attacks_to_run are for version custom, which needs some"),
+        (lambda: AutoAttack(attacks_to_run=("square",)), "AutoAttack: attacks_to_run are for version custom"),
+        (lambda: AutoAttack(0.1, "custom", ("pgd",)), "AutoAttack: attacks_to_run must be one of .*, got 'pgd'"),
+        (lambda: MultiAttack(()), "MultiAttack: attacks must be a tuple of attacks, at least one"),
+        (lambda: MultiAttack((PGD(targeted=True),)), "MultiAttack: attacks must not be targeted"),
+    ],
+)
+def test_wrong_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_dlr_needs_three_classes():
+    with pytest.raises(ValueError, match="DLR loss needs at least 3 classes, the model has 2"):
+        APGD(loss="dlr")(linear(48, 2), samples(4, *SHAPE), labels(4, 2))
+
+
+def test_every_attack_is_an_attack():
+    assert all(isinstance(attack, Attack) for attack in AutoAttack(version="plus").attacks.values())
