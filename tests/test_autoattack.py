@@ -1,12 +1,14 @@
-"""APGD, Square, AutoAttack and the worst case of several attacks: the published schedules, closed forms, plain forms."""
+"""APGD, Square, AutoAttack and the worst case of several attacks: published schedules, closed forms, plain forms."""
 
 import dataclasses
+from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
 from test_attacks import SHAPE, assert_equal, away, corner, middle
-from toys import Wavy, labels, linear, samples
 from torch import Tensor, nn
+from toys import Wavy, labels, linear, samples
 
 from fastadv.attacks import APGD, APGDT, FGSM, PGD, Attack, AutoAttack, DeepFool, MultiAttack, Noise, Square
 from fastadv.attacks.apgd import checkpoints
@@ -96,7 +98,7 @@ def test_apgd_finds_its_step_size(loss):
     apgd, jumping, tuned = (measure(model(point), y)[robust].detach() for point in points)
     assert (apgd > jumping + 1e-4).double().mean() > 0.3
     assert (apgd < jumping - 1e-4).double().mean() < 0.05
-    assert (apgd >= 0.98 * tuned - 1e-6).double().mean() > 0.95
+    assert (apgd >= tuned - 0.02 * tuned.abs() - 1e-6).double().mean() > 0.95
 
 
 @pytest.mark.parametrize("attack", [APGD(0.03, steps=20), APGDT(0.03, steps=20), Square(0.03, queries=3000)])
@@ -206,7 +208,7 @@ def test_every_query_of_square_paints_one_window_or_none():
     y, eps = model(x).argmax(1), 0.004
     points = [Square(eps, queries=k)(model, x, y) for k in range(30)]
     accepted = 0
-    for k, (before, after) in enumerate(zip(points, points[1:], strict=False)):
+    for k, (before, after) in enumerate(pairwise(points)):
         changed = (before != after).any(1)  # [B, H, W]
         side = max(round((0.8 / (1 if k <= 10 else 2) * 64) ** 0.5), 1)
         for image in changed:
@@ -315,7 +317,7 @@ def test_one_budget_a_sample_of_autoattack():
 class Counted(PGD):
     """PGD that notes which samples it was given."""
 
-    seen = []
+    seen: ClassVar[list[list[int]]] = []
 
     def perturb(self, rows) -> None:
         self.seen.append(rows.ids.tolist())
@@ -376,7 +378,10 @@ def test_autoattack_repeats():
         (lambda: APGDT(targets=0), "APGDT: targets must be a whole number of at least 1"),
         (lambda: Square(p=0), r"Square: p must be a share of the pixels, in \(0, 1\], got 0"),
         (lambda: Square(queries=-1), "Square: queries must be a whole number of at least 0"),
-        (lambda: AutoAttack(version="fast"), "AutoAttack: version must be one of standard, plus, rand, custom, got 'fas"),
+        (
+            lambda: AutoAttack(version="fast"),
+            "AutoAttack: version must be one of standard, plus, rand, custom, got 'fas",
+        ),
         (lambda: AutoAttack(version="custom"), "AutoAttack: attacks_to_run are for version custom, which needs some"),
         (lambda: AutoAttack(attacks_to_run=("square",)), "AutoAttack: attacks_to_run are for version custom"),
         (lambda: AutoAttack(0.1, "custom", ("pgd",)), "AutoAttack: attacks_to_run must be one of .*, got 'pgd'"),

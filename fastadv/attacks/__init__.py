@@ -2,6 +2,7 @@
 
 from ._ascend import Model, checked_logits, isolated
 from ._attack import Attack, AttackResult
+from ._tuned import Tuned, tuned
 from .apgd import APGD, APGDT
 from .autoattack import AutoAttack, MultiAttack
 from .deepfool import DeepFool
@@ -36,8 +37,10 @@ __all__ = [
     "Noise",
     "OneStepTargeted",
     "Square",
+    "Tuned",
     "checked_logits",
     "isolated",
+    "tuned",
 ]
 
 ATTACKS: dict[str, type[Attack]] = {

@@ -63,18 +63,28 @@ class Attack(ABC):
         with isolated(model):
             return self._attack(model, x, y, ids).x_adv
 
-    def run(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> AttackResult:
+    def run(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None = None,
+        ids: Tensor | None = None,
+        *,
+        source: Model | None = None,
+    ) -> AttackResult:
         """Attacks `model` (x to logits [B, K]) at `x` [B, ...] within `bounds`, away from the labels `y` [B].
 
         Without `y`, away from the model's own predictions; towards `y`, which must then be given, where the attack is
         targeted. `ids` [B] int64 name the samples for random numbers, by
-        default 0..B-1; give data-set indices where one data set is attacked in several batches.
+        default 0..B-1; give data-set indices where one data set is attacked in several batches. With a `source` model
+        the samples are made on that, with its predictions where there is no `y`, and `model` is what they are tried on.
 
         Raises TypeError or ValueError for inputs that are no floating-point tensor, not finite, outside `bounds`, or
         labels of a wrong shape or out of range.
         """
-        with isolated(model):
-            rows = self._attack(model, x, y, ids)
+        with isolated(model), isolated(model if source is None else source):
+            rows = self._attack(model if source is None else source, x, y, ids)
+            rows.model = model
             target = rows.predictions()
             norm = ops.row_norms(rows.x_adv, self.norm, rows.x)
             return AttackResult(rows.x_adv, rows.fooled(target), rows.steps, rows.grads, norm, target)
