@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from . import models, report
-from .attacks import Attack
+from .attacks import ATTACKS, Attack, MultiAttack
 from .data import Dataset, load
 from .evaluation import PROTOCOL, Evaluation, evaluate
 from .info import doctor, environment
@@ -96,8 +96,8 @@ class Testing:
     """How to evaluate.
 
     Args:
-        attacks: which attacks, with commas between: deepfool, fgsm, noise, pgd (20 steps of eps/10 from a start within
-            eps/2).
+        attacks: which attacks, with commas between: deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
+            within eps/2) as in the Blind AT paper; autoattack, square or any other with its usual settings.
         eps: L-infinity budget of the attacks that have one; `compare` trains FGSM-AT and PGD-AT with it, too.
         theta: average adversarial accuracy is taken over budgets from 0 to theta, RMS norm.
         limit: how many test samples, from the first on; 0 takes all.
@@ -121,11 +121,12 @@ class Testing:
         self.chosen()
 
     def chosen(self) -> dict[str, Attack]:
+        known = {name: kind() for name, kind in ATTACKS.items() if kind is not MultiAttack} | PROTOCOL
         names = [name.strip() for name in self.attacks.split(",") if name.strip()]
         for name in names:
-            if name not in PROTOCOL:
-                raise ValueError(f"unknown attack {name!r}: choose among {', '.join(PROTOCOL)}")
-        return {name: budgeted(PROTOCOL[name], self.eps) for name in names}
+            if name not in known:
+                raise ValueError(f"unknown attack {name!r}: choose among {', '.join(sorted(known))}")
+        return {name: budgeted(known[name], self.eps) for name in names}
 
     def samples(self, source: Data) -> Dataset:
         test = source.load("test")

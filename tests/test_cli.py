@@ -84,12 +84,14 @@ def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:
 
 def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"
-    flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool", "--out", str(folder)]
+    flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool, apgd"]
+    flags += ["--out", str(folder)]
     assert main(["compare", "standard", "fgsm", *flags]) == 0
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["standard", "fgsm"]
-    assert set(rows[0]) == {"method", "clean", "pgd", "deepfool_avg_aa", "deepfool_norm", "seconds_per_epoch"}
+    attacks = {"pgd", "apgd", "deepfool_avg_aa", "deepfool_norm"}
+    assert set(rows[0]) == {"method", "clean", "seconds_per_epoch"} | attacks
     assert "eps 0.05" in capsys.readouterr().out
     assert (folder / "aa_deepfool.png").is_file()
     assert load_checkpoint(folder / "fgsm")["method"] == "fgsm"

@@ -262,6 +262,16 @@ def test_predictions_as_labels_push_misclassified_samples_into_their_class():
     assert evaluate(model, given, attacks).label == "true"
 
 
+def test_evaluate_with_samples_of_another_model():
+    model, given = data()
+    source, attacks = linear(48, 5), {"pgd": PGD(0.02, 0.005)}
+    found = evaluate(model, given, attacks, batch_size=7, source=source)
+    x_adv = attacks["pgd"](source, given.x, given.y)
+    assert found.results["pgd"].accuracy == (model(x_adv).argmax(1) == given.y).double().mean()
+    assert found.clean == 0.75
+    assert found.results["pgd"].accuracy > evaluate(model, given, attacks).results["pgd"].accuracy
+
+
 def test_evaluate_leaves_no_trace():
     model = partly_frozen(BatchNormNet())
     given = Dataset(samples(8, 3, 6, 6), labels(8, 5), classes=tuple("abcde"))

@@ -56,6 +56,7 @@ def evaluate(
     *,
     label: str = "true",
     batch_size: int = 500,
+    source: Model | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Accuracy of `model` on `data`, clean and under each of `attacks`; samples misclassified clean count as errors.
@@ -67,6 +68,8 @@ def evaluate(
         label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``), as in the
             Blind AT paper, which is weaker: it pushes misclassified samples into their true class.
         batch_size: samples at a time; it decides memory and speed only.
+        source: another model that the samples are made on (transfer), on the same device; with `label` ``pred`` they
+            move away from its predictions.
         on_step: called with (batches done, batches in all).
 
     Raises:
@@ -94,21 +97,27 @@ def evaluate(
             right += int((checked_logits(model, x, len(data.classes) - 1).argmax(1) == y).sum())
         tick()
     results = {
-        name: _attacked(model, data, dataclasses.replace(attack, bounds=data.bounds), label, batch_size, tick)
+        name: _attacked(model, data, dataclasses.replace(attack, bounds=data.bounds), label, batch_size, source, tick)
         for name, attack in attacks.items()
     }
     return Evaluation(data.name, len(data), label, right / len(data), results)
 
 
 def _attacked(
-    model: Model, data: Dataset, attack: Attack, label: str, batch_size: int, tick: Callable[[], None]
+    model: Model,
+    data: Dataset,
+    attack: Attack,
+    label: str,
+    batch_size: int,
+    source: Model | None,
+    tick: Callable[[], None],
 ) -> Result:
     started = time.perf_counter()
     right, norm, curves = 0, 0.0, []
     for start in range(0, len(data), batch_size):
         x, y = data.x[start : start + batch_size], data.y[start : start + batch_size]
         ids = torch.arange(start, start + len(x), device=x.device)
-        found = attack.run(model, x, y if label == "true" else None, ids)
+        found = attack.run(model, x, y if label == "true" else None, ids, source=source)
         right += int((found.target == y).sum())
         norm += float(ops.row_norms(found.x_adv, "rms", x).sum())
         if not attack.has_budget:
