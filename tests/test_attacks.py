@@ -16,6 +16,7 @@ from fastadv.attacks import (
     DRA,
     EPGD,
     FAB,
+    FABT,
     FGSM,
     MIFGSM,
     PGD,
@@ -39,6 +40,7 @@ CASES: dict[str, Attack] = {
     "dra": DRA(0.1),
     "epgd": EPGD(0.1),
     "fab": FAB(steps=5),
+    "fabt": FABT(steps=5),
     "fgsm": FGSM(0.1),
     "friendly": FriendlyPGD(0.1, alpha=0.03, steps=5, omega=0.01),
     "mifgsm": MIFGSM(0.1, alpha=0.03, steps=5),
@@ -166,22 +168,61 @@ def test_pgd_is_never_weaker_than_fgsm_on_a_linear_model(random_start):
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
 @pytest.mark.parametrize("classes", [2, 5])
-def test_fab_on_a_linear_model_is_the_nearest_hyperplane(classes, norm, dual):
+@pytest.mark.parametrize("kind", [FAB, FABT])
+def test_fab_on_a_linear_model_is_the_nearest_hyperplane(kind, classes, norm, dual):
     model, x = linear(48, classes, torch.float64), samples(32, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)
     logits, weight = model(x), model[1].weight
     y = logits.argmax(1)
     gaps = logits.amax(1, keepdim=True) - logits
     distances = gaps / torch.linalg.vector_norm(weight[y].unsqueeze(1) - weight, dual, dim=2)
     nearest = distances.scatter(1, y.unsqueeze(1), torch.inf).amin(1)
-    found = FAB(steps=20, norm=norm).run(model, x)
+    found = kind(steps=20, norm=norm).run(model, x)
     assert found.success.all()
     assert (found.norm >= nearest - 1e-9).all()
     torch.testing.assert_close(found.norm, nearest.detach(), rtol=0.01, atol=0)
 
 
+def test_fab_goes_to_the_nearest_boundary_and_fab_t_to_each():
+    model, x = Wavy(48, 5), samples(32, *SHAPE)
+    fab, fabt = FAB(steps=7).run(model, x), FABT(steps=7, targets=3).run(model, x)
+    assert fab.steps.tolist() == [7] * 32
+    assert fab.grads.tolist() == [28] * 32
+    assert fabt.steps.tolist() == fabt.grads.tolist() == [21] * 32
+    one = FAB(steps=1).run(model, x)
+    each = torch.stack([FABT(steps=1, targets=k).run(model, x).norm for k in (1, 2, 3, 4)])
+    assert one.success.double().mean() > 0.5
+    assert (one.norm[one.success] >= each.amin(0)[one.success] - 1e-7).all()
+    assert (each.diff(dim=0) <= 1e-7)[:, each[0] > 0].all()
+
+
+@pytest.mark.parametrize("kind", [FAB, FABT])
+def test_restarts_of_fab_never_find_larger_perturbations(kind):
+    model, x = Wavy(48, 5), samples(48, *SHAPE)
+    one, three = (kind(steps=1, restarts=restarts).run(model, x) for restarts in (1, 3))
+    assert (three.success >= one.success).all()
+    assert (three.norm[one.success] <= one.norm[one.success]).all()
+    assert (three.success & ~one.success).any()
+
+
+@pytest.mark.parametrize("kind", [FAB, FABT])
+def test_fab_leaves_samples_that_are_near_enough(kind):
+    model, x = Wavy(48, 5), samples(48, *SHAPE)
+    full = kind(steps=20).run(model, x)
+    enough = full.norm.median().item()
+    found = kind(steps=20, enough=enough, restarts=2).run(model, x)
+    near = found.norm <= enough
+    assert (near >= (full.norm <= enough)).all()
+    assert found.steps[near].max() < found.steps[~near].min()
+    sizes = torch.linspace(0, 2 * enough, 48)
+    together = kind(steps=5, enough=sizes).run(model, x)
+    for i in (0, 11, 47):
+        alone = kind(steps=5, enough=sizes[i].item()).run(model, x[i : i + 1], ids=torch.tensor([i]))
+        assert torch.equal(together.x_adv[i : i + 1], alone.x_adv)
+
+
 def test_fab_finds_smaller_perturbations_than_deepfool():
     model, x = Wavy(48, 5), samples(64, *SHAPE)
-    fab, deepfool = FAB(steps=30, norm="l2").run(model, x), DeepFool().run(model, x)
+    fab, deepfool = FABT(steps=30, norm="l2").run(model, x), DeepFool().run(model, x)
     both = fab.success & deepfool.success
     assert both.double().mean() > 0.9
     assert fab.norm[both].mean() < deepfool.norm[both].mean()
@@ -911,7 +952,9 @@ def test_wrong_budgets(kind, options, message):
         (FriendlyPGD, {"start": "zero"}, "start must be one of uniform, gaussian, natural, got 'zero'"),
         (FriendlyPGD, {"eps": float("inf")}, "a uniform start needs a finite eps"),
         (FriendlyPGD, {"omega": -0.1}, "omega must be between 0 and 1, got -0.1"),
-        (FAB, {"targets": 0}, "targets must be a whole number of at least 1, got 0"),
+        (FABT, {"targets": 0}, "targets must be a whole number of at least 1, got 0"),
+        (FAB, {"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),
+        (FAB, {"enough": -0.1}, "enough must be finite and at least 0, got -0.1"),
         (FAB, {"eta": 0.5}, "eta must be between 1 and 2, got 0.5"),
         (DRA, {"p": 0.0}, r"p must be a share of the entries, in \(0, 1\], got 0"),
         (DRA, {"scale": 0.0}, "scale must be positive, got 0"),

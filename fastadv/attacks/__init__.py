@@ -8,7 +8,7 @@ from .autoattack import AutoAttack, MultiAttack
 from .deepfool import DeepFool
 from .dra import DRA
 from .epgd import EPGD
-from .fab import FAB
+from .fab import FAB, FABT
 from .fgsm import FGSM
 from .friendly import FriendlyPGD
 from .mifgsm import MIFGSM
@@ -24,6 +24,7 @@ __all__ = [
     "DRA",
     "EPGD",
     "FAB",
+    "FABT",
     "FGSM",
     "MIFGSM",
     "PGD",
@@ -51,6 +52,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "dra": DRA,
     "epgd": EPGD,
     "fab": FAB,
+    "fabt": FABT,
     "fgsm": FGSM,
     "friendly": FriendlyPGD,
     "mifgsm": MIFGSM,

@@ -177,9 +177,8 @@ class APGDT(_AutoPGD):
         return -cross_entropy(logits, live.goal) if logits.shape[1] < 4 else dlr_targeted(logits, live.y, live.goal)
 
     def _runs(self, rows: Rows) -> Iterator[int]:
-        scores = rows.scores()
-        ranked = scores.scatter(1, rows.y.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)
-        count = min(self.targets, scores.shape[1] - 1)
+        ranked = rows.ranked(rows.scores())
+        count = min(self.targets, ranked.shape[1])
         for run in range(self.restarts * count):
             rows.goal = ranked[:, run % count]
             yield run

@@ -11,7 +11,7 @@ from .. import ops
 from ._ascend import STEPS, Rows
 from ._attack import Attack, Budget, check_budget, check_choice
 from .apgd import APGD, APGDT
-from .fab import FAB
+from .fab import FAB, FABT
 from .square import Square
 
 
@@ -90,9 +90,10 @@ class AutoAttack(Attack):
         every = {
             "apgd-ce": APGD(self.eps, restarts=restarts, eot=eot, norm=self.norm),
             "apgd-dlr": APGD(self.eps, restarts=restarts, eot=eot, loss="dlr", norm=self.norm),
+            "fab": FAB(enough=self.eps, restarts=restarts, norm=self.norm),
             "square": Square(self.eps, norm=self.norm),
             "apgd-t": APGDT(self.eps, norm=self.norm),
-            "fab-t": FAB(norm=self.norm),
+            "fab-t": FABT(enough=self.eps, norm=self.norm),
         }
         names = self.attacks_to_run or self.VERSIONS[self.version]
         return {

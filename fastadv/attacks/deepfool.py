@@ -48,24 +48,15 @@ class DeepFool(Attack):
 
     def _step(self, live: Rows) -> torch.Tensor:
         x_adv, logits = live.differentiable(self._moved(live, 1))
-        y = live.y.unsqueeze(1)
-        rivals = logits.scatter(1, y, -torch.inf).topk(min(self.candidates, logits.shape[1]) - 1, dim=1).values
-        leads = rivals - logits.gather(1, y)  # how far each rival is ahead of the attacked class
-        # The attacked class comes first, with nothing to gain: what is given of the others is their difference to it.
-        count, inner = 1 + leads.shape[1], live.x.shape[1:]
-        strides = (count * inner.numel(), inner.numel(), *live.x.stride()[1:])
-        grads = torch.empty_strided((len(live.x), count, *inner), strides, dtype=x_adv.dtype, device=x_adv.device)
-        grads[:, 0] = 0
-        for k in range(1, count):
-            (grad,) = torch.autograd.grad(leads[:, k - 1].sum(), x_adv, retain_graph=k + 1 < count)
-            grads[:, k] = live.counted(grad)
+        rivals = live.ranked(logits)[:, : self.candidates - 1]
+        leads, grads = live.class_gradients(x_adv, logits, rivals)
         ops.deepfool_step(
             live.x_adv,
             live.delta,
             live.x,
-            torch.nn.functional.pad(leads.detach(), (1, 0)),
+            leads,
             grads,
-            torch.zeros_like(live.y),
+            torch.zeros_like(live.y),  # the place of y among them
             self.overshoot,
             self.norm,
             *self.bounds,

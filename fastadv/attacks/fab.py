@@ -1,67 +1,72 @@
 """The fast adaptive boundary attack."""
 
+from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from .. import ops
-from ._ascend import STEPS, Rows, ascend
-from ._attack import Attack, check_choice, check_count
+from ._ascend import DUALS, STARTS, STEPS, Rows, ascend
+from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
 @dataclass(frozen=True)
-class FAB(Attack):
-    """FAB-T (Croce and Hein, 2020): the smallest perturbation it finds, towards each of the most likely wrong classes.
-
-    Every step projects the iterate and the sample on the linearised boundary within the box, and goes to a mean of the
-    two a little beyond; once across, it starts back towards the sample. Samples that are misclassified at x are
-    returned as they are; so are those that it fails on.
-
-    Args:
-        steps: iterations for every class.
-        targets: how many classes are tried, in the order of their logits at x.
-        alpha_max: the largest weight of the sample's own projection.
-        eta: how far beyond the boundary, as a multiple of the projection.
-        beta: how much of the perturbation is left after going back.
-        norm: ``linf``, ``l2`` or ``l1``.
-    """
+class _AdaptiveBoundary(Attack):
+    """What FAB and FABT share: Croce and Hein (2020), Algorithm 1; a subclass says which boundary a step goes to."""
 
     steps: int = 100
-    targets: int = 9
+    restarts: int = 1
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
+    enough: Budget = 0.0
     norm: str = field(default="linf", kw_only=True)
 
     has_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        name = type(self).__name__
         check_count(self, "steps", self.steps, 0)
-        check_count(self, "targets", self.targets, 1)
+        check_count(self, "restarts", self.restarts, 1)
         check_choice(self, "norm", self.norm, tuple(STEPS))
-        for name, least, most in (("alpha_max", 0, 1), ("eta", 1, 2), ("beta", 0, 1)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"FAB: {name} must be between {least} and {most}, got {getattr(self, name)}")
+        check_budget(self, "enough", self.enough, whole=True)
+        for option, least, most in (("alpha_max", 0, 1), ("eta", 1, 2), ("beta", 0, 1)):
+            if not least <= getattr(self, option) <= most:
+                raise ValueError(f"{name}: {option} must be between {least} and {most}, got {getattr(self, option)}")
+
+    @abstractmethod
+    def _runs(self, rows: Rows) -> Iterator[bool]:
+        """For every run of the steps, whether it starts at x; sets up what `_boundary` needs before each."""
+
+    @abstractmethod
+    def _boundary(self, x_adv: Tensor, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor]:
+        """The linearised lead [B] of another class at `x_adv`, and its gradient [B, ...]."""
 
     def perturb(self, rows: Rows) -> None:
-        scores = rows.scores()
-        right = scores.argmax(dim=1) == rows.y
-        ranked = scores.scatter(1, rows.y.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)
+        right = ~rows.fooled(rows.predictions())
+        rows.enough = ops.per_sample(type(self).__name__, "enough", self.enough, rows.x)
         rows.best = rows.x.clone()
         rows.size = ops.row_norms(rows.x, self.norm).fill_(torch.inf)
-        for rank in range(min(self.targets, scores.shape[1] - 1)):
-            rows.goal = ranked[:, rank]
-            rows.x_adv = rows.x.clone()
-            ascend(rows, self.steps, self._step, active=right)
+        for run, at_x in enumerate(self._runs(rows)):
+            rows.x_adv = rows.x.clone() if at_x else self._start(rows, run)
+            ascend(rows, self.steps, self._step, active=right & (rows.size > rows.enough))
         rows.x_adv = rows.best
 
-    def _step(self, live: Rows) -> None:
+    def _start(self, rows: Rows, run: int) -> Tensor:
+        """Uniform in the ball of half of the smallest perturbation so far, of what is enough, or of all there is."""
+        lo, hi = self.bounds
+        most = ops.row_norms(torch.full_like(rows.x, hi - lo), self.norm)
+        radius = torch.where(rows.enough > 0, rows.enough, most)
+        radius = torch.where(rows.size.isfinite(), rows.size, radius) / 2
+        return ops.random_start(rows.x, rows.ids, radius, self.seed, run, STARTS[self.norm], lo, hi)
+
+    def _step(self, live: Rows) -> Tensor:
         x_adv, logits = live.differentiable(live.x_adv)
-        lead = (logits.gather(1, live.goal.unsqueeze(1)) - logits.gather(1, live.y.unsqueeze(1))).squeeze(1)
-        (w,) = torch.autograd.grad(lead.sum(), x_adv)
-        live.counted(w)
+        lead, w = self._boundary(x_adv, logits, live)
         here, w = x_adv.detach(), w.nan_to_num(0, 0, 0)
         offset = (w.double() * here.double()).flatten(1).sum(dim=1) - lead.detach()
         ways = [ops.hyperplane_projection(start, w, offset, self.norm, *self.bounds) for start in (here, live.x)]
@@ -71,9 +76,68 @@ class FAB(Attack):
         ends = [start + self.eta * way for start, way in zip((here, live.x), ways, strict=True)]
         live.x_adv = ((1 - share) * ends[0] + share * ends[1]).clamp(*self.bounds)
         size = ops.row_norms(live.x_adv, self.norm, live.x)
-        fooled = live.predictions() != live.y
+        fooled = live.fooled(live.predictions())
         nearer = fooled & (size < live.size)
         live.size = torch.where(nearer, size, live.size)
         live.best = torch.where(ops.as_rows(nearer, here), live.x_adv, live.best)
         back = live.x + self.beta * (live.x_adv - live.x)
         live.x_adv = torch.where(ops.as_rows(fooled, here), back, live.x_adv)
+        return live.size > live.enough
+
+
+@dataclass(frozen=True)
+class FAB(_AdaptiveBoundary):
+    """FAB (Croce and Hein, 2020): the smallest perturbation it finds, across the nearest linearised boundary.
+
+    Every step projects the iterate and the sample on that boundary within the box, and goes to a mean of the two a
+    little beyond; once across, it starts back towards the sample. Samples that are misclassified at x are returned as
+    they are; so are those that it fails on.
+
+    Args:
+        steps: iterations of every run.
+        restarts: how many runs; the first starts at x, others at random within half of the smallest perturbation.
+        alpha_max: the largest weight of the sample's own projection.
+        eta: how far beyond the boundary, as a multiple of the projection.
+        beta: how much of the perturbation is left after going back.
+        enough: a sample whose perturbation is no larger is finished; a number or one a sample.
+        norm: ``linf``, ``l2`` or ``l1``.
+    """
+
+    def _runs(self, rows: Rows) -> Iterator[bool]:
+        for restart in range(self.restarts):
+            yield restart == 0
+
+    def _boundary(self, x_adv: Tensor, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor]:
+        leads, grads = live.class_gradients(x_adv, logits, live.ranked(logits))
+        sizes = ops.row_norms(grads.flatten(0, 1), DUALS[self.norm]).view_as(leads)
+        nearest = (leads.abs() / sizes)[:, 1:].nan_to_num(torch.inf).argmin(dim=1) + 1
+        every = torch.arange(len(nearest), device=nearest.device)
+        return leads[every, nearest], grads[every, nearest]
+
+
+@dataclass(frozen=True)
+class FABT(_AdaptiveBoundary):
+    """FAB-T: FAB towards each of the most likely wrong classes in turn, at one gradient a step.
+
+    Args:
+        steps, restarts, alpha_max, eta, beta, enough, norm: as in `FAB`; every restart tries every target.
+        targets: how many classes are tried, in the order of their logits at x.
+    """
+
+    targets: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "targets", self.targets, 1)
+
+    def _runs(self, rows: Rows) -> Iterator[bool]:
+        ranked = rows.ranked(rows.scores())
+        count = min(self.targets, ranked.shape[1])
+        for run in range(self.restarts * count):
+            rows.goal = ranked[:, run % count]
+            yield run < count
+
+    def _boundary(self, x_adv: Tensor, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor]:
+        lead = live.leads(logits, live.goal.unsqueeze(1)).squeeze(1)
+        (grad,) = torch.autograd.grad(lead.sum(), x_adv)
+        return lead, live.counted(grad)
