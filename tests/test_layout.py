@@ -26,6 +26,7 @@ BELOW = {
     "runs": "",
     "info": "ops",
     "attacks": "ops losses",
+    "functional": "attacks",
     "trainers": "ops losses attacks data.Dataset",
     "evaluation": "ops losses attacks data.Dataset",
     "report": "ops losses attacks data.Dataset trainers evaluation",
