@@ -44,5 +44,5 @@ def test_unknown_options(name):
 
 def test_every_attack_has_a_function():
     assert set(functional.__all__) == set(ATTACKS)
-    with pytest.raises(AttributeError, match="no attack 'pdg': choose one of .*pgd"):
+    with pytest.raises(AttributeError, match=r"no attack .pdg.: choose one of .*pgd"):
         functional.pdg  # noqa: B018

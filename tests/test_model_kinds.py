@@ -6,10 +6,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_attacks import CASES, SHAPE, assert_equal, every, linf
-from toys import BatchNormNet, Wavy, labels, samples, traces
+from test_attacks import SHAPE, assert_equal, every, linf
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from toys import BatchNormNet, Wavy, labels, samples, traces
 
 from fastadv.attacks import EPGD, PGD, Attack, Noise
 from fastadv.losses import cross_entropy
