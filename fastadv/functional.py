@@ -5,7 +5,7 @@ Options are the fields of the attack's class, by name; ``help(fastadv.functional
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor
 
@@ -33,5 +33,5 @@ def _twin(name: str, kind: type[Attack]) -> Callable[..., Tensor]:
 globals().update({name: _twin(name, kind) for name, kind in ATTACKS.items()})
 
 
-def __getattr__(name: str) -> NoReturn:
+def __getattr__(name: str) -> Callable[..., Tensor]:
     raise AttributeError(f"fastadv.functional has no attack {name!r}: choose one of {', '.join(ATTACKS)}")
