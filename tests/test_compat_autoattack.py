@@ -8,7 +8,7 @@ from torch import Tensor
 from toys import Wavy, linear, samples
 
 from fastadv import attacks
-from fastadv.attacks import FAB, PGD, Attack, Model, Noise
+from fastadv.attacks import FABT, PGD, Attack, Model, Noise
 from fastadv.compat.autoattack import AutoAttack
 
 MODEL, X = Wavy(48, 5), samples(60, 3, 4, 4)
@@ -19,7 +19,7 @@ EPS = 0.02
 
 def suite(eps: float = EPS) -> dict[str, Attack]:
     """Each finds something that those before it have not, and the last one also what is beyond the budget."""
-    return {"noise": Noise(eps), "pgd": PGD(eps, eps, steps=1, random_start=0.0), "fab-t": FAB(steps=20)}
+    return {"noise": Noise(eps), "pgd": PGD(eps, eps, steps=1, random_start=0.0), "fab-t": FABT(steps=20)}
 
 
 def evaluation(model: Model = MODEL, eps: float = EPS, **options: object) -> AutoAttack:
@@ -190,7 +190,7 @@ def _other_model() -> Wavy:
         ({"eps": 0.021}, "not the same attacks, eps"),
         ({"norm": "L2"}, "not the same norm"),
         ({"attacks": dict(reversed(suite().items()))}, "not the same attacks"),
-        ({"attacks": suite() | {"fab-t": FAB(steps=11)}}, "not the same attacks"),
+        ({"attacks": suite() | {"fab-t": FABT(steps=11)}}, "not the same attacks"),
     ],
 )
 def test_a_state_of_something_else_is_refused(tmp_path, change, message):

@@ -124,16 +124,16 @@ def test_results_are_those_of_torchattacks(name, options, target):
     MODEL.zero_grad()
 
 
-def test_fab_stays_within_its_budget():
-    found = attacks.FAB(steps=10).run(MODEL, X, Y)
-    eps = found.norm[found.norm > 0].median().item()
-    moved = torchattacks.FAB(MODEL, eps=eps)(X, Y)
+@pytest.mark.parametrize("multi_targeted", [False, True])
+def test_fab_stays_within_its_budget(multi_targeted):
+    kind = attacks.FABT if multi_targeted else attacks.FAB
+    eps = kind(steps=10).run(MODEL, X, Y).norm.median().item()
+    found = kind(steps=10, enough=eps, restarts=2).run(MODEL, X, Y)
+    moved = torchattacks.FAB(MODEL, eps=eps, n_restarts=2, multi_targeted=multi_targeted)(X, Y)
     within = found.norm <= eps
     assert 0 < within.sum() < len(X)
     assert torch.equal(moved[within], found.x_adv[within])
     assert torch.equal(moved[~within], X[~within])
-    with pytest.raises(ValueError, match="n_restarts must be 1, got 5"):
-        torchattacks.FAB(MODEL, n_restarts=5)
 
 
 def test_options_may_be_changed():

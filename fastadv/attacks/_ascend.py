@@ -127,8 +127,8 @@ class Rows:
     def class_gradients(self, x: Tensor, logits: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
         """The leads of `rivals` [B, R] and their gradients, [B, 1 + R] and [B, 1 + R, ...]; y comes first, with zeros.
 
-        `x` and `logits` are what ``differentiable(again=True)`` gave. Each rival is a backward pass through their one graph: of the
-        ways that are exact, the fastest on a CPU.
+        `x` and `logits` are what ``differentiable(again=True)`` gave. Each rival is a backward pass through their one
+        graph: of the ways that are exact, the fastest on a CPU.
         """
         leads = self.leads(logits, rivals)
         count, inner = 1 + rivals.shape[1], x.shape[1:]

@@ -312,7 +312,7 @@ class DeepFool(Attack):
 
 @dataclass(eq=False)
 class FAB(Attack):
-    """FAB; perturbations beyond `eps` are not returned. Always towards one class at a time (`multi_targeted`)."""
+    """FAB, or FAB-T if `multi_targeted`; perturbations beyond `eps` are not returned, those within not shrunk."""
 
     norm: str = "Linf"
     eps: Budget | None = 8 / 255
@@ -329,11 +329,12 @@ class FAB(Attack):
     supported_mode = ("default",)
 
     def build(self) -> attacks.Attack:
-        if self.n_restarts != 1:
-            raise ValueError(f"FAB has no random restarts here: n_restarts must be 1, got {self.n_restarts}")
         if self.eps is None:
             self.eps = {"linf": 0.3, "l2": 1.0, "l1": 5.0}[self.norm.lower()]
-        return self._as(attacks.FAB, norm=self.norm.lower(), targets=self.n_classes - 1)
+        how = {"restarts": self.n_restarts, "enough": self.eps, "norm": self.norm.lower()}
+        if self.multi_targeted:
+            return self._as(attacks.FABT, targets=self.n_classes - 1, **how)
+        return self._as(attacks.FAB, **how)
 
 
 @dataclass(eq=False)
