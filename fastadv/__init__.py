@@ -10,7 +10,7 @@
 
 __version__ = "0.1.0"
 
-from . import attacks, data, evaluation, losses, models, ops, trainers
+from . import attacks, data, evaluation, functional, losses, models, ops, trainers
 from .data import Dataset, load
 from .evaluation import evaluate
 from .models import Normalize
@@ -26,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "fit",
+    "functional",
     "load",
     "losses",
     "models",

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Run:
     def save(self, checkpoint: dict[str, Any]) -> Path:
         """Writes the checkpoint, in place of the last one; see `load_checkpoint`."""
         path = self.folder / CHECKPOINT
-        _replace(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
+        replace_file(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
         return path
 
 
@@ -75,10 +76,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing."""
-    _replace(path, lambda file: file.write(text.encode()))
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
-def _replace(path: Path, write: Any) -> None:
+def replace_file(path: Path, write: Callable[[Any], object]) -> None:
+    """The file at `path` becomes what ``write(file)`` writes, all of it or nothing."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             write(file)

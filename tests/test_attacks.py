@@ -273,11 +273,18 @@ def test_momentum_reaches_the_corner_and_is_not_pgd():
     assert torch.equal(none(wavy, x), plain(wavy, x))
 
 
-@pytest.mark.parametrize("loss", ["margin", "ce"])
-def test_targeted_attacks_arrive(loss):
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(0.4, 0.05, steps=20, loss="margin", targeted=True),
+        PGD(0.4, 0.05, steps=20, targeted=True),
+        MIFGSM(0.4, 0.05, steps=20, targeted=True),
+        FGSM(0.4, targeted=True),
+    ],
+)
+def test_targeted_attacks_arrive(attack):
     model, x = linear(48, 5), samples(64, *SHAPE)
     targets = (model(x).argmax(1) + 1) % 5
-    attack = PGD(0.4, 0.05, steps=20, loss=loss, targeted=True)
     found = attack.run(model, x, targets)
     assert torch.equal(found.success, found.target == targets)
     assert found.success.double().mean() > 0.9

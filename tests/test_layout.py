@@ -26,9 +26,11 @@ BELOW = {
     "runs": "",
     "info": "ops",
     "attacks": "ops losses",
+    "functional": "attacks",
     "trainers": "ops losses attacks data.Dataset",
     "evaluation": "ops losses attacks data.Dataset",
     "report": "ops losses attacks data.Dataset trainers evaluation",
+    "compat": "ops models runs attacks",
     "__main__": "ops losses models data runs info attacks trainers evaluation report",
 }
 

@@ -96,3 +96,9 @@ def test_normalize_goes_before_the_model():
 def test_normalize_refuses(mean, std):
     with pytest.raises(ValueError, match=r"^Normalize: need as many mean as std, .* got mean=\(0\.5"):
         Normalize(nn.Identity(), mean, std)
+
+
+def test_normalize_goes_where_the_model_is():
+    wrapped = Normalize(nn.Conv2d(3, 2, 3).bfloat16(), (0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    assert wrapped.mean.dtype == wrapped.std.dtype == torch.bfloat16
+    assert wrapped(torch.rand(4, 3, 6, 6).bfloat16()).dtype == torch.bfloat16

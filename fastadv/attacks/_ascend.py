@@ -1,8 +1,9 @@
 """What every attack stands on: the isolated model, the rows under attack, and the one loop."""
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,13 @@ def isolated(model: Model) -> Iterator[None]:
     Everything is put back on leaving, also when the model raises: each submodule's own mode (a frozen BN stays
     frozen), each parameter's `requires_grad`, grad and inference mode. Nothing else of the model is touched. A method
     of a module counts as the module. What lies behind another callable cannot be seen: it stays in its own mode.
+    DistributedDataParallel passes samples through to its module, without a word to the other processes.
     """
     module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     modules = list(module.modules()) if isinstance(module, nn.Module) else []
+    # Their own forward waits for gradients of the parameters and sends buffers round; an attack within an attack finds
+    # them replaced already.
+    parallel = [m for m in modules if isinstance(m, nn.parallel.DistributedDataParallel) and "forward" not in vars(m)]
     training = [module for module in modules if module.training]
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
     try:
@@ -32,6 +37,8 @@ def isolated(model: Model) -> Iterator[None]:
             module.training = False
         for parameter in trainable:
             parameter.requires_grad_(False)
+        for module in parallel:
+            module.forward = module.module.__call__
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
@@ -39,6 +46,13 @@ def isolated(model: Model) -> Iterator[None]:
             module.training = True
         for parameter in trainable:
             parameter.requires_grad_(True)
+        for module in parallel:
+            vars(module).pop("forward", None)
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """Models behind torch.compile run as they are written: inductor's backward pass overwrites what another needs."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
@@ -87,10 +101,11 @@ class Rows:
         """The model's logits [B, K] at `x`; see `checked_logits`."""
         return checked_logits(self.model, x, self.highest_label)
 
-    def differentiable(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` as a leaf of autograd and the logits there."""
+    def differentiable(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
+        """`x` as a leaf of autograd and the logits there; `again`: for more than one backward pass."""
         x = x.detach().requires_grad_()
-        logits = self.logits(x)
+        with _uncompiled() if again else nullcontext():
+            logits = self.logits(x)
         if not logits.requires_grad:
             raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")
         return x, logits
@@ -112,8 +127,8 @@ class Rows:
     def class_gradients(self, x: Tensor, logits: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
         """The leads of `rivals` [B, R] and their gradients, [B, 1 + R] and [B, 1 + R, ...]; y comes first, with zeros.
 
-        `x` and `logits` are what `differentiable` gave. Each rival is a backward pass through their one graph: of the
-        ways that are exact, the fastest on a CPU.
+        `x` and `logits` are what ``differentiable(again=True)`` gave. Each rival is a backward pass through their one
+        graph: of the ways that are exact, the fastest on a CPU.
         """
         leads = self.leads(logits, rivals)
         count, inner = 1 + rivals.shape[1], x.shape[1:]

@@ -47,7 +47,7 @@ class DeepFool(Attack):
         ascend(rows, self.steps, self._step, active=None if rows.own_labels else rows.predictions() == rows.y)
 
     def _step(self, live: Rows) -> torch.Tensor:
-        x_adv, logits = live.differentiable(self._moved(live, 1))
+        x_adv, logits = live.differentiable(self._moved(live, 1), again=True)
         rivals = live.ranked(logits)[:, : self.candidates - 1]
         leads, grads = live.class_gradients(x_adv, logits, rivals)
         ops.deepfool_step(

@@ -26,6 +26,7 @@ class _AdaptiveBoundary(Attack):
     norm: str = field(default="linf", kw_only=True)
 
     has_budget: ClassVar[bool] = False
+    every_class: ClassVar[bool] = False  # whether a step looks at the gradients of all of them
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +66,7 @@ class _AdaptiveBoundary(Attack):
         return ops.random_start(rows.x, rows.ids, radius, self.seed, run, STARTS[self.norm], lo, hi)
 
     def _step(self, live: Rows) -> Tensor:
-        x_adv, logits = live.differentiable(live.x_adv)
+        x_adv, logits = live.differentiable(live.x_adv, again=self.every_class)
         lead, w = self._boundary(x_adv, logits, live)
         here, w = x_adv.detach(), w.nan_to_num(0, 0, 0)
         offset = (w.double() * here.double()).flatten(1).sum(dim=1) - lead.detach()
@@ -102,6 +103,8 @@ class FAB(_AdaptiveBoundary):
         enough: a sample whose perturbation is no larger is finished; a number or one a sample.
         norm: ``linf``, ``l2`` or ``l1``.
     """
+
+    every_class = True
 
     def _runs(self, rows: Rows) -> Iterator[bool]:
         for restart in range(self.restarts):

@@ -1,6 +1,6 @@
 """The fast gradient sign method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..losses import cross_entropy
 from ._ascend import Rows, ascend, ball_ascent
@@ -13,9 +13,11 @@ class FGSM(Attack):
 
     Args:
         eps: L-infinity budget, in the units of the inputs; a number or one a sample.
+        targeted: towards the labels instead of away from them.
     """
 
     eps: Budget = 8 / 255
+    targeted: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

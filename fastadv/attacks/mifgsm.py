@@ -1,6 +1,6 @@
 """The momentum iterative method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,12 +19,14 @@ class MIFGSM(Attack):
         alpha: step size, likewise.
         steps: number of gradient steps.
         decay: what the sum is multiplied with before each gradient is added.
+        targeted: towards the labels instead of away from them.
     """
 
     eps: Budget = 8 / 255
     alpha: Budget = 2 / 255
     steps: int = 10
     decay: float = 1.0
+    targeted: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,7 +38,7 @@ class MIFGSM(Attack):
 
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("MIFGSM", "eps", self.eps, rows.x)
-        rows.alpha = ops.per_sample("MIFGSM", "alpha", self.alpha, rows.x)
+        rows.alpha = ops.per_sample("MIFGSM", "alpha", self.alpha, rows.x) * (-1 if self.targeted else 1)
         rows.momentum = torch.zeros_like(rows.x)
 
         def step(live: Rows) -> None:

@@ -42,9 +42,7 @@ class OneStepTargeted(Attack):
         rows.alpha = rows.eps if self.alpha is None else ops.per_sample("OneStepTargeted", "alpha", self.alpha, rows.x)
         logits = rows.scores()
         if self.towards == "random":
-            # The label and one to K - 1 more, in a circle: any other class with equal chance.
-            ahead = self._uniform(rows) * (logits.shape[1] - 1)
-            rows.goal = (rows.y + 1 + ahead.long().clamp(max=logits.shape[1] - 2)) % logits.shape[1]
+            rows.goal = random_target(rows.y, rows.ids, logits.shape[1], self.seed)
         else:
             rows.goal = ops.wrong_class_target(logits, rows.y, self.towards)
         if self.random_start:
@@ -57,7 +55,10 @@ class OneStepTargeted(Attack):
 
         ascend(rows, 1, step)
 
-    def _uniform(self, rows: Rows) -> torch.Tensor:
-        """A number in (0, 1) for every sample, [B], which depends on the seed and its id alone."""
-        middle = torch.full((len(rows.x), 1), 0.5, dtype=torch.float64, device=rows.x.device)
-        return ops.random_start(middle, rows.ids, 0.5, self.seed, 1).squeeze(1)
+
+def random_target(y: torch.Tensor, ids: torch.Tensor, classes: int, seed: int) -> torch.Tensor:
+    """Any class but `y`, with equal chance, [B]; it depends on the seed and the sample's id alone."""
+    middle = torch.full((len(y), 1), 0.5, dtype=torch.float64, device=y.device)
+    ahead = ops.random_start(middle, ids, 0.5, seed, 1).squeeze(1) * (classes - 1)
+    # The label and one to K - 1 more, in a circle.
+    return (y + 1 + ahead.long().clamp(max=classes - 2)) % classes

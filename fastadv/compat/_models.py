@@ -1,0 +1,26 @@
+"""What the adapters ask of a model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import Model, checked_logits, isolated
+from ..models import Normalize
+
+
+def of_model(model: Model) -> Tensor | None:
+    """A parameter, which shows device and dtype; None where there is none to be seen."""
+    return next(model.parameters(), None) if isinstance(model, nn.Module) else None
+
+
+def normalised(model: Model, mean: Any, std: Any) -> Model:
+    """`model` behind ``(x - mean) / std``, numbers or one a channel; itself where that changes nothing."""
+    mean, std = (torch.as_tensor(value).flatten().tolist() for value in (mean, std))
+    return model if set(mean) <= {0} and set(std) <= {1} else Normalize(model, mean, std)
+
+
+def logits_at(model: Model, x: Tensor) -> Tensor:
+    """The logits [B, K] that attacks see."""
+    with isolated(model), torch.no_grad():
+        return checked_logits(model, x)

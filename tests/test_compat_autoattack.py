@@ -1,0 +1,233 @@
+"""fastadv.compat.autoattack: the worst case over a data set, and runs that are interrupted and go on."""
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from toys import Wavy, linear, samples
+
+from fastadv import attacks
+from fastadv.attacks import FABT, PGD, Attack, Model, Noise
+from fastadv.compat.autoattack import AutoAttack
+
+MODEL, X = Wavy(48, 5), samples(60, 3, 4, 4)
+Y = MODEL(X).argmax(1)
+Y[::8] = (Y[::8] + 1) % 5
+EPS = 0.02
+
+
+def suite(eps: float = EPS) -> dict[str, Attack]:
+    """Each finds something that those before it have not, and the last one also what is beyond the budget."""
+    return {"noise": Noise(eps), "pgd": PGD(eps, eps, steps=1, random_start=0.0), "fab-t": FABT(steps=20)}
+
+
+def evaluation(model: Model = MODEL, eps: float = EPS, **options: object) -> AutoAttack:
+    made = AutoAttack(model, eps=eps, version="rand", **options)
+    made.attacks = suite(eps)
+    return made
+
+
+def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+
+
+EXPECTED = evaluation().run_standard_evaluation(X, Y, return_labels=True)
+
+
+def test_the_worst_case_of_all_attacks():
+    x_adv, y_adv, won = X.clone(), MODEL(X).argmax(1), MODEL(X).argmax(1) != Y
+    clean = won.clone()
+    for attack in suite().values():
+        found = attack.run(MODEL, X, Y)
+        new = found.success & ~won & (found.norm <= EPS * (1 + 1e-6))
+        assert 0 < new.sum() < (~won).sum(), "an attack that finds nothing new, or everything: a weak test"
+        x_adv[new], y_adv[new], won = found.x_adv[new], found.target[new], won | new
+    assert_same(EXPECTED, (x_adv, y_adv))
+    assert torch.equal(EXPECTED[0][clean], X[clean])
+    assert (EXPECTED[0] - X).abs().max() <= EPS + 1e-7
+
+
+@pytest.mark.parametrize("version", ["standard", "rand"])
+def test_it_is_the_attack_of_the_same_name(version):
+    model, x, y = linear(48, 5), X[:5], Y[:5]
+    found = AutoAttack(model, eps=0.02, version=version).run_standard_evaluation(x, y, bs=3)
+    torch.testing.assert_close(found, attacks.AutoAttack(0.02, version)(model, x, y), atol=1e-6, rtol=0)
+
+
+def test_a_few_attacks_by_name():
+    made = AutoAttack(MODEL, norm="L2", eps=0.5, version="custom", attacks_to_run=["apgd-ce", "square"], seed=3)
+    assert made.attacks == attacks.AutoAttack(0.5, "custom", ("apgd-ce", "square"), norm="l2", seed=3).attacks
+
+
+@pytest.mark.parametrize("bs", [1, 7, 60, 250])
+def test_the_batch_size_does_not_matter(bs):
+    assert_same(evaluation().run_standard_evaluation(X, Y, bs, return_labels=True), EXPECTED)
+
+
+def test_each_attack_by_itself():
+    found = evaluation().run_standard_evaluation_individual(X, Y, bs=7)
+    assert [*found] == [*suite()]
+    assert torch.equal(found["pgd"], torch.where(_moved(found["pgd"]), suite()["pgd"](MODEL, X, Y), X))
+    both = evaluation().run_standard_evaluation_individual(X, Y, bs=7, return_labels=True)
+    assert torch.equal(both["fab-t"][0], found["fab-t"])
+    assert torch.equal(both["fab-t"][1], MODEL(found["fab-t"]).argmax(1))
+
+
+def _moved(x_adv: Tensor) -> Tensor:
+    return (x_adv != X).flatten(1).any(1).view(-1, 1, 1, 1)
+
+
+def test_clean_accuracy():
+    assert evaluation().clean_accuracy(X, Y, bs=7) == (MODEL(X).argmax(1) == Y).double().mean()
+
+
+def test_labels_of_any_type_and_what_is_refused():
+    x_adv, y_adv = evaluation().run_standard_evaluation(X, Y.int(), return_labels=True)
+    assert torch.equal(x_adv, EXPECTED[0])
+    assert y_adv.dtype == torch.int32
+    for x, bs in ((X, 0), (X[:0], 7)):
+        with pytest.raises(ValueError, match="needs samples and a positive bs"):
+            evaluation().run_standard_evaluation(x, Y[: len(x)], bs)
+
+
+def test_the_log(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="fastadv.autoattack"):
+        evaluation(log_path=tmp_path / "log.txt").run_standard_evaluation(X, Y, bs=25)
+    lines = [record.getMessage() for record in caplog.records]
+    assert (tmp_path / "log.txt").read_text().splitlines() == lines
+    text = "\n".join(lines)
+    assert "using rand version including noise, pgd, fab-t." in text
+    assert "clean - 1/3 - 4 out of 25 successfully perturbed" in text
+    assert "initial accuracy: 86.67%" in text
+    robust = (MODEL(EXPECTED[0]).argmax(1) == Y).double().mean()
+    assert f"robust accuracy after FAB-T: {robust:.2%} (total time" in text
+    assert f"robust accuracy: {robust:.2%}" in lines[-1]
+    assert lines[-2].startswith(f"max Linf perturbation: {(EXPECTED[0] - X).abs().max():.5f}, nan in tensor: 0, max: ")
+    caplog.clear()
+    evaluation(verbose=False, log_path=tmp_path / "none.txt").run_standard_evaluation(X, Y)
+    assert not caplog.records
+    assert not (tmp_path / "none.txt").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- interruptions
+
+
+class Interrupted(Exception):
+    """The run is killed."""
+
+
+class Fragile(Wavy):
+    """A model that raises at its `fails_at` th forward pass, when everything is lost that is not in a file."""
+
+    forwards, fails_at = 0, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += 1
+        if self.forwards == self.fails_at:
+            raise Interrupted
+        return super().forward(x)
+
+
+def test_a_run_that_is_interrupted_anywhere_goes_on_as_if_it_had_not_been(tmp_path):
+    counting = Fragile(48, 5)
+    assert_same(evaluation(model=counting).run_standard_evaluation(X, Y, 16, return_labels=True), EXPECTED)
+    for fails_at in [*range(1, 12), *range(12, counting.forwards + 1, 23), counting.forwards]:
+        path, model = tmp_path / f"{fails_at}.pt", Fragile(48, 5)
+        model.fails_at = fails_at
+        with pytest.raises(Interrupted):
+            evaluation(model=model).run_standard_evaluation(X, Y, 16, state_path=path)
+        before, model.forwards, model.fails_at = model.forwards, 0, None
+        found = evaluation(model=model).run_standard_evaluation(X, Y, 16, return_labels=True, state_path=path)
+        assert_same(found, EXPECTED)
+        assert model.forwards <= counting.forwards
+        assert fails_at < 12 or model.forwards < counting.forwards, "everything was done again"
+        assert before == fails_at
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".pt"] * len([*tmp_path.iterdir()])
+
+
+def test_a_run_that_is_interrupted_again_and_again(tmp_path):
+    """By other batch sizes every time."""
+    found, interruptions = None, 0
+    while found is None:
+        model = Fragile(48, 5)
+        model.fails_at = 120 + 10 * interruptions
+        try:
+            bs = (3, 25, 16)[interruptions % 3]
+            found = evaluation(model=model).run_standard_evaluation(X, Y, bs, True, tmp_path / "state.pt")
+        except Interrupted:
+            interruptions += 1
+    assert interruptions >= 5
+    assert_same(found, EXPECTED)
+
+
+def test_a_finished_run_asks_the_model_nothing(tmp_path, caplog):
+    path = str(tmp_path / "state.pt")
+    evaluation().run_standard_evaluation(X, Y, state_path=path)
+    model = Fragile(48, 5)
+    with caplog.at_level(logging.INFO, logger="fastadv.autoattack"):
+        found = evaluation(model=model).run_standard_evaluation(X, Y, return_labels=True, state_path=path)
+    assert_same(found, EXPECTED)
+    assert model.forwards == 0
+    assert f"restored state from {path}" in caplog.text
+
+
+def _other_model() -> Wavy:
+    model = Wavy(48, 5)
+    model.v.data[0, 0] += 1e-9
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": X.flip(0)}, "not the same images"),
+        ({"x": X[:20], "y": Y[:20]}, "not the same images, labels"),
+        ({"y": Y.flip(0)}, "not the same labels"),
+        ({"model": _other_model()}, "not the same model"),
+        ({"eps": 0.021}, "not the same attacks, eps"),
+        ({"norm": "L2"}, "not the same norm"),
+        ({"attacks": dict(reversed(suite().items()))}, "not the same attacks"),
+        ({"attacks": suite() | {"fab-t": FABT(steps=11)}}, "not the same attacks"),
+    ],
+)
+def test_a_state_of_something_else_is_refused(tmp_path, change, message):
+    path = tmp_path / "state.pt"
+    evaluation().run_standard_evaluation(X, Y, state_path=path)
+    before = path.read_bytes()
+    made = evaluation(**{name: value for name, value in change.items() if name in ("model", "eps", "norm")})
+    made.attacks = change.get("attacks", made.attacks)
+    with pytest.raises(ValueError, match=rf"state.pt is the state of another evaluation: {message}\. Give another"):
+        made.run_standard_evaluation(change.get("x", X), change.get("y", Y), state_path=path)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    evaluation().run_standard_evaluation(X, Y, state_path=path)
+    sound = path.read_bytes()
+    stored = torch.load(path, weights_only=True)
+    at = sound.index(stored["x_adv"][0, 0, 0].numpy().tobytes())
+    bad = {
+        "half": sound[: len(sound) // 2],
+        "empty": b"",
+        "text": b"robust: 3\n",
+        "one bit": sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :],
+    }
+    for name, content in bad.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"state.pt is damaged"):
+            evaluation().run_standard_evaluation(X, Y, state_path=path)
+        assert path.read_bytes() == content, name
+    torch.save({"state": {}}, path)
+    with pytest.raises(ValueError, match=r"state.pt is damaged, or no state of an evaluation"):
+        evaluation().run_standard_evaluation(X, Y, state_path=path)
+
+
+def test_a_state_that_cannot_be_written_is_known_at_once(tmp_path):
+    model = Fragile(48, 5)
+    with pytest.raises(FileNotFoundError):
+        evaluation(model=model).run_standard_evaluation(X, Y, state_path=tmp_path / "none" / "state.pt")
+    assert model.forwards == 0

@@ -1,0 +1,291 @@
+"""fastadv.compat.torchattacks: its signatures, and what its users do with it."""
+
+import importlib.metadata
+import inspect
+
+import pytest
+import torch
+from test_attacks import linf
+from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
+
+from fastadv import Normalize, attacks
+from fastadv.compat import torchattacks
+
+SIGNATURES = {
+    "FGSM": {"eps": 8 / 255},
+    "FFGSM": {"eps": 8 / 255, "alpha": 10 / 255},
+    "BIM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10},
+    "PGD": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "random_start": True},
+    "PGDL2": {"eps": 1.0, "alpha": 0.2, "steps": 10, "random_start": True, "eps_for_division": 1e-10},
+    "MIFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 1.0},
+    "DeepFool": {"steps": 50, "overshoot": 0.02},
+    "APGD": {
+        "norm": "Linf", "eps": 8 / 255, "steps": 10, "n_restarts": 1, "seed": 0, "loss": "ce", "eot_iter": 1,
+        "rho": 0.75, "verbose": False,
+    },
+    "APGDT": {
+        "norm": "Linf", "eps": 8 / 255, "steps": 10, "n_restarts": 1, "seed": 0, "eot_iter": 1, "rho": 0.75,
+        "verbose": False, "n_classes": 10,
+    },
+    "FAB": {
+        "norm": "Linf", "eps": 8 / 255, "steps": 10, "n_restarts": 1, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9,
+        "verbose": False, "seed": 0, "multi_targeted": False, "n_classes": 10,
+    },
+    "Square": {
+        "norm": "Linf", "eps": 8 / 255, "n_queries": 5000, "n_restarts": 1, "p_init": 0.8, "loss": "margin",
+        "resc_schedule": True, "seed": 0, "verbose": False,
+    },
+    "AutoAttack": {
+        "norm": "Linf", "eps": 8 / 255, "version": "standard", "n_classes": 10, "seed": None, "verbose": False,
+    },
+}  # fmt: skip
+"""What follows the model in torchattacks 3.5.1, in order."""
+
+MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
+Y = MODEL(X).argmax(1)
+Y[::4] = (Y[::4] + 1) % 5
+QUICK = {"Square": {"n_queries": 50}, "AutoAttack": {"version": "rand"}}
+named = pytest.mark.parametrize("name", SIGNATURES)
+targetable = pytest.mark.parametrize("name", ["FGSM", "FFGSM", "BIM", "PGD", "PGDL2", "MIFGSM"])
+
+
+def made(name: str, model: torch.nn.Module = MODEL, **options: object) -> torchattacks.Attack:
+    return getattr(torchattacks, name)(model, **QUICK.get(name, {}) | options)
+
+
+@named
+def test_signatures(name):
+    parameters = [*inspect.signature(getattr(torchattacks, name)).parameters.values()]
+    assert parameters[0].name == "model"
+    assert {p.name: p.default for p in parameters[1:]} == SIGNATURES[name]
+    assert [p.name for p in parameters[1:]] == [*SIGNATURES[name]]
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+
+
+@named
+def test_signatures_are_those_installed(name):
+    original = pytest.importorskip("torchattacks")
+    if importlib.metadata.version("torchattacks") != "3.5.1":
+        pytest.skip("the table is of torchattacks 3.5.1")
+    parameters = inspect.signature(getattr(original, name)).parameters
+    assert {p.name: p.default for p in parameters.values() if p.name != "model"} == SIGNATURES[name]
+    assert [*parameters] == ["model", *SIGNATURES[name]]
+
+
+EQUALS = {
+    "FGSM": attacks.FGSM(),
+    "FFGSM": attacks.PGD(alpha=10 / 255, steps=1),
+    "BIM": attacks.PGD(random_start=0.0),
+    "PGD": attacks.PGD(),
+    "PGDL2": attacks.PGD(1.0, 0.2, norm="l2"),
+    "MIFGSM": attacks.MIFGSM(),
+    "DeepFool": attacks.DeepFool(candidates=5),
+    "APGD": attacks.APGD(steps=10),
+    "APGDT": attacks.APGDT(steps=10),
+    "Square": attacks.Square(queries=50),
+    "AutoAttack": attacks.AutoAttack(version="rand"),
+}
+
+
+@pytest.mark.parametrize("name", EQUALS)
+def test_what_runs_are_our_attacks(name):
+    atk = made(name)
+    assert torch.equal(atk(X, Y), EQUALS[name](MODEL, X, Y))
+    assert repr(atk).startswith(f"{name}(")
+    assert "model" not in repr(atk)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("FGSM", {}),
+        ("BIM", {}),
+        ("PGD", {"random_start": False}),
+        ("PGDL2", {"eps": 0.1, "alpha": 0.02, "random_start": False}),
+        ("MIFGSM", {"decay": 0.9}),
+        ("DeepFool", {"overshoot": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("target", [False, True])
+def test_results_are_those_of_torchattacks(name, options, target):
+    """Where there is no randomness, and for DeepFool no overshoot and no box that is met."""
+    original = pytest.importorskip("torchattacks")
+    x = samples(24, 3, 4, 4, low=0.3, high=0.7)
+    found = []
+    for library in (original, torchattacks):
+        atk = getattr(library, name)(MODEL, **options)
+        if target and name != "DeepFool":
+            atk.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % 5, quiet=True)
+        found.append(atk(x, Y))
+    if name == "DeepFool":  # it stops a hair before or after the boundary
+        assert (found[0] - found[1]).flatten(1).norm(dim=1).median() < 1e-4
+    else:
+        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+    MODEL.zero_grad()
+
+
+@pytest.mark.parametrize("multi_targeted", [False, True])
+def test_fab_stays_within_its_budget(multi_targeted):
+    kind = attacks.FABT if multi_targeted else attacks.FAB
+    eps = kind(steps=10).run(MODEL, X, Y).norm.median().item()
+    found = kind(steps=10, enough=eps, restarts=2).run(MODEL, X, Y)
+    moved = torchattacks.FAB(MODEL, eps=eps, n_restarts=2, multi_targeted=multi_targeted)(X, Y)
+    within = found.norm <= eps
+    assert 0 < within.sum() < len(X)
+    assert torch.equal(moved[within], found.x_adv[within])
+    assert torch.equal(moved[~within], X[~within])
+
+
+def test_options_may_be_changed():
+    atk = torchattacks.PGD(MODEL, random_start=False)
+    atk.eps, atk.alpha, atk.steps = 0.1, 0.03, 3
+    assert torch.equal(atk(X, Y), attacks.PGD(0.1, 0.03, 3, random_start=0.0)(MODEL, X, Y))
+    assert torchattacks.BIM(MODEL, eps=4 / 255, steps=0).steps == 5
+    with pytest.raises(ValueError, match="eps must be between 0 and 1, got 8"):
+        torchattacks.PGD(MODEL, eps=8)
+
+
+def test_noise_is_new_for_every_sample_whatever_the_batches():
+    parts, whole = torchattacks.PGD(MODEL), torchattacks.PGD(MODEL)
+    first = torch.cat([parts(x, y) for x, y in zip(X.split(7), Y.split(7), strict=True)])
+    assert torch.equal(first, whole(X, Y))
+    again = parts(X, Y)
+    assert not torch.equal(first, again)
+    assert torch.equal(parts(X, Y, ids=torch.arange(24)), first)
+    parts.seed = 1
+    assert not torch.equal(parts(X, Y, ids=torch.arange(24)), first)
+
+
+@named
+def test_no_trace_is_left(name):
+    model, x, y = partly_frozen(BatchNormNet()), samples(4, 3, 6, 6), labels(4, 5)
+    before = traces(model, x, y)
+    x_adv = made(name, model)(x, y)
+    assert not x_adv.requires_grad
+    assert traces(model, x, y) == before
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+@targetable
+def test_targets_by_label(name):
+    goal = (MODEL(X).argmax(1) + 1) % 5
+    atk = made(name, eps=1.0 if name == "PGDL2" else 0.1)
+    atk.set_mode_targeted_by_label(quiet=True)
+    assert atk.get_mode() == "targeted(label)"
+    near, far = ((MODEL(x).log_softmax(1).gather(1, goal.unsqueeze(1))).mean() for x in (atk(X, goal), X))
+    assert near > far
+    atk.set_mode_default()
+    assert torch.equal(atk(X, goal, ids=torch.arange(24)), made(name, eps=atk.eps)(X, goal))
+
+
+def test_targets_by_function_rank_and_chance():
+    scores = MODEL(X).scatter(1, Y.unsqueeze(1), torch.nan)
+    atk, direct = torchattacks.PGD(MODEL), attacks.PGD(targeted=True)
+    atk.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % 5)
+    assert torch.equal(atk(X, Y), direct(MODEL, X, (Y + 1) % 5))
+    for kth in (1, 4):
+        atk.set_mode_targeted_least_likely(kth)
+        goal = scores.nan_to_num(torch.inf).argsort(1)[:, kth - 1]
+        assert torch.equal(atk(X, Y, ids=torch.arange(24)), direct(MODEL, X, goal))
+    atk.set_mode_targeted_least_likely(5)
+    with pytest.raises(ValueError, match="kth_min must be between 1 and 4, got 5"):
+        atk(X, Y)
+    atk.set_mode_targeted_random()
+    goals = atk._goal(MODEL, X, Y, torch.arange(24))
+    assert (goals != Y).all()
+    assert set(((goals - Y) % 5).tolist()) == {1, 2, 3, 4}
+    assert torch.equal(atk._goal(MODEL, X[3:], Y[3:], torch.arange(3, 24)), goals[3:])
+    assert torch.equal(atk(X, Y, ids=torch.arange(24)), direct(MODEL, X, goals))
+
+
+@pytest.mark.parametrize("name", ["DeepFool", "FAB", "APGD", "APGDT", "Square", "AutoAttack"])
+def test_attacks_without_targets_say_so(name):
+    for aim in ("by_label", "random", "least_likely"):
+        with pytest.raises(ValueError, match=f"{name} has no targeted mode"):
+            getattr(made(name), f"set_mode_targeted_{aim}")()
+
+
+# ------------------------------------------------------------------------------------------------------- normalisation
+
+
+def test_normalised_images():
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    model, x, y = BatchNormNet().eval(), samples(8, 3, 6, 6), labels(8, 5)
+    x[0], x[1] = 0, 1
+    wide = [torch.tensor(v).view(-1, 1, 1) for v in (mean, std)]
+    given = (x - wide[0]) / wide[1]
+    atk = torchattacks.PGD(model, eps=0.1)
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\]"):
+        atk(given, y)
+    atk.set_normalization_used(mean=mean, std=std)
+    found = atk(given, y, ids=torch.arange(8)) * wide[1] + wide[0]
+    expected = attacks.PGD(0.1)(Normalize(model, mean, std), x, y)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert 0.09 < linf(found - x).max() <= 0.1 + 1e-6
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\]"):
+        atk(given + 1, y)
+
+
+def test_attacks_run_in_eval_mode():
+    atk = torchattacks.FGSM(MODEL)
+    atk.set_model_training_mode(model_training=False)
+    with pytest.raises(ValueError, match="FGSM: attacks run in eval mode"):
+        atk.set_model_training_mode(True)
+
+
+# ------------------------------------------------------------------------------------------------------------- several
+
+
+def test_multi_attack_keeps_the_first_success():
+    weak, strong = torchattacks.FGSM(MODEL, eps=0.005), torchattacks.PGD(MODEL, eps=0.01)
+    x_adv = torchattacks.MultiAttack([weak, strong])(X, Y)
+    first = attacks.FGSM(0.005).run(MODEL, X, Y)
+    second = attacks.PGD(0.01).run(MODEL, X, Y)
+    assert 0 < first.success.sum() < (first.success | second.success).sum() < len(X)
+    pick = [first.x_adv[i] if first.success[i] else second.x_adv[i] if second.success[i] else X[i] for i in range(24)]
+    assert torch.equal(x_adv, torch.stack(pick))
+
+
+def test_multi_attack_refuses():
+    one = torchattacks.FGSM(MODEL)
+    for attacks_ in ([one], [one, torchattacks.FGSM(Wavy(48, 5))]):
+        with pytest.raises(ValueError, match="two attacks or more, all on the same model"):
+            torchattacks.MultiAttack(attacks_)
+
+
+def test_deepfool_tells_where_it_went():
+    x_adv, target = torchattacks.DeepFool(MODEL).forward_return_target_labels(X, Y)
+    assert torch.equal(target, MODEL(x_adv).argmax(1))
+    assert (target != Y).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("save_type", ["float", "int"])
+def test_files(tmp_path, save_type):
+    atk, loader = torchattacks.PGD(MODEL, eps=0.03), [*zip(X.split(10), Y.split(10), strict=True)]
+    report = atk.save(loader, tmp_path / "x.pt", False, True, True, True, save_type)
+    x_adv = atk(X, Y, ids=torch.arange(24))
+    right = MODEL(x_adv).argmax(1) == Y
+    assert report[0] == pytest.approx(100 * right.double().mean().item())
+    assert report[1] == pytest.approx((x_adv - X)[~right].flatten(1).norm(dim=1).mean().item(), rel=1e-5)
+    batches = [*torchattacks.PGD.load(tmp_path / "x.pt", 10, load_predictions=True, load_clean_inputs=True)]
+    found = [torch.cat(column) for column in zip(*batches, strict=True)]
+    step = 0 if save_type == "float" else 1 / 255
+    torch.testing.assert_close(found[0], x_adv, atol=step, rtol=0)
+    assert torch.equal(found[1], Y)
+    assert torch.equal(found[2], MODEL(x_adv).argmax(1))
+    torch.testing.assert_close(found[3], X, atol=step, rtol=0)
+    (normal,) = torchattacks.PGD.load(tmp_path / "x.pt", 24, normalize={"mean": [0.5] * 3, "std": [2.0] * 3})
+    torch.testing.assert_close(normal[0], (found[0] - 0.5) / 2)
+
+
+def test_files_without_what_is_asked_for(tmp_path):
+    torchattacks.FGSM(MODEL).save([(X, Y)], tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="holds no preds and no clean_inputs: it was saved without"):
+        torchattacks.FGSM.load(tmp_path / "x.pt", load_predictions=True, load_clean_inputs=True)
+    with pytest.raises(ValueError, match="save_type must be float or int"):
+        torchattacks.FGSM(MODEL).save([(X, Y)], save_type="half")
