@@ -11,6 +11,7 @@ from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, tra
 
 from fastadv.attacks import (
     ATTACKS,
+    CW,
     DRA,
     EPGD,
     FAB,
@@ -18,6 +19,7 @@ from fastadv.attacks import (
     MIFGSM,
     PGD,
     Attack,
+    CWLinf,
     DeepFool,
     FriendlyPGD,
     Noise,
@@ -27,6 +29,8 @@ from fastadv.attacks._ascend import Rows, ascend, ball_ascent
 from fastadv.losses import cross_entropy
 
 CASES: dict[str, Attack] = {
+    "cw": CW(steps=10, binary_search_steps=4, initial_const=0.01),
+    "cwlinf": CWLinf(steps=10),
     "deepfool": DeepFool(steps=10),
     "dra": DRA(0.1),
     "epgd": EPGD(0.1),

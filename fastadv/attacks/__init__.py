@@ -2,6 +2,8 @@
 
 from ._ascend import Model, checked_logits, isolated
 from ._attack import Attack, AttackResult
+from .cw import CW
+from .cwlinf import CWLinf
 from .deepfool import DeepFool
 from .dra import DRA
 from .epgd import EPGD
@@ -15,6 +17,7 @@ from .pgd import PGD
 
 __all__ = [
     "ATTACKS",
+    "CW",
     "DRA",
     "EPGD",
     "FAB",
@@ -23,6 +26,7 @@ __all__ = [
     "PGD",
     "Attack",
     "AttackResult",
+    "CWLinf",
     "DeepFool",
     "FriendlyPGD",
     "Model",
@@ -33,6 +37,8 @@ __all__ = [
 ]
 
 ATTACKS: dict[str, type[Attack]] = {
+    "cw": CW,
+    "cwlinf": CWLinf,
     "deepfool": DeepFool,
     "dra": DRA,
     "epgd": EPGD,
