@@ -17,16 +17,20 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(_wide(logits), y, reduction="none")
 
 
+def lead(logits: Tensor, y: Tensor) -> Tensor:
+    """How far class `y` is ahead of the best other, ``z_y - max_{j != y} z_j``, per sample, at least in float32."""
+    logits = _wide(logits)
+    true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+    return true - logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(dim=1)
+
+
 def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
     """Carlini and Wagner's margin ``-max(z_y - max_{j != y} z_j + kappa, 0)``, per sample, at least in float32.
 
     `kappa` is the confidence beyond which more is no better; 50, as everywhere in the literature, never saturates in
     practice, 0 stops at the decision boundary.
     """
-    logits = _wide(logits)
-    true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
-    others = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(dim=1)
-    return -(true - others + kappa).clamp_min(0)
+    return -(lead(logits, y) + kappa).clamp_min(0)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -39,9 +43,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     if logits.shape[1] < 3:
         raise ValueError(f"the DLR loss needs at least 3 classes, the model has {logits.shape[1]}; use ce or margin")
     best = logits.topk(3, dim=1).values
-    true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
-    others = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(dim=1)
-    return -(true - others) / (best[:, 0] - best[:, 2] + 1e-12)
+    return -lead(logits, y) / (best[:, 0] - best[:, 2] + 1e-12)
 
 
 def dlr_targeted(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:

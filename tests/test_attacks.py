@@ -1,18 +1,20 @@
 """fastadv.attacks: closed forms, budgets, independence of the batch, side effects, what is refused."""
 
 import dataclasses
+import itertools
 from contextlib import nullcontext
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
 
+from fastadv import ops
 from fastadv.attacks import (
     APGD,
     APGDT,
     ATTACKS,
+    CW,
     DRA,
     EPGD,
     FAB,
@@ -22,6 +24,7 @@ from fastadv.attacks import (
     PGD,
     Attack,
     AutoAttack,
+    CWLinf,
     DeepFool,
     FriendlyPGD,
     MultiAttack,
@@ -30,12 +33,14 @@ from fastadv.attacks import (
     Square,
 )
 from fastadv.attacks._ascend import Rows, ascend, ball_ascent
-from fastadv.losses import cross_entropy
+from fastadv.losses import cross_entropy, lead
 
 CASES: dict[str, Attack] = {
     "apgd": APGD(0.1, steps=5),
     "apgdt": APGDT(0.1, steps=3, targets=2),
     "autoattack": AutoAttack(0.1, "custom", ("apgd-ce",)),
+    "cw": CW(steps=10, binary_search_steps=4, initial_const=0.01),
+    "cwlinf": CWLinf(steps=10),
     "deepfool": DeepFool(steps=10),
     "dra": DRA(0.1),
     "epgd": EPGD(0.1),
@@ -228,6 +233,134 @@ def test_fab_finds_smaller_perturbations_than_deepfool():
     assert fab.norm[both].mean() < deepfool.norm[both].mean()
 
 
+DUALS = {"l2": 2, "linf": 1}
+carlini = pytest.mark.parametrize("attack", [CW(steps=200, lr=0.002, binary_search_steps=6, initial_const=0.01), CWLinf()])
+
+
+@carlini
+@pytest.mark.parametrize("classes", [2, 5])
+def test_carlini_and_wagner_on_a_linear_model_find_the_nearest_hyperplane(attack, classes):
+    model, x = linear(48, classes, torch.float64), samples(32, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)
+    logits, weight = model(x), model[1].weight
+    y = logits.argmax(1)
+    gaps = logits.amax(1, keepdim=True) - logits
+    distances = gaps / torch.linalg.vector_norm(weight[y].unsqueeze(1) - weight, DUALS[attack.norm], dim=2)
+    nearest = distances.scatter(1, y.unsqueeze(1), torch.inf).amin(1).detach()
+    found = attack.run(model, x)
+    assert found.success.all()
+    assert (found.norm >= nearest - 1e-9).all()
+    assert (found.norm / nearest).median() < 1.02
+    assert (found.norm / nearest).quantile(0.9) < 1.1
+
+
+@carlini
+def test_carlini_and_wagner_move_black_and_white_pixels(attack):
+    """The nearest point of the hyperplane within the box: half of the pixels cannot go where they should."""
+    model, x = linear(48, 2, torch.float64), samples(32, *SHAPE, dtype=torch.float64).round()
+    y = model(x).argmax(1)
+    w, bias = away(model, y).detach(), model[1].bias.detach()
+    way = ops.hyperplane_projection(x, w, bias[y] - bias[1 - y], attack.norm)
+    nearest = ops.row_norms(way, attack.norm)
+    found = attack.run(model, x)
+    assert found.success.all()
+    assert (found.norm >= nearest - 1e-9).all()
+    assert (found.norm / nearest).median() < 1.02
+    assert (found.norm / nearest).quantile(0.9) < 1.1
+
+
+def naive_cw(attack: CW, model: nn.Module, x: Tensor, y: int) -> tuple[Tensor, int]:
+    """One sample, by torch's own Adam: the point and the gradients it took."""
+    const, lower, upper, best, size, grads = attack.initial_const, 0.0, None, x, torch.inf, 0
+    for _ in range(attack.binary_search_steps):
+        point = x.clone().requires_grad_()
+        adam, succeeded, before = torch.optim.Adam([point], attack.lr), False, torch.inf
+        for step in range(attack.steps):
+            logits = model(point)[0]
+            others = torch.cat([logits[:y], logits[y + 1 :]])
+            f = (logits[y] - others.max() + attack.kappa).clamp(min=0)
+            distance = (point - x).square().sum()
+            loss = distance + const * f
+            if f == 0:
+                succeeded = True
+                if distance.sqrt() < size:
+                    best, size = point.detach().clone(), distance.sqrt().item()
+            adam.zero_grad()
+            loss.backward(inputs=[point])
+            adam.step()
+            grads += 1
+            point.data.clamp_(0, 1)
+            if attack.abort_early and step % -(-attack.steps // 10) == 0:
+                if loss > 0.9999 * before:
+                    break
+                before = loss.item()
+        lower, upper = (lower, const) if succeeded else (const, upper)
+        const = 10 * const if upper is None else (lower + upper) / 2
+    return best, grads
+
+
+@pytest.mark.parametrize("options", [{}, {"abort_early": False}, {"kappa": 3.0}, {"initial_const": 10.0}])
+def test_cw_is_each_sample_by_itself(options):
+    attack = CW(**{"steps": 12, "lr": 0.02, "initial_const": 0.01, "binary_search_steps": 5, **options})
+    model, x = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64)
+    y = model(x).argmax(1)
+    found = attack.run(model, x)
+    for i in range(24):
+        one = slice(i, i + 1)
+        best, grads = naive_cw(attack, model, x[one], int(y[i]))
+        torch.testing.assert_close(found.x_adv[one], best, atol=1e-9, rtol=0)
+        assert found.grads[i] == found.steps[i] == grads
+    assert found.success.sum() > 0
+    assert len(found.grads.unique()) == 1 if not attack.abort_early else len(found.grads.unique()) > 1
+
+
+@carlini
+def test_an_early_abort_saves_gradients_and_little_else(attack):
+    model, x = Wavy(48, 5), samples(64, *SHAPE)
+    early, late = (dataclasses.replace(attack, abort_early=abort).run(model, x) for abort in (True, False))
+    assert early.grads.sum() < 0.8 * late.grads.sum()
+    assert early.success.all()
+    assert late.success.all()
+    assert early.norm.mean() < 1.1 * late.norm.mean()
+
+
+def test_more_of_a_search_never_finds_larger_perturbations():
+    model, x = Wavy(48, 5), samples(64, *SHAPE)
+    consts = [0.03, 0.3, 3.0, 30.0]
+    for runs in (
+        [CW(steps=20, initial_const=0.01, binary_search_steps=count).run(model, x) for count in range(1, 7)],
+        [CWLinf(steps=20, initial_const=0.01, largest_const=most).run(model, x) for most in consts],
+    ):
+        norms = torch.stack([torch.where(found.success, found.norm, torch.inf) for found in runs])
+        assert (norms[1:] <= norms[:-1]).all()
+        assert norms[-1].isfinite().all()
+        assert (norms[-1] < norms[0]).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+@carlini
+def test_kappa_is_the_lead_that_is_asked_for(attack, targeted):
+    model, x = Wavy(48, 5), samples(64, *SHAPE)
+    y = (model(x).argmax(1) + targeted) % 5
+    plain, sure = (dataclasses.replace(attack, kappa=kappa, targeted=targeted)(model, x, y) for kappa in (0.0, 4.0))
+    sign = 1 if targeted else -1
+    moved = (sure != x).flatten(1).any(1)
+    assert moved.double().mean() > 0.9
+    assert (sign * lead(model(sure), y)[moved] >= 4).all()
+    assert (sign * lead(model(plain), y)).median() < 1
+
+
+def test_cwlinf_ends_with_a_model_that_changes_its_mind():
+    model, x, y, calls = linear(48, 2), samples(4, *SHAPE), None, itertools.count()
+    y = model(x).argmax(1)
+
+    def fickle(x: Tensor) -> Tensor:
+        call = next(calls)
+        assert call < 1000, "it goes on for ever"
+        return model(x) if call == 0 else -model(x)
+
+    assert torch.equal(CWLinf()(fickle, x, y), x)
+
+
 def middle(n: int = 16, dtype: torch.dtype = torch.float64) -> Tensor:
     """Samples whose small perturbations stay in the box."""
     return samples(n, *SHAPE, low=0.4, high=0.6, dtype=dtype)
@@ -280,6 +413,8 @@ def test_momentum_reaches_the_corner_and_is_not_pgd():
         PGD(0.4, 0.05, steps=20, targeted=True),
         MIFGSM(0.4, 0.05, steps=20, targeted=True),
         FGSM(0.4, targeted=True),
+        CW(targeted=True),
+        CWLinf(targeted=True),
     ],
 )
 def test_targeted_attacks_arrive(attack):
@@ -361,7 +496,7 @@ def test_noise_in_friendly_pgd_is_new_at_every_step():
     x, y = middle(dtype=torch.float32), torch.zeros(16, dtype=torch.int64)
     still = lambda x: x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0])  # noqa: E731
     points = [FriendlyPGD(0.3, 0, k, start="natural", omega=0.01)(still, x, y) for k in range(4)]
-    moves = torch.stack([(b - a).flatten() for a, b in pairwise(points)])
+    moves = torch.stack([(b - a).flatten() for a, b in itertools.pairwise(points)])
     torch.testing.assert_close(moves.std(dim=1), torch.full((3,), 0.01), rtol=0.1, atol=0)
     assert torch.corrcoef(moves).fill_diagonal_(0).abs().max() < 0.15
 
@@ -500,7 +635,7 @@ def test_no_budget_changes_nothing(attack):
     assert torch.equal(attack.at(0)(Wavy(48, 5), x), x)
 
 
-@pytest.mark.parametrize("attack", [DeepFool(steps=0), PGD(steps=0, random_start=0)])
+@pytest.mark.parametrize("attack", [DeepFool(steps=0), PGD(steps=0, random_start=0), CW(steps=0), CWLinf(steps=0)])
 def test_no_steps_change_nothing(attack):
     x = samples(8, *SHAPE)
     found = attack.run(Wavy(48, 5), x)
@@ -562,7 +697,7 @@ def test_neither_batch_nor_order_matter(attack, given):
         y[::5] = (y[::5] + 1) % 5
     whole = attack.run(model, x, y, ids)
     assert not torch.equal(whole.x_adv, x)
-    if isinstance(attack, DeepFool):
+    if isinstance(attack, DeepFool | CW | CWLinf):
         assert len(whole.steps.unique()) >= 4, "all finish together: a weak test"
 
     def parts(order: Tensor, size: int) -> dict[str, Tensor]:
@@ -663,16 +798,17 @@ def test_without_labels_the_predictions_are_attacked(attack):
     assert_equal(attack.run(model, x), attack.run(model, x, model(x).argmax(1)))
 
 
-def test_deepfool_leaves_misclassified_samples_as_they_are():
+@pytest.mark.parametrize("attack", [DeepFool(), CW(binary_search_steps=4, initial_const=0.1), CWLinf()])
+def test_misclassified_samples_are_left_as_they_are(attack):
     model, x = Wavy(48, 5), samples(8, *SHAPE)
     y = model(x).argmax(1)
     y[::2] = (y[::2] + 1) % 5
-    found = DeepFool().run(model, x, y)
+    found = attack.run(model, x, y)
     assert torch.equal(found.x_adv[::2], x[::2])
     assert found.success.all()
     assert found.steps[::2].tolist() == found.grads[::2].tolist() == [0] * 4
     assert found.steps[1::2].min() >= 1
-    assert (DeepFool().run(model, x).norm > 0).all()
+    assert (attack.run(model, x).norm > 0).all()
 
 
 @every
@@ -723,7 +859,7 @@ def test_gradients_that_are_not_finite(attack, value):
     bad = torch.zeros(9, dtype=torch.bool).index_fill(0, torch.arange(0, 9, 3), True)
     assert found.x_adv.isfinite().all()
     assert torch.equal(found.x_adv[~bad], sound.x_adv[~bad])
-    if isinstance(attack, FGSM | DeepFool):
+    if isinstance(attack, FGSM | DeepFool | CW | CWLinf):
         assert torch.equal(found.x_adv[bad], x[bad])
         assert not found.success[bad].any()
 
@@ -918,7 +1054,7 @@ def test_wrong_models(attack, model, message):
         attack.run(model, X)
 
 
-@pytest.mark.parametrize("attack", [DeepFool(), FGSM(), PGD()])
+@pytest.mark.parametrize("attack", [DeepFool(), FGSM(), PGD(), CW()])
 def test_a_model_without_gradients(attack):
     with pytest.raises(ValueError, match="no gradient with respect to its input"):
         attack(lambda x: x.detach().flatten(1), X)
@@ -963,6 +1099,13 @@ def test_wrong_budgets(kind, options, message):
         (FAB, {"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),
         (FAB, {"enough": -0.1}, "enough must be finite and at least 0, got -0.1"),
         (FAB, {"eta": 0.5}, "eta must be between 1 and 2, got 0.5"),
+        *[(kind, {"kappa": -1.0}, "kappa must be finite and not negative, got -1") for kind in (CW, CWLinf)],
+        *[(kind, {"lr": 0.0}, "lr must be between 1e-30 and 1e.30, got 0") for kind in (CW, CWLinf)],
+        (CW, {"steps": -1}, "steps must be a whole number of at least 0, got -1"),
+        (CW, {"initial_const": float("inf")}, "initial_const must be between 1e-30 and 1e.30, got inf"),
+        (CW, {"binary_search_steps": 0}, "binary_search_steps must be a whole number of at least 1, got 0"),
+        (CWLinf, {"largest_const": 0.001}, "largest_const must be from initial_const, 0.01, to 1e.30, got 0.001"),
+        (CWLinf, {"decrease": 1.0}, "decrease must be between 0 and 1, got 1"),
         (DRA, {"p": 0.0}, r"p must be a share of the entries, in \(0, 1\], got 0"),
         (DRA, {"scale": 0.0}, "scale must be positive, got 0"),
         (DRA, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),

@@ -5,6 +5,8 @@ from ._attack import Attack, AttackResult
 from ._tuned import Tuned, tuned
 from .apgd import APGD, APGDT
 from .autoattack import AutoAttack, MultiAttack
+from .cw import CW
+from .cwlinf import CWLinf
 from .deepfool import DeepFool
 from .dra import DRA
 from .epgd import EPGD
@@ -21,6 +23,7 @@ __all__ = [
     "APGD",
     "APGDT",
     "ATTACKS",
+    "CW",
     "DRA",
     "EPGD",
     "FAB",
@@ -31,6 +34,7 @@ __all__ = [
     "Attack",
     "AttackResult",
     "AutoAttack",
+    "CWLinf",
     "DeepFool",
     "FriendlyPGD",
     "Model",
@@ -48,6 +52,8 @@ ATTACKS: dict[str, type[Attack]] = {
     "apgd": APGD,
     "apgdt": APGDT,
     "autoattack": AutoAttack,
+    "cw": CW,
+    "cwlinf": CWLinf,
     "deepfool": DeepFool,
     "dra": DRA,
     "epgd": EPGD,

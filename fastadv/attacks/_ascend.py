@@ -159,6 +159,13 @@ class Rows:
         """Whether a prediction is what the attack wants, [B]: the label if it is targeted, any other if not."""
         return predictions == self.y if self.targeted else predictions != self.y
 
+    def keep_nearest(self, fooled: Tensor, norm: str) -> None:
+        """`best` is `x_adv` where that is `fooled` and nearer to x than `size`, which follows it."""
+        size = ops.row_norms(self.x_adv, norm, self.x)
+        nearer = fooled & (size < self.size)
+        self.size = torch.where(nearer, size, self.size)
+        self.best = torch.where(ops.as_rows(nearer, self.best), self.x_adv, self.best)
+
     def unfooled(self) -> tuple["Rows", Tensor]:
         """The rows that are not fooled at `x_adv`, and where they stand here; `put` brings them back."""
         index = (~self.fooled(self.predictions())).nonzero().squeeze(1)

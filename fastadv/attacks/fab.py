@@ -76,11 +76,8 @@ class _AdaptiveBoundary(Attack):
         share = ops.as_rows(share, here).to(here.dtype)
         ends = [start + self.eta * way for start, way in zip((here, live.x), ways, strict=True)]
         live.x_adv = ((1 - share) * ends[0] + share * ends[1]).clamp(*self.bounds)
-        size = ops.row_norms(live.x_adv, self.norm, live.x)
         fooled = live.fooled(live.predictions())
-        nearer = fooled & (size < live.size)
-        live.size = torch.where(nearer, size, live.size)
-        live.best = torch.where(ops.as_rows(nearer, here), live.x_adv, live.best)
+        live.keep_nearest(fooled, self.norm)
         back = live.x + self.beta * (live.x_adv - live.x)
         live.x_adv = torch.where(ops.as_rows(fooled, here), back, live.x_adv)
         return live.size > live.enough

@@ -1,0 +1,71 @@
+"""Carlini and Wagner's attack in L-infinity."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ._ascend import Rows
+from ._carlini import CarliniWagner
+
+
+@dataclass(frozen=True)
+class CWLinf(CarliniWagner):
+    """The smallest L-infinity perturbation, below a bound tau that shrinks (Carlini and Wagner, 2017, VI.C).
+
+    Adam minimises ``sum max(|delta_i| - tau, 0) + const * f`` for every sample until it succeeds within its tau, which
+    then becomes `decrease` times the norm found. Where it does not, the const rises tenfold, until it is too large.
+    Adam goes on from the best so far, cut off at tau. Samples that succeed at x are returned as they are; so are those
+    never fooled.
+
+    Args:
+        kappa: the confidence, in logits, by which the other class must lead; 0 asks only for another prediction.
+        steps: gradient steps for each tau and const at the most.
+        lr: Adam's step size, as a share of tau, so that it suits perturbations of every size.
+        initial_const: the const at first.
+        abort_early: a sample gives up a tau once its own loss is no lower than a tenth of the steps before.
+        largest_const: the const beyond which a sample is finished.
+        decrease: how much smaller the next tau is.
+        targeted: towards the labels instead of away from them.
+    """
+
+    lr: float = 0.02
+    initial_const: float = 0.01
+    largest_const: float = 20.0
+    decrease: float = 0.95
+
+    norm: ClassVar[str] = "linf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.initial_const <= self.largest_const <= 1e30:
+            most = f"from initial_const, {self.initial_const:g}, to 1e+30"
+            raise ValueError(f"CWLinf: largest_const must be {most}, got {self.largest_const:g}")
+        if not 0 < self.decrease < 1:
+            raise ValueError(f"CWLinf: decrease must be between 0 and 1, got {self.decrease}")
+
+    def perturb(self, rows: Rows) -> None:
+        active = self.begin(rows)
+        reach = self.bounds[1] - self.bounds[0]
+        rows.tau = torch.full_like(rows.size, reach)
+        while active.any():
+            rows.x_adv = rows.best.clone()
+            ops.linf_step(rows.x_adv, rows.x, rows.x, 0.0, rows.tau, *self.bounds)  # no step, only the projection
+            self.minimise(rows, active, self.lr * rows.tau)
+            solved = rows.size <= rows.tau
+            rows.tau = torch.where(solved, self.decrease * rows.size, rows.tau)
+            rows.const = torch.where(solved, rows.const, 10 * rows.const)
+            # Without the second, a model that is not quite the same function twice could go on for ever.
+            active &= (rows.const <= self.largest_const) & (rows.tau > torch.finfo(rows.x.dtype).eps * reach)
+        rows.x_adv = rows.best
+
+    def penalty(self, live: Rows) -> tuple[Tensor, Tensor]:
+        delta = live.x_adv - live.x
+        over = (delta.abs() - ops.as_rows(live.tau, delta)).clamp_min(0)
+        return ops.row_norms(over, "l1"), delta.sign() * over.sign()
+
+    def _step(self, live: Rows, done: int) -> Tensor | None:
+        falls, unsolved = super()._step(live, done), live.size > live.tau
+        return unsolved if falls is None else unsolved & falls
