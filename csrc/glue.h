@@ -317,8 +317,8 @@ bool gradients_match(const Tensor& grads, const Tensor& x, int64_t cols) {
 }
 
 std::tuple<Tensor, Tensor> deepfool_step_op(Tensor x_adv, Tensor delta, Tensor x, Tensor logits, Tensor grads,
-                                            Tensor labels, double overshoot, std::string norm, double lo, double hi,
-                                            std::optional<Tensor> active) {
+                                            Tensor labels, double overshoot, double beyond, std::string norm, double lo,
+                                            double hi, std::optional<Tensor> active) {
   const Call call("deepfool_step", x_adv);
   const bool linf = choice<bool>("deepfool_step", "norm", norm, {{"l2", false}, {"linf", true}});
   const Tensor scores = call.table("logits", logits);
@@ -339,7 +339,7 @@ std::tuple<Tensor, Tensor> deepfool_step_op(Tensor x_adv, Tensor delta, Tensor x
   if (active) torch::stable::zero_(distance);
   call.done(deepfool_step(call.launch(), {out.mutable_data_ptr(), moved.mutable_data_ptr(), origin.const_data_ptr(),
                                           scores.const_data_ptr(), slopes.const_data_ptr(), classes, scores.size(1),
-                                          overshoot, linf, lo, hi, call.mask(active, keep_mask),
+                                          overshoot, beyond, linf, lo, hi, call.mask(active, keep_mask),
                                           static_cast<int64_t*>(target.mutable_data_ptr()),
                                           distance.mutable_data_ptr()}));
   Call::back(x_adv, out);

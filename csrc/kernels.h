@@ -90,7 +90,7 @@ struct DeepfoolStepArgs {
   const void* grads;   // [rows, classes, cols]
   const int64_t* labels;
   int64_t classes;
-  double overshoot;
+  double overshoot, beyond;
   bool linf;
   double lo, hi;
   const bool* active;

@@ -496,7 +496,7 @@ def _check_deepfool(op: Op, given: dict) -> None:
 
 @_op(
     "(Tensor(a!) x_adv, Tensor(b!) delta, Tensor x, Tensor logits, Tensor grads, Tensor labels, float overshoot=0., "
-    "str norm='l2', float lo=0., float hi=1., Tensor? active=None) -> (Tensor, Tensor)",
+    "float beyond=0., str norm='l2', float lo=0., float hi=1., Tensor? active=None) -> (Tensor, Tensor)",
     samples=("x_adv", "x"),
     choices={"norm": ("l2", "linf")},
     check=_check_deepfool,
@@ -510,6 +510,7 @@ def deepfool_step(
     grads: Tensor,
     labels: Tensor,
     overshoot: float = 0.0,
+    beyond: float = 0.0,
     norm: str = "l2",
     lo: float = 0.0,
     hi: float = 1.0,
@@ -520,8 +521,9 @@ def deepfool_step(
     From the `logits` [B, K] of K classes and their gradients `grads` [B, K, ...] at the current point, with the label's
     place among them in `labels` [B]: the boundary to class k is ``(|z_k - z_y| + 1e-5) / |w_k|`` away, where ``w_k =
     grads_k - grads_y`` and the norm is dual to `norm` (``l2`` or ``linf``). `delta`, float32 (float64 for float64
-    samples), moves to the nearest one, and ``x_adv <- clip(x + (1 + overshoot) * delta, lo, hi)``. A class whose
-    gradient is the label's, or not finite, is no candidate; without one, and for a label out of range, `delta` stays.
+    samples), moves to the nearest one and `beyond` further, and ``x_adv <- clip(x + (1 + overshoot) * delta, lo, hi)``.
+    A class whose gradient is the label's, or not finite, is no candidate; without one, and for a label out of range,
+    `delta` stays.
 
     Returns ``(target, distance)``, [B] each: the class and how far it was; the label and 0 where nothing moved.
     """
@@ -542,7 +544,7 @@ def deepfool_step(
     chosen = torch.arange(len(x), device=x.device) * logits.shape[1] + nearest
     w, size = rows[chosen], as_rows(size.flatten()[chosen], x)
     direction = w / size if norm == "l2" else w.sign().masked_fill(~w.isfinite(), 0)
-    _write(delta, delta + as_rows(distance, x) * direction, moves)
+    _write(delta, delta + as_rows(distance + beyond, x) * direction, moves)
     _write(x_adv, (_compute(x) + (1 + overshoot) * delta).clamp(lo, hi), active)
     return torch.where(moves, nearest, labels), torch.where(moves, distance, 0)
 

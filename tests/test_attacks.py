@@ -85,26 +85,72 @@ def spent(attack: Attack, delta: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- closed forms
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("classes", [2, 3, 10])
-def test_deepfool_on_a_linear_model_is_the_nearest_hyperplane(classes, dtype):
-    model, x = linear(48, classes, dtype), samples(32, *SHAPE, low=0.3, high=0.7, dtype=dtype)
-    logits, weight = model(x), model[1].weight
+def nearest_hyperplane(model: nn.Sequential, x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """How far the nearest boundary of a linear model is, in `norm`, and the class behind it."""
+    logits, weight = model(x).detach(), model[1].weight.detach()
     predicted = logits.argmax(1)
     gaps = logits.amax(1, keepdim=True) - logits
-    distances = gaps / (weight[predicted].unsqueeze(1) - weight).norm(dim=2)
-    nearest = distances.scatter(1, predicted.unsqueeze(1), torch.inf).min(1)
+    dual = {"linf": 1, "l2": 2, "l1": torch.inf}[norm]
+    distances = gaps / torch.linalg.vector_norm(weight[predicted].unsqueeze(1) - weight, dual, dim=2)
+    return distances.scatter(1, predicted.unsqueeze(1), torch.inf).min(1)
 
-    found = DeepFool(overshoot=0).run(model, x)
+
+@pytest.mark.parametrize("convention", ["cleverhans", "original"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_deepfool_on_a_linear_model_is_the_nearest_hyperplane(classes, dtype, norm, convention):
+    model, x = linear(48, classes, dtype), samples(32, *SHAPE, low=0.3, high=0.7, dtype=dtype)
+    distance, nearest = nearest_hyperplane(model, x, norm)
+    options = {"norm": norm, "convention": convention}
+
+    found = DeepFool(overshoot=0, **options).run(model, x)
     assert 0 < found.x_adv.min() < found.x_adv.max() < 1, "the closed form needs samples away from the box"
-    torch.testing.assert_close(found.norm, nearest.values.detach(), atol=1e-4, rtol=0)
-    assert torch.equal(found.target, nearest.indices)
+    beyond = 1e-4 if convention == "original" else 0.0
+    torch.testing.assert_close(found.norm, distance + beyond, atol=2e-5, rtol=0)
+    assert torch.equal(found.target, nearest)
     assert found.success.all()
     assert found.steps.tolist() == [1] * 32
     assert found.grads.tolist() == [classes - 1] * 32
 
-    further = DeepFool(overshoot=0.02)(model, x)
+    further = DeepFool(overshoot=0.02, **options)(model, x)
     torch.testing.assert_close(further - x, 1.02 * (found.x_adv - x), atol=1e-6, rtol=0)
+
+
+def plain_deepfool(
+    model: nn.Module, x: Tensor, steps: int, overshoot: float, candidates: int, norm: str
+) -> tuple[Tensor, int]:
+    """The original DeepFool of one sample [1, ...], and the steps it made; the model is asked within the box."""
+    own, *rivals = model(x)[0].argsort(descending=True)[:candidates].tolist()
+    total, made, found = torch.zeros_like(x), 0, x
+    while made < steps and model(found).argmax() == own:
+        point = x + (1 + overshoot) * total
+        z, slopes = model(point)[0], torch.autograd.functional.jacobian(model, point)[0]
+        ways = []
+        for k in rivals:
+            w, gap = slopes[k] - slopes[own], abs(z[k] - z[own]).item() + 1e-5
+            size = w.norm() if norm == "l2" else w.abs().sum()
+            ways.append((gap / size.item() + 1e-4, w / size if norm == "l2" else w.sign()))
+        distance, direction = min(ways, key=lambda way: way[0])
+        total = total + distance * direction
+        found, made = (x + (1 + overshoot) * total).clamp(0, 1), made + 1
+    return found, made
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_deepfool_in_its_original_convention(norm):
+    model, x = Wavy(48, 10), samples(64, *SHAPE, dtype=torch.float64)
+    attack = DeepFool(steps=8, overshoot=0.05, candidates=4, norm=norm, convention="original")
+    found = attack.run(model, x)
+    for i in range(64):
+        x_adv, made = plain_deepfool(model, x[i : i + 1], 8, 0.05, 4, norm)
+        torch.testing.assert_close(found.x_adv[i : i + 1], x_adv)
+        assert (found.steps[i], found.grads[i]) == (made, 3 * made)
+    assert (found.steps > 2).sum() >= 3
+    one, other = (dataclasses.replace(attack, steps=1, convention=c)(model, x) for c in ("original", "cleverhans"))
+    apart = ops.row_norms(other, norm, one)
+    assert (apart < 1.06e-4).all()  # the first step is the same, but for how far beyond the boundary it goes
+    assert (apart > 0.9e-4).any()
 
 
 def test_deepfool_does_not_linearise_at_the_overshoot():
@@ -171,20 +217,16 @@ def test_pgd_is_never_weaker_than_fgsm_on_a_linear_model(random_start):
     assert (cross_entropy(model(pgd), y) >= cross_entropy(model(fgsm), y) - 1e-12).all()
 
 
-@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("kind", [FAB, FABT])
-def test_fab_on_a_linear_model_is_the_nearest_hyperplane(kind, classes, norm, dual):
+def test_fab_on_a_linear_model_is_the_nearest_hyperplane(kind, classes, norm):
     model, x = linear(48, classes, torch.float64), samples(32, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)
-    logits, weight = model(x), model[1].weight
-    y = logits.argmax(1)
-    gaps = logits.amax(1, keepdim=True) - logits
-    distances = gaps / torch.linalg.vector_norm(weight[y].unsqueeze(1) - weight, dual, dim=2)
-    nearest = distances.scatter(1, y.unsqueeze(1), torch.inf).amin(1)
+    distance, _ = nearest_hyperplane(model, x, norm)
     found = kind(steps=20, norm=norm).run(model, x)
     assert found.success.all()
-    assert (found.norm >= nearest - 1e-9).all()
-    torch.testing.assert_close(found.norm, nearest.detach(), rtol=0.01, atol=0)
+    assert (found.norm >= distance - 1e-9).all()
+    torch.testing.assert_close(found.norm, distance, rtol=0.01, atol=0)
 
 
 def test_fab_goes_to_the_nearest_boundary_and_fab_t_to_each():
@@ -1117,6 +1159,8 @@ def test_wrong_budgets(kind, options, message):
         (DeepFool, {"overshoot": -0.1}, "overshoot must be finite and not negative"),
         (DeepFool, {"overshoot": float("inf")}, "overshoot must be finite and not negative, got inf"),
         (DeepFool, {"candidates": 1}, "candidates must be a whole number of at least 2"),
+        (DeepFool, {"norm": "l1"}, "norm must be one of l2, linf, got 'l1'"),
+        (DeepFool, {"convention": "torch"}, "convention must be one of cleverhans, original, got 'torch'"),
     ],
 )
 def test_wrong_options(kind, options, message):

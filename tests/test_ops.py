@@ -227,7 +227,11 @@ CASES: dict[str, Case] = {
             "labels": make.integers(*LABELS),
             "active": make.mask(),
         },
-        variants=({}, {"active": None, "overshoot": 0.02, "norm": "linf"}, {"lo": -0.5, "hi": 0.7}),
+        variants=(
+            {},
+            {"active": None, "overshoot": 0.02, "beyond": 0.1, "norm": "linf"},
+            {"beyond": 0.1, "lo": -0.5, "hi": 0.7},
+        ),
     ),
     "bisect_step": Case(
         lambda make: {

@@ -493,6 +493,14 @@ def test_deepfool_steps_add_up_and_stay_in_the_box(norm, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_deepfool_step_goes_beyond_the_boundary(norm, device):
+    args = linear(torch.float64, device)
+    _, distance = ops.deepfool_step(**args, norm=norm, beyond=0.25)
+    torch.testing.assert_close(norms(args["delta"], 2 if norm == "l2" else math.inf), distance + 0.25)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_deepfool_step_skips_classes_without_a_boundary(norm, device):
     args = linear(torch.float32, device, samples=4, classes=4)
     grads, logits = args["grads"].clone(), args["logits"]

@@ -38,11 +38,12 @@ struct DeepfoolStep {
     row.store(a.target, nearest < 0 ? label : nearest);
     row.store(static_cast<C*>(a.distance), static_cast<double>(nearest_distance));
     C* delta = static_cast<C*>(a.delta);
+    const C way = nearest_distance + static_cast<C>(a.beyond);
     if (nearest >= 0 && a.linf) {
-      row.map(delta, [=](C d, C g, C o) { return d + nearest_distance * finite_sign(g - o); },
+      row.map(delta, [=](C d, C g, C o) { return d + way * finite_sign(g - o); },
               static_cast<const C*>(delta), gradient(row, nearest), w);
     } else if (nearest >= 0) {
-      row.map(delta, [=](C d, C g, C o) { return d + nearest_distance * ((g - o) / nearest_size); },
+      row.map(delta, [=](C d, C g, C o) { return d + way * ((g - o) / nearest_size); },
               static_cast<const C*>(delta), gradient(row, nearest), w);
     }
     row.sync();

@@ -66,6 +66,10 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
     return logits
 
 
+_FEW = 8
+"""Up to this many samples, one pass with a copy for every class is faster than a backward pass for each."""
+
+
 class Rows:
     """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
 
@@ -128,17 +132,31 @@ class Rows:
         """The leads of `rivals` [B, R] and their gradients, [B, 1 + R] and [B, 1 + R, ...]; y comes first, with zeros.
 
         `x` and `logits` are what ``differentiable(again=True)`` gave. Each rival is a backward pass through their one
-        graph: of the ways that are exact, the fastest on a CPU.
+        graph. Where samples are so few that a pass costs what it costs to start one, it is a copy of them instead, and
+        all share a pass.
         """
         leads = self.leads(logits, rivals)
         count, inner = 1 + rivals.shape[1], x.shape[1:]
         strides = (count * inner.numel(), inner.numel(), *x.stride()[1:])  # every gradient laid out like x
         grads = torch.empty_strided((len(x), count, *inner), strides, dtype=x.dtype, device=x.device)
         grads[:, 0] = 0
-        for k in range(1, count):
-            (grad,) = torch.autograd.grad(leads[:, k - 1].sum(), x, retain_graph=k + 1 < count)
+        passes = self._side_by_side(x, rivals) if len(x) <= _FEW else self._in_turn(x, leads)
+        for k, grad in enumerate(passes, 1):
             grads[:, k] = self.counted(grad)
         return torch.nn.functional.pad(leads.detach(), (1, 0)), grads
+
+    def _in_turn(self, x: Tensor, leads: Tensor) -> Iterator[Tensor]:
+        count = leads.shape[1]
+        for k in range(count):
+            yield torch.autograd.grad(leads[:, k].sum(), x, retain_graph=k + 1 < count)[0]
+
+    def _side_by_side(self, x: Tensor, rivals: Tensor) -> Iterator[Tensor]:
+        count, strides = rivals.shape[1], (x[0].numel(), *x.stride()[1:])
+        copies = torch.empty_strided((len(x) * count, *x.shape[1:]), strides, dtype=x.dtype, device=x.device)
+        copies, logits = self.differentiable(copies.copy_(x.detach().repeat_interleave(count, dim=0)), again=True)
+        own = logits.gather(1, self.y.repeat_interleave(count).unsqueeze(1))
+        (grad,) = torch.autograd.grad((logits.gather(1, rivals.reshape(-1, 1)) - own).sum(), copies)
+        yield from grad.unflatten(0, (len(x), count)).unbind(dim=1)
 
     def counted(self, grad: Tensor) -> Tensor:
         """`grad`, after noting that every row computed it and whether it is finite."""

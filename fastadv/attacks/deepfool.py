@@ -1,37 +1,47 @@
 """DeepFool: the nearest linearised decision boundary, again and again."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import Attack, check_count
+from ._attack import Attack, check_choice, check_count
+
+_BEYOND = 1e-4
+"""How much further than the boundary the authors' code goes, in the units of the norm."""
 
 
 @dataclass(frozen=True)
 class DeepFool(Attack):
-    """The smallest L2 perturbation DeepFool finds (Moosavi-Dezfooli et al., 2016), batched over samples and classes.
+    """The smallest perturbation DeepFool finds (Moosavi-Dezfooli et al., 2016), batched over samples and classes.
 
-    The convention is cleverhans', which the Blind AT paper used: candidates are the best classes at the current point,
-    every iterate is clipped to the box, and the overshoot multiplies the sum of the steps but is not linearised at. A
-    sample is finished, and leaves the batch, as soon as the point that would be returned has another class; cleverhans
-    asks the point before the overshoot, which creeps up to the boundary for twice as many steps and is no nearer in the
-    end. Samples whose predicted class is not `y` to begin with are returned as they are.
+    In the convention ``cleverhans``, which the Blind AT paper used, candidates are the best classes at the current
+    point, every iterate is clipped to the box, and the overshoot multiplies the sum of the steps but is not linearised
+    at. In the convention ``original``, that of the authors' code, they are the best classes at x, and every iterate has
+    the overshoot in it, goes 1e-4 beyond the boundary and may leave the box; only the result is clipped, which the
+    authors do not do.
+
+    In both, a sample is finished, and leaves the batch, as soon as the point that would be returned has another class;
+    cleverhans asks the point before the overshoot, which creeps up to the boundary for twice as many steps and is no
+    nearer in the end. Samples whose predicted class is not `y` to begin with are returned as they are.
 
     Args:
         steps: iterations at the most.
         overshoot: the accumulated perturbation is multiplied by ``1 + overshoot``.
         candidates: how many of the best classes are considered, the attacked one included.
+        norm: ``l2`` or ``linf``.
+        convention: ``cleverhans`` or ``original``.
     """
 
     steps: int = 50
     overshoot: float = 0.02
     candidates: int = 10
+    norm: str = field(default="l2", kw_only=True)
+    convention: str = field(default="cleverhans", kw_only=True)
 
-    norm: ClassVar[str] = "l2"
     has_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -40,16 +50,21 @@ class DeepFool(Attack):
         if not 0 <= self.overshoot < math.inf:
             raise ValueError(f"DeepFool: overshoot must be finite and not negative, got {self.overshoot}")
         check_count(self, "candidates", self.candidates, 2)
+        check_choice(self, "norm", self.norm, ("l2", "linf"))
+        check_choice(self, "convention", self.convention, ("cleverhans", "original"))
 
     def perturb(self, rows: Rows) -> None:
         wide = torch.promote_types(rows.x.dtype, torch.float32)
         rows.delta = torch.zeros_like(rows.x, dtype=wide)  # the sum of the steps, never clipped
+        if self.convention == "original":
+            rows.rivals = self._rivals(rows, rows.scores())
         ascend(rows, self.steps, self._step, active=None if rows.own_labels else rows.predictions() == rows.y)
 
     def _step(self, live: Rows) -> torch.Tensor:
-        x_adv, logits = live.differentiable(self._moved(live, 1), again=True)
-        rivals = live.ranked(logits)[:, : self.candidates - 1]
-        leads, grads = live.class_gradients(x_adv, logits, rivals)
+        x_adv, logits = live.differentiable(self._point(live), again=True)
+        if self.convention == "cleverhans":
+            live.rivals = self._rivals(live, logits)
+        leads, grads = live.class_gradients(x_adv, logits, live.rivals)
         ops.deepfool_step(
             live.x_adv,
             live.delta,
@@ -58,11 +73,19 @@ class DeepFool(Attack):
             grads,
             torch.zeros_like(live.y),  # the place of y among them
             self.overshoot,
+            _BEYOND if self.convention == "original" else 0.0,
             self.norm,
             *self.bounds,
         )
         return live.predictions() == live.y
 
-    def _moved(self, rows: Rows, scale: float) -> torch.Tensor:
+    def _rivals(self, rows: Rows, logits: torch.Tensor) -> torch.Tensor:
+        """The best classes but y, the best first, [B, candidates - 1]."""
+        return rows.ranked(logits)[:, : self.candidates - 1]
+
+    def _point(self, live: Rows) -> torch.Tensor:
+        """Where the model is linearised."""
+        original = self.convention == "original"
+        point = live.x + (1 + self.overshoot if original else 1) * live.delta
         # Into x's own layout: with one channel, sums lose channels_last, and convolutions their speed.
-        return torch.empty_like(rows.x).copy_((rows.x + scale * rows.delta).clamp(*self.bounds))
+        return torch.empty_like(live.x).copy_(point if original else point.clamp(*self.bounds))

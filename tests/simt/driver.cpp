@@ -227,8 +227,8 @@ void deepfool() {
       const auto logits = [](int64_t i) { return static_cast<C>(random(i)); };
       return deepfool_step(launch, {m.samples(0, 1), m.template samples<C>(-0.1, 0.1), m.samples(0, 1),
                                     m.template array<C>(rows * classes, logits), m.samples(-1, 1, classes),
-                                    m.integers(classes + 1), classes, 0.02, linf, 0, 1, m.mask(),
-                                    m.template unset<int64_t>(rows), m.template unset<C>(rows)});
+                                    m.integers(classes + 1), classes, 0.02, 1e-4, linf, 0, 1,
+                                    m.mask(), m.template unset<int64_t>(rows), m.template unset<C>(rows)});
     });
 }
 
