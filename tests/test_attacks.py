@@ -22,6 +22,7 @@ from fastadv.attacks import (
     FGSM,
     MIFGSM,
     PGD,
+    RFGSM,
     Attack,
     AutoAttack,
     CWLinf,
@@ -53,6 +54,7 @@ CASES: dict[str, Attack] = {
     "noise": Noise(0.1),
     "onestep": OneStepTargeted(0.1),
     "pgd": PGD(0.1, alpha=0.03, steps=5),
+    "rfgsm": RFGSM(0.1, 0.05),
     "square": Square(0.1, queries=30),
 }
 BUDGETED = [name for name, attack in CASES.items() if attack.has_budget]
@@ -404,6 +406,16 @@ def test_cwlinf_ends_with_a_model_that_changes_its_mind():
     assert torch.equal(CWLinf()(fickle, x, y), x)
 
 
+def test_rfgsm_is_a_step_of_noise_and_a_step_of_fgsm():
+    model, x = Wavy(48, 5), middle(dtype=torch.float32)
+    noise = Noise(0.03, law="sign")(model, x)
+    torch.testing.assert_close(
+        RFGSM(0.06, 0.03)(model, x, model(x).argmax(1)), FGSM(0.03)(model, noise, model(x).argmax(1))
+    )
+    far = RFGSM(0.03, 0.03, steps=3)(model, x)
+    assert linf(far - x).max() <= 0.03 + 1e-7
+
+
 def middle(n: int = 16, dtype: torch.dtype = torch.float64) -> Tensor:
     """Samples whose small perturbations stay in the box."""
     return samples(n, *SHAPE, low=0.4, high=0.6, dtype=dtype)
@@ -456,6 +468,7 @@ def test_momentum_reaches_the_corner_and_is_not_pgd():
         PGD(0.4, 0.05, steps=20, targeted=True),
         MIFGSM(0.4, 0.05, steps=20, targeted=True),
         FGSM(0.4, targeted=True),
+        RFGSM(0.4, 0.05, 20, targeted=True),
         CW(targeted=True),
         CWLinf(targeted=True),
     ],
@@ -696,6 +709,9 @@ def test_random_starts():
     sign = Noise(0.1, law="sign")(model, x) - x
     torch.testing.assert_close(sign.abs(), torch.full_like(x, 0.1))
     assert 0.45 < (sign > 0).double().mean() < 0.55
+    gaussian = Noise(0.1, law="gaussian")(model, x) - x
+    assert 0.098 < gaussian.std() < 0.102
+    assert gaussian.abs().max() > 0.3
     assert not torch.equal(Noise(0.1, seed=1)(model, x), Noise(0.1)(model, x))
     assert not torch.equal(Noise(0.1)(model, x, ids=torch.arange(64) + 1), Noise(0.1)(model, x))
 
@@ -867,9 +883,9 @@ def test_a_constant_model(attack):
     found = attack.run(lambda x: x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0]), x, y)
     assert not found.success.any()
     starts = isinstance(attack, Noise | PGD | APGD | OneStepTargeted)
-    if isinstance(
-        attack, FriendlyPGD | APGDT | Square
-    ):  # with its noise at every step, start for every target, windows
+    if isinstance(attack, RFGSM):
+        assert torch.equal(found.x_adv, Noise(attack.alpha, law="sign")(None, x, y))
+    elif isinstance(attack, FriendlyPGD | APGDT | Square):  # noise at every step, a start for every target, windows
         assert 0 < linf(found.x_adv - x).max() <= 0.1 + 1e-7
     else:
         assert torch.equal(found.x_adv, Noise(0.1)(None, x, y) if starts else x)  # asks no model
@@ -1154,7 +1170,7 @@ def test_wrong_budgets(kind, options, message):
         (DRA, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         (EPGD, {"bisect": "half"}, "bisect must be one of true, literal, got 'half'"),
         (OneStepTargeted, {"towards": "cat"}, "towards must be one of most_confusing, least_likely, random"),
-        (Noise, {"law": "normal"}, "law must be one of uniform, sign, got 'normal'"),
+        (Noise, {"law": "normal"}, "law must be one of uniform, sign, gaussian, got 'normal'"),
         (DeepFool, {"steps": -1}, "steps must be a whole number of at least 0"),
         (DeepFool, {"overshoot": -0.1}, "overshoot must be finite and not negative"),
         (DeepFool, {"overshoot": float("inf")}, "overshoot must be finite and not negative, got inf"),

@@ -26,6 +26,10 @@ OPTIONS = {
     "MomentumIterativeMethod": COMMON
     | {"decay": 1.0, "max_iter": 100, "targeted": False, "batch_size": 32, "verbose": True},
     "DeepFool": {"max_iter": 100, "epsilon": 1e-6, "nb_grads": 10, "batch_size": 1, "verbose": True},
+    "CarliniL2Method": {
+        "confidence": 0.0, "targeted": False, "learning_rate": 0.01, "binary_search_steps": 10, "max_iter": 10,
+        "initial_const": 0.01, "max_halving": 5, "max_doubling": 5, "batch_size": 1, "verbose": True,
+    },
     "AutoProjectedGradientDescent": COMMON
     | {
         "max_iter": 100, "targeted": False, "nb_random_init": 5, "batch_size": 32, "loss_type": None, "verbose": True,
@@ -51,6 +55,10 @@ CASES = [
     (art.BasicIterativeMethod(MODEL, 0.1, 0.02, 5), attacks.PGD(0.1, 0.02, 5, 0.0)),
     (art.MomentumIterativeMethod(MODEL, eps=0.1, eps_step=0.02, max_iter=5), attacks.MIFGSM(0.1, 0.02, 5)),
     (art.DeepFool(MODEL, 20), attacks.DeepFool(20, 1e-6, 10)),
+    (
+        art.CarliniL2Method(MODEL, max_iter=5, binary_search_steps=3, batch_size=8),
+        attacks.CW(steps=5, lr=0.01, initial_const=0.01, binary_search_steps=3),
+    ),
     (art.AutoProjectedGradientDescent(MODEL, eps=0.1, max_iter=5), attacks.APGD(0.1, 5, 5)),
     (art.SquareAttack(MODEL, eps=0.1, max_iter=20), attacks.Square(0.1, 20)),
 ]  # fmt: skip
@@ -59,7 +67,7 @@ CASES = [
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name):
     parameters = [*inspect.signature(getattr(art, name)).parameters.values()]
-    assert parameters[0].name == ("classifier" if name == "DeepFool" else "estimator")
+    assert parameters[0].name == ("classifier" if name in ("DeepFool", "CarliniL2Method") else "estimator")
     assert {p.name: p.default for p in parameters[1:]} == OPTIONS[name]
     assert [p.name for p in parameters[1:]] == [*OPTIONS[name]]
 

@@ -26,7 +26,12 @@ OPTIONS = {
     "FGM": {"random_start": False},
     "L1FastGradientAttack": {"random_start": False},
     "L2DeepFoolAttack": {"steps": 50, "candidates": 10, "overshoot": 0.02, "loss": "logits"},
-}
+    "LinfDeepFoolAttack": {"steps": 50, "candidates": 10, "overshoot": 0.02, "loss": "logits"},
+    "L2CarliniWagnerAttack": {
+        "binary_search_steps": 9, "steps": 10000, "stepsize": 1e-2, "confidence": 0, "initial_const": 1e-3,
+        "abort_early": True,
+    },
+}  # fmt: skip
 EQUALS = {
     "LinfPGD": attacks.PGD(0.05, 0.05 * 0.01 / 0.3, 40),
     "L2PGD": attacks.PGD(0.05, 0.05 * 0.025, 50, norm="l2"),
@@ -39,6 +44,8 @@ EQUALS = {
     "FGM": attacks.PGD(0.05, 0.05, 1, 0.0, norm="l2"),
     "L1FastGradientAttack": attacks.PGD(0.05, 0.05, 1, 0.0, norm="l1"),
     "L2DeepFoolAttack": attacks.DeepFool(),
+    "LinfDeepFoolAttack": attacks.DeepFool(norm="linf"),
+    "L2CarliniWagnerAttack": attacks.CW(0, 20, 0.01, 1e-3, binary_search_steps=9),
 }
 named = pytest.mark.parametrize("name", EQUALS)
 
@@ -51,7 +58,8 @@ def test_options(name):
 
 @named
 def test_what_runs_are_our_attacks(name):
-    raw, clipped, adversarial = getattr(foolbox, name)()(FMODEL, X, Y, epsilons=0.05)
+    quick = {"steps": 20} if name == "L2CarliniWagnerAttack" else {}
+    raw, clipped, adversarial = getattr(foolbox, name)(**quick)(FMODEL, X, Y, epsilons=0.05)
     found = EQUALS[name].run(MODEL, X, Y)
     torch.testing.assert_close(raw, found.x_adv, atol=1e-6, rtol=0)
     norm = {"l1": 1, "l2": 2, "linf": torch.inf}[EQUALS[name].norm]

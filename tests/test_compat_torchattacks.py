@@ -14,6 +14,8 @@ from fastadv.compat import torchattacks
 SIGNATURES = {
     "FGSM": {"eps": 8 / 255},
     "FFGSM": {"eps": 8 / 255, "alpha": 10 / 255},
+    "CW": {"c": 1, "kappa": 0, "steps": 50, "lr": 0.01},
+    "RFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10},
     "BIM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10},
     "PGD": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "random_start": True},
     "PGDL2": {"eps": 1.0, "alpha": 0.2, "steps": 10, "random_start": True, "eps_for_division": 1e-10},
@@ -75,6 +77,8 @@ def test_signatures_are_those_installed(name):
 EQUALS = {
     "FGSM": attacks.FGSM(),
     "FFGSM": attacks.PGD(alpha=10 / 255, steps=1),
+    "CW": attacks.CW(steps=50, lr=0.01, initial_const=1, binary_search_steps=1),
+    "RFGSM": attacks.RFGSM(8 / 255, 2 / 255, 10),
     "BIM": attacks.PGD(random_start=0.0),
     "PGD": attacks.PGD(),
     "PGDL2": attacks.PGD(1.0, 0.2, norm="l2"),

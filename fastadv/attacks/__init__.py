@@ -11,7 +11,7 @@ from .deepfool import DeepFool
 from .dra import DRA
 from .epgd import EPGD
 from .fab import FAB, FABT
-from .fgsm import FGSM
+from .fgsm import FGSM, RFGSM
 from .friendly import FriendlyPGD
 from .mifgsm import MIFGSM
 from .noise import Noise
@@ -31,6 +31,7 @@ __all__ = [
     "FGSM",
     "MIFGSM",
     "PGD",
+    "RFGSM",
     "Attack",
     "AttackResult",
     "AutoAttack",
@@ -66,5 +67,6 @@ ATTACKS: dict[str, type[Attack]] = {
     "noise": Noise,
     "onestep": OneStepTargeted,
     "pgd": PGD,
+    "rfgsm": RFGSM,
     "square": Square,
 }

@@ -1,10 +1,11 @@
-"""The fast gradient sign method."""
+"""The fast gradient sign method, from the sample and from a random point beside it."""
 
 from dataclasses import dataclass, field
 
+from .. import ops
 from ..losses import cross_entropy
 from ._ascend import Rows, ascend, ball_ascent
-from ._attack import Attack, Budget, check_budget
+from ._attack import Attack, Budget, check_budget, check_count
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,34 @@ class FGSM(Attack):
 
     def perturb(self, rows: Rows) -> None:
         ascend(rows, 1, ball_ascent(self, rows, cross_entropy, self.eps))
+
+
+@dataclass(frozen=True)
+class RFGSM(Attack):
+    """R+FGSM (Tramer et al., 2018): a step of ``alpha * sign(noise)``, and from there steps of FGSM of the same size.
+
+    With alpha half of eps, and one step, the two steps are those of the paper. Where others speak of R-FGSM or of fast
+    FGSM, which starts uniformly in the ball (Wong et al., 2020), use ``PGD(eps, alpha, steps=1)``.
+
+    Args:
+        eps: L-infinity budget, in the units of the inputs; a number or one a sample.
+        alpha: size of the random step and of the others, likewise.
+        steps: number of gradient steps, at least 1.
+        targeted: towards the labels instead of away from them.
+    """
+
+    eps: Budget = 8 / 255
+    alpha: Budget = 4 / 255
+    steps: int = 1
+    targeted: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self, "eps", self.eps)
+        check_budget(self, "alpha", self.alpha)
+        check_count(self, "steps", self.steps, 1)
+
+    def perturb(self, rows: Rows) -> None:
+        step = ball_ascent(self, rows, cross_entropy, self.alpha)
+        rows.x_adv = ops.random_start(rows.x, rows.ids, self.alpha, self.seed, 0, "sign", *self.bounds)
+        ascend(rows, self.steps, step)

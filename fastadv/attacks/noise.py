@@ -9,11 +9,12 @@ from ._attack import Attack, Budget, check_budget, check_choice
 
 @dataclass(frozen=True)
 class Noise(Attack):
-    """One draw of noise in the L-infinity ball, clipped to the box.
+    """One draw of noise, clipped to the box.
 
     Args:
-        eps: L-infinity budget, in the units of the inputs; a number or one a sample.
-        law: ``uniform`` in [-eps, eps], or ``sign``, -eps or eps with equal chance.
+        eps: size of the noise, in the units of the inputs; a number or one a sample.
+        law: ``uniform`` in [-eps, eps]; ``sign``, -eps or eps with equal chance; or ``gaussian``, whose standard
+            deviation is eps, so that it is the only one to leave the L-infinity ball.
     """
 
     eps: Budget = 8 / 255
@@ -22,7 +23,7 @@ class Noise(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_budget(self, "eps", self.eps)
-        check_choice(self, "law", self.law, ("uniform", "sign"))
+        check_choice(self, "law", self.law, ("uniform", "sign", "gaussian"))
 
     def perturb(self, rows: Rows) -> None:
         lo, hi = self.bounds

@@ -4,7 +4,8 @@ NumPy arrays in and out, float32; labels are classes or one-hot. `estimator` is 
 the model, ``clip_values`` and a mean and standard deviation of ``preprocessing`` are used, or a plain module for inputs
 in [0, 1]. Names, arguments and defaults are those of the Adversarial Robustness Toolbox 1.20. What differs, on purpose:
 the model keeps its modes and gradients; noise is keyed by `seed` and the sample's place in `x`, so that ``batch_size``
-does not matter; steps and projections in L1 and L2 are those of fastadv's `PGD`. ``random_eps``, ``summary_writer``,
+does not matter; steps and projections in L1 and L2 are those of fastadv's `PGD`, and ``max_halving`` and
+``max_doubling`` mean nothing, there being no line search. ``random_eps``, ``summary_writer``,
 ``minimal`` and masks are not supported; ``verbose`` means nothing, nor does ``eps_step`` where the attack has its own.
 """
 
@@ -158,6 +159,30 @@ class DeepFool(Attack):
 
     def build(self, **common: Any) -> ours.Attack:
         return ours.DeepFool(self.max_iter, self.epsilon, self.nb_grads, **common)
+
+
+@dataclass
+class CarliniL2Method(Attack):
+    classifier: Any
+    confidence: float = 0.0
+    targeted: bool = False
+    learning_rate: float = 0.01
+    binary_search_steps: int = 10
+    max_iter: int = 10
+    initial_const: float = 0.01
+    max_halving: int = 5
+    max_doubling: int = 5
+    batch_size: int = 1
+    verbose: bool = True
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+    def build(self, **common: Any) -> ours.Attack:
+        how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}
+        how |= {"steps": self.max_iter, "lr": self.learning_rate, "binary_search_steps": self.binary_search_steps}
+        return ours.CW(**how, **common)
 
 
 @dataclass

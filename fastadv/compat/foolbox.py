@@ -196,7 +196,30 @@ class L2DeepFoolAttack(Attack):
     def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
         if self.loss != "logits" or "targeted" in common:
             raise ValueError(f"{type(self).__name__} has loss 'logits' alone and no targets, got loss {self.loss!r}")
-        return attacks.DeepFool(self.steps, self.overshoot, self.candidates or 2**31, **common)
+        return attacks.DeepFool(self.steps, self.overshoot, self.candidates or 2**31, norm=self.norm, **common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinfDeepFoolAttack(L2DeepFoolAttack):
+    norm = "linf"
+
+
+@dataclass(frozen=True)
+class L2CarliniWagnerAttack(Attack):
+    binary_search_steps: int = 9
+    steps: int = 10000
+    stepsize: float = 1e-2
+    confidence: float = 0
+    initial_const: float = 1e-3
+    abort_early: bool = True
+
+    norm = "l2"
+    smallest = True
+
+    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
+        how = {"kappa": self.confidence, "initial_const": self.initial_const, "abort_early": self.abort_early}
+        how |= {"steps": self.steps, "lr": self.stepsize, "binary_search_steps": self.binary_search_steps}
+        return attacks.CW(**how, **common)
 
 
 FGSM, FGM = LinfFastGradientAttack, L2FastGradientAttack

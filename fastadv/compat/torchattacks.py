@@ -7,7 +7,8 @@ between calls. What differs, on purpose:
   global seed. Results are detached. Images outside [0, 1] are an error.
 - Noise is keyed by `seed` (an attribute of every attack, 0) and by how many samples the object has been given before,
   so that a program's results do not depend on the batch size, nor on other random numbers. ``ids=`` says it otherwise.
-- What happens to a sample does not depend on the others of its batch: CW stops each by itself.
+- What happens to a sample does not depend on the others of its batch: CW stops each by itself. It moves the image, not
+  its inverse tanh, with which black and white pixels do not move.
 - `PGDL2` starts uniformly in the ball. `DeepFool` linearises at points without the overshoot. APGD and AutoAttack leave
   samples that are misclassified to begin with as they are.
 - Attacks run in eval mode: `set_model_training_mode` refuses anything else. Changes of mode are not printed.
@@ -251,6 +252,16 @@ class FFGSM(Attack):
 
 
 @dataclass(eq=False)
+class RFGSM(Attack):
+    eps: Budget = 8 / 255
+    alpha: Budget = 2 / 255
+    steps: int = 10
+
+    def build(self) -> attacks.Attack:
+        return self._as(attacks.RFGSM)
+
+
+@dataclass(eq=False)
 class BIM(Attack):
     eps: Budget = 8 / 255
     alpha: Budget = 2 / 255
@@ -308,6 +319,17 @@ class DeepFool(Attack):
 
     def build(self) -> attacks.Attack:
         return self._as(attacks.DeepFool, candidates=2**31)  # all classes
+
+
+@dataclass(eq=False)
+class CW(Attack):
+    c: float = 1
+    kappa: float = 0
+    steps: int = 50
+    lr: float = 0.01
+
+    def build(self) -> attacks.Attack:
+        return self._as(attacks.CW, initial_const=self.c, binary_search_steps=1)
 
 
 @dataclass(eq=False)
