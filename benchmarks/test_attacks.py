@@ -43,7 +43,7 @@ POINT = 0.01  # of accuracy, by which sides may differ
 LARGER = 1.05  # by which a perturbation may be larger than another library's
 
 LENET, ROBUST, SMALL, RESNET = models.NETWORKS
-FEWER = {RESNET: 16} if DEVICE == "cpu" else {}  # samples, where as many as a case has would take minutes
+FEWER = {RESNET: 8} if DEVICE == "cpu" else {}  # samples, where as many as a case has would take minutes
 
 # Everything starts at x: libraries draw other random numbers, and would find other samples.
 EPS, ALPHA = 0.1, 0.025
