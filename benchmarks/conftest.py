@@ -1,4 +1,4 @@
-"""What every benchmark's JSON says about the machine, and the table of ratios after a run."""
+"""What every benchmark's JSON says about the machine, and the tables of ratios after a run."""
 
 import os
 
@@ -26,4 +26,4 @@ def pytest_benchmark_update_machine_info(config, machine_info: dict) -> None:
 def pytest_benchmark_update_json(config, benchmarks, output_json: dict) -> None:
     for one in output_json["benchmarks"]:
         one["stats"].pop("data", None)  # every single time: megabytes
-    print("\n" + table.of_ops(output_json))
+    print("\n" + table.of_run(output_json))

@@ -1,19 +1,28 @@
-"""The table of ratios of a run of benchmarks/test_ops.py: `python -m benchmarks.table benchmark.json`."""
+"""The tables of ratios of a run of the benchmarks: `python -m benchmarks.table benchmark.json`."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
 SIDES = ("eager", "compile", "usual", "copy")
+PEERS = ("bound", "tuned", "tuned, bf16", "as published", "torchattacks", "foolbox", "adv-lib", "ART", "auto-attack")
+
+
+def of_run(run: dict) -> str:
+    """Markdown: where it was measured, and a table for ops and one for attacks if the run has any."""
+    machine = run["machine_info"]
+    place = machine.get("gpu") or f"{machine['cpu']['brand_raw']}, {machine['threads']} thread(s)"
+    first = f"{place}; torch {machine['torch']}, fastadv {machine['fastadv']}, {run['datetime'][:10]}"
+    infos = [one["extra_info"] for one in run["benchmarks"]]
+    tables = [of_ops(run)] if any("case" in info for info in infos) else []
+    tables += [of_attacks(run)] if any("attack" in info for info in infos) else []
+    return "\n\n".join([first, *tables])
 
 
 def of_ops(run: dict) -> str:
-    """Markdown: how many times as long as the fused op each other side takes, by the medians."""
-    machine = run["machine_info"]
-    place = machine.get("gpu") or f"{machine['cpu']['brand_raw']}, {machine['threads']} thread(s)"
+    """How many times as long as the fused op each other side takes, by the medians."""
     lines = [
-        f"{place}; torch {machine['torch']}, fastadv {machine['fastadv']}, {run['datetime'][:10]}",
-        "",
         "| op | samples | fused, us | eager | torch.compile | usual form | copy of the bytes |",
         "| --- | --- | --: | --: | --: | --: | --: |",
     ]
@@ -31,5 +40,34 @@ def of_ops(run: dict) -> str:
     return "\n".join(lines)
 
 
+def of_attacks(run: dict) -> str:
+    """How many times as long as fastadv's attack each other side takes; and what each did and found."""
+    infos = [one["extra_info"] for one in run["benchmarks"] if "attack" in one["extra_info"]]
+    columns = [peer for peer in PEERS if any("seconds" in info["sides"].get(peer, {}) for info in infos)]
+    lines = [
+        "fastadv in ms, the others as multiples of it. In brackets: passes forward + backward, a sample; accuracy left",
+        f"of 100%; median norm of the perturbations that succeed. Images of {infos[0]['data']}.",
+        "",
+        f"| attack | network | samples | fastadv, ms | {' | '.join(columns)} |",
+        f"| --- | --- | --: | --: {'| --: ' * len(columns)}|",
+    ]
+    for info in infos:
+        sides = info["sides"]
+        cells = [f"{sides['fastadv']['seconds'] * 1e3:.0f} {_found(sides['fastadv'])}"]
+        for side in (sides.get(peer, {}) for peer in columns):
+            ratio = side["seconds"] / sides["fastadv"]["seconds"] if "seconds" in side else math.nan
+            cells.append(f"{ratio:.2f} {_found(side)}" if "seconds" in side else "")
+        lines.append(f"| {info['attack']} | {info['network']} | {info['samples']} | {' | '.join(cells)} |")
+    skipped = {
+        f"{peer}: {side['skipped']}" for info in infos for peer, side in info["sides"].items() if "skipped" in side
+    }
+    return "\n".join([*lines, *(f"\nskipped: {reason}" for reason in sorted(skipped))])
+
+
+def _found(side: dict) -> str:
+    passes = f"{side['forwards']:.0f}+{side['gradients']:.0f}"
+    return f"({passes}; {side['accuracy']:.1%}; {side['norm']:.3f})" if "norm" in side else f"({passes})"
+
+
 if __name__ == "__main__":
-    print(of_ops(json.loads(Path(sys.argv[1]).read_text())))
+    print(of_run(json.loads(Path(sys.argv[1]).read_text())))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastadv import models
-from fastadv.models import MODELS, LeNet5Wide, Normalize, TwoCirclesNet, build
+from fastadv.models import MODELS, LeNet5Wide, Normalize, ResNet18, SmallCNN, TwoCirclesNet, build
 
 # Name, shape of a sample, classes, parameters: as published for 10 classes (and 2), by the formula for 7.
 NETWORKS = [
@@ -15,13 +15,18 @@ NETWORKS = [
     ("lenet5-wide", (1, 28, 28), 10, 3_274_634),
     ("lenet5-wide", (3, 32, 32), 10, 4_259_274),
     ("lenet5-wide", (3, 32, 32), 7, 4_259_274 - 3 * 1025),
+    ("resnet18", (3, 32, 32), 10, 11_173_962),
+    ("resnet18", (1, 28, 28), 10, 11_172_810),
+    ("resnet18", (3, 32, 32), 100, 11_220_132),
+    ("small-cnn", (1, 28, 28), 10, 312_202),
+    ("small-cnn", (3, 32, 16), 7, 312_202 + 2 * 9 * 32 + (5 * 1 - 4 * 4) * 64 * 200 - 3 * 201),
     ("two-circles-net", (2,), 2, 25),
 ]
 
 
 @pytest.mark.parametrize(("name", "shape", "classes", "parameters"), NETWORKS)
 def test_networks(name, shape, classes, parameters):
-    model = build(name, shape, classes)
+    model = build(name, shape, classes).eval()  # in training, batch norm and dropout let samples depend on others
     assert type(model) is MODELS[name]
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == parameters
     x = torch.rand(3, *shape)
@@ -53,12 +58,15 @@ def test_build_draws_from_the_global_generator():
     ("name", "shape", "classes", "message"),
     [
         ("lenet-5", (1, 28, 28), 10, "'lenet-5': choose one of lenet5, .*did you mean 'lenet5'"),
-        ("xyzzy", (1, 28, 28), 10, "'xyzzy': choose one of lenet5, lenet5-wide, two-circles-net$"),
+        ("xyzzy", (1, 28, 28), 10, "'xyzzy': choose one of lenet5, lenet5-wide, resnet18, small-cnn, two-circles-net$"),
         ("lenet5", (1, 30, 30), 10, r"LeNet5 takes .*\(1, 30, 30\)"),
         ("lenet5", (1, 28, 32), 10, r"LeNet5 takes .*\(1, 28, 32\)"),
         ("lenet5", (28, 28), 10, r"LeNet5 takes .*\(28, 28\)"),
         ("lenet5-wide", (3, 30, 32), 10, r"LeNet5Wide takes .*\(3, 30, 32\)"),
         ("lenet5-wide", (784,), 10, r"LeNet5Wide takes .*\(784,\)"),
+        ("resnet18", (32, 32), 10, r"ResNet18 takes .*\(32, 32\)"),
+        ("small-cnn", (1, 28, 15), 10, r"SmallCNN takes .*\(1, 28, 15\)"),
+        ("small-cnn", (784,), 10, r"SmallCNN takes .*\(784,\)"),
         ("two-circles-net", (3,), 2, r"TwoCirclesNet .*\(3,\), 2"),
         ("two-circles-net", (2,), 10, r"TwoCirclesNet .*\(2,\), 10"),
     ],
@@ -70,6 +78,28 @@ def test_build_refuses(name, shape, classes, message):
 
 def test_wide_lenet_takes_other_sides():
     assert LeNet5Wide((2, 12, 20), 4)(torch.rand(5, 2, 12, 20)).shape == (5, 4)
+
+
+def test_small_cnn_starts_from_zero_logits():
+    assert not SmallCNN()(torch.rand(2, 1, 28, 28)).any()
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_resnet_halves_the_image_three_times(side):
+    model, sides = ResNet18((1, side, side)).eval(), []
+    for layer in model.features[:-2]:
+        layer.register_forward_hook(lambda _, args, out: sides.append(out.shape[-1]))
+    model(torch.rand(2, 1, side, side))
+    assert sides == [side] * 5 + [side // 2] * 2 + [side // 4] * 2 + [4] * 2
+
+
+def test_resnet_blocks_add_to_what_comes_in():
+    same, wider = (block.eval() for block in ResNet18().features[4:6])
+    x = torch.randn(2, 64, 8, 8)
+    for block in (same, wider):
+        nn.init.zeros_(block.residual[-1].weight)
+    torch.testing.assert_close(same(x), x.relu())
+    torch.testing.assert_close(wider(x), wider.shortcut(x).relu())
 
 
 def test_two_circles_logits_are_zero_and_the_score():

@@ -6,13 +6,17 @@ from torch import nn
 
 from .lenet import LeNet5, LeNet5Wide
 from .normalize import Normalize
+from .resnet import ResNet18
+from .small_cnn import SmallCNN
 from .two_circles import TwoCirclesNet
 
-__all__ = ["MODELS", "LeNet5", "LeNet5Wide", "Normalize", "TwoCirclesNet", "build"]
+__all__ = ["MODELS", "LeNet5", "LeNet5Wide", "Normalize", "ResNet18", "SmallCNN", "TwoCirclesNet", "build"]
 
 MODELS: dict[str, type[nn.Module]] = {
     "lenet5": LeNet5,
     "lenet5-wide": LeNet5Wide,
+    "resnet18": ResNet18,
+    "small-cnn": SmallCNN,
     "two-circles-net": TwoCirclesNet,
 }
 
