@@ -2,8 +2,8 @@
 
 Every side runs on a network that counts its passes. After the first run of each, what it found is looked at: fastadv's
 attack has to be as strong as each other to within a point of accuracy, with perturbations no larger. Then they are
-timed again, by turns. ``tuned`` is fastadv with the memory format that `attacks.tuned` finds fastest. `make bench` prints
-the table (benchmarks/table.py): times as ratios, passes, quality.
+timed again, by turns. ``tuned`` is fastadv with the memory format that `attacks.tuned` finds fastest. `make bench`
+prints the table (benchmarks/table.py): times as ratios, passes, quality.
 """
 
 import gc
