@@ -146,13 +146,13 @@ CASES = {
         same=False,
     ),
     **{
-        name: Case(attack, {"eps": EPS}, networks, {"auto-attack": auto_attack(EPS, *parts)}, samples=32, same=False)
-        for name, attack, parts, networks in (
-            ("APGD-CE", "APGD", ["apgd-ce"], (LENET, ROBUST, SMALL)),
-            ("APGD-T", "APGDT", ["apgd-t"], (ROBUST,)),
-            ("FAB-T", "FABT", ["fab-t"], (ROBUST,)),
-            ("Square", "Square", ["square"], (ROBUST,)),
-            ("AutoAttack", "AutoAttack", [], (ROBUST,)),
+        name: Case(attack, options, networks, {"auto-attack": auto_attack(EPS, *parts)}, same=False)
+        for name, attack, options, parts, networks in (
+            ("APGD-CE", "APGD", {"eps": EPS}, ["apgd-ce"], (LENET, ROBUST, SMALL)),
+            ("APGD-T", "APGDT", {"eps": EPS}, ["apgd-t"], (ROBUST,)),
+            ("FAB-T", "FABT", {}, ["fab-t"], (ROBUST,)),
+            ("Square", "Square", {"eps": EPS}, ["square"], (ROBUST,)),
+            ("AutoAttack", "AutoAttack", {"eps": EPS}, [], (ROBUST,)),
         )
     },
 }
@@ -191,7 +191,7 @@ class Timed:
         return x_adv
 
     def median(self) -> float:
-        return statistics.median(self.seconds)
+        return statistics.median(self.seconds[1:] or self.seconds)  # the first call also warms up
 
 
 def _clock() -> float:
