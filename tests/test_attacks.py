@@ -231,6 +231,18 @@ def test_fab_on_a_linear_model_is_the_nearest_hyperplane(kind, classes, norm):
     torch.testing.assert_close(found.norm, distance, rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_first_step_of_fab_is_for_the_nearest_boundary(norm):
+    model, x = linear(48, 5, torch.float64), samples(32, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)
+    distance, nearest = nearest_hyperplane(model, x, norm)
+    found = FAB(steps=1, eta=1.001, norm=norm).run(model, x)
+    torch.testing.assert_close(found.norm, 1.001 * distance)
+    assert torch.equal(found.target, nearest)
+    likeliest = FABT(steps=1, targets=1, eta=1.001, norm=norm).run(model, x)
+    assert (likeliest.norm >= found.norm - 1e-9).all()
+    assert (likeliest.norm > found.norm + 1e-3).any(), "the likeliest class is always the nearest: a weak test"
+
+
 def test_fab_goes_to_the_nearest_boundary_and_fab_t_to_each():
     model, x = Wavy(48, 5), samples(32, *SHAPE)
     fab, fabt = FAB(steps=7).run(model, x), FABT(steps=7, targets=3).run(model, x)
