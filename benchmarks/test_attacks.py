@@ -39,7 +39,7 @@ from .peers import (
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SECONDS = 6.0  # for the rounds of one comparison, beyond the two it has in any case
+SECONDS = 15.0  # for the rounds of one comparison, beyond the first two
 POINT = 0.01  # of accuracy, by which sides may differ
 LARGER = 1.05  # by which a perturbation may be larger than another library's
 
