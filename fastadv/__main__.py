@@ -174,10 +174,9 @@ def train_one(name: str, method: Method, options: Training, train: Dataset, run:
     }
     with progress(f"training {name}", "steps") as step:
 
-        def on_epoch(row: dict[str, float]) -> None:
+        def on_epoch(row: dict[str, float], state: dict[str, Any]) -> None:
             run.log(row)
-            state = {key: value.cpu() for key, value in model.state_dict().items()}
-            run.save({**about, "epoch": row["epoch"], "state": state})
+            run.save({**about, **state})
             shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if key != "epoch")
             say(f"{name}: epoch {row['epoch']}/{options.epochs}: {shown}")
 

@@ -1,22 +1,37 @@
 """fastadv.trainers: every method against its formula, and the loop around them."""
 
+import copy
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 
-from fastadv.attacks import FGSM, PGD, DeepFool
+from fastadv.attacks import FAB, FGSM, PGD, DeepFool, OneStepTargeted
 from fastadv.data import Dataset, load
 from fastadv.evaluation import evaluate
 from fastadv.models import LeNet5, TwoCirclesNet
-from fastadv.trainers import METHODS, Batch, Blind, DeepFoolTraining, FGSMTraining, Method, PGDTraining, Standard, fit
+from fastadv.trainers import (
+    METHODS,
+    Batch,
+    Bilateral,
+    Blind,
+    DeepFoolTraining,
+    FGSMTraining,
+    Method,
+    PGDTraining,
+    Standard,
+    fit,
+)
 
 ADVERSARIAL = {name: method for name, method in METHODS.items() if method is not Standard}
+SMOOTHED = [method for method in METHODS.values() if hasattr(method, "label_smoothing")]
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 adversarial = pytest.mark.parametrize("method", ADVERSARIAL.values(), ids=ADVERSARIAL)
 
@@ -175,13 +190,132 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: Blind(rho=math.nan), "rho must be in"),
         (lambda: Blind(eps=-1), "eps must not be negative, got -1"),
         (lambda: Blind(eps=math.nan), "eps must not be negative"),
-        *[(lambda kind=kind: kind(label_smoothing=1.0), "label_smoothing must be in") for kind in METHODS.values()],
-        *[(lambda kind=kind: kind(label_smoothing=-0.1), "label_smoothing must be in") for kind in METHODS.values()],
+        *[(lambda kind=kind: kind(label_smoothing=1.0), "label_smoothing must be in") for kind in SMOOTHED],
+        *[(lambda kind=kind: kind(label_smoothing=-0.1), "label_smoothing must be in") for kind in SMOOTHED],
+        (lambda: Blind(norm="linf"), "norm must be one of rms, l2, rel, got 'linf'"),
+        (lambda: Bilateral(labels="soft"), "labels must be one of adversarial, smooth, hard, got 'soft'"),
+        (lambda: Bilateral(variant="max"), "variant must be one of main, sup"),
+        (lambda: Bilateral(beta=0.5), "beta must be at least 1, got 0.5"),
+        (lambda: Bilateral(gamma=0), "gamma must be positive, got 0"),
+        (lambda: Bilateral(top_k=-1), "top_k must be a number of classes, or 0 for all, got -1"),
     ],
 )
 def test_wrong_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("norm", ["rms", "l2", "rel"])
+@pytest.mark.parametrize("eps", [None, 0.02])
+def test_blind_cuts_in_the_norm_asked_for(norm, eps):
+    model, batch = a_batch()
+    x = batch.x
+    delta = DeepFool(steps=10)(model, x) - x
+    per_pixel = {"rms": 48**-0.5, "l2": 1.0, "rel": 1 / x.flatten(1).norm(dim=1)}[norm]
+    sizes = delta.flatten(1).norm(dim=1) * per_pixel
+    cut = (sizes.mean() if eps is None else eps) / sizes
+    expected = x + 0.9 * cut.clamp(max=1).view(-1, 1, 1, 1) * delta
+    torch.testing.assert_close(Blind(norm=norm, eps=eps).examples(model, batch), expected)
+    torch.testing.assert_close(batch.stats["mean_norm"], sizes.mean())
+
+
+def test_blind_is_the_same_in_rms_and_l2():
+    model, batch = a_batch()
+    torch.testing.assert_close(Blind(norm="rms").examples(model, batch), Blind(norm="l2").examples(model, batch))
+
+
+def test_blind_takes_other_attacks():
+    model, batch = a_batch()
+    attack = FAB(steps=3)
+    method = Blind(rho=1, eps=math.inf, attack=attack)
+    assert torch.equal(method.examples(model, batch), attack(model, batch.x))
+
+
+def _examples_of_half(rank: int, address: str, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    model, batch = a_batch()
+    mine = slice(0, 6) if rank == 0 else slice(6, None)
+    half = Batch(batch.x[mine], batch.y[mine], batch.index[mine], batch.ids[mine], epoch=0)
+    torch.save(Blind().examples(model, half), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_blind_cuts_at_the_mean_over_all_processes(tmp_path):
+    """Two processes, with batches of 6 and 10, make the samples that one makes of all 16."""
+    address = f"file://{tmp_path}/meeting"
+    torch.multiprocessing.spawn(_examples_of_half, (address, str(tmp_path)), nprocs=2)
+    model, batch = a_batch()
+    together = torch.cat([torch.load(tmp_path / f"{rank}.pt") for rank in range(2)])
+    torch.testing.assert_close(together, Blind().examples(model, batch))
+
+
+def bilateral_labels(logits: Tensor, y: Tensor, beta: float, gamma: float) -> Tensor:
+    """Equations 13, 14 and 18, a sample at a time."""
+    rows = []
+    for z, c in zip(logits, y.tolist(), strict=True):
+        n, v = len(z), (-z.log_softmax(0)).tolist()
+        others = [v[k] for k in range(n) if k != c]
+        v_mc, v_ll = min(others), max(others)
+        spread = sum(others) / (n - 1) - v_mc + gamma
+        eps_y = 1 / (1 + beta / (n - 1) * (v_ll - v_mc + gamma) / spread)
+        rows.append([eps_y / (n - 1) * (v[k] - v_mc + gamma) / spread if k != c else 1 - eps_y for k in range(n)])
+    return torch.tensor(rows, dtype=logits.dtype)
+
+
+def test_bilateral_is_equation_10():
+    """R-MC-LA: the one-step targeted sample under the adversarial label of the natural one."""
+    model, batch = a_batch()
+    x_adv = OneStepTargeted(eps=8 / 255)(model, batch.x, batch.y, batch.ids)
+    y_adv = bilateral_labels(model(batch.x).detach(), batch.y, 9, 0.01)
+    expected = -(y_adv * model(x_adv).log_softmax(1)).sum(1).mean()
+    assert_same_loss(model, Bilateral().loss(model, batch), expected)
+    own = y_adv.gather(1, batch.y.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(batch.stats["label_budget"], 1 - own.mean())
+    torch.testing.assert_close(own, 9 * y_adv.scatter(1, batch.y.unsqueeze(1), 0).amax(1))  # 16, with equality
+    assert ((1 - own > 1 / 10) & (1 - own <= 1 / (1 + 9 / 4))).all()  # 21
+
+
+@pytest.mark.parametrize("labels", ["hard", "smooth"])
+@pytest.mark.parametrize("attack", [PGD(8 / 255, 2 / 255, 7), OneStepTargeted(8 / 255, towards="least_likely")])
+def test_bilateral_without_label_adversary(labels, attack):
+    """Madry-LS, R-LL and their like; for 5 classes and beta 9, equation 19 gives eps_y = 4/13."""
+    model, batch = a_batch()
+    logits = model(attack(model, batch.x, batch.y, batch.ids))
+    share = 0 if labels == "hard" else 4 / 13
+    y_adv = F.one_hot(batch.y, 5) * (1 - share - share / 4) + share / 4
+    expected = -(y_adv * logits.log_softmax(1)).sum(1).mean()
+    assert_same_loss(model, Bilateral(labels=labels, attack=attack).loss(model, batch), expected)
+
+
+def test_bilateral_label_smoothing_of_the_paper_is_half():
+    """beta 9 among 10 classes is the eps_y = 0.5 of R-MC-LS."""
+    y_adv = Bilateral(labels="smooth").soft_labels(torch.randn(3, 10), torch.tensor([0, 4, 9]))
+    torch.testing.assert_close(y_adv.gather(1, torch.tensor([[0], [4], [9]])), torch.full((3, 1), 0.5))
+    assert y_adv.sort(dim=1).values[:, 0].allclose(y_adv.sort(dim=1).values[:, 8])
+
+
+def test_bilateral_sees_the_network_in_eval_mode():
+    model, x, y = BatchNormNet(), samples(8, 3, 6, 6), labels(8, 5)
+    with torch.no_grad():
+        model(x)  # statistics that differ from the batch's
+    batch = Batch(x, y, torch.arange(8), torch.arange(8), 0)
+    frozen = copy.deepcopy(model).eval()
+    x_adv, natural = OneStepTargeted(eps=8 / 255)(frozen, x, y, batch.ids), frozen(x).detach()
+    y_adv = bilateral_labels(natural, y, 9, 0.01)
+    torch.manual_seed(0)  # of dropout
+    expected = -(y_adv * copy.deepcopy(model).train()(x_adv).log_softmax(1)).sum(1).mean()
+    torch.manual_seed(0)
+    torch.testing.assert_close(Bilateral().loss(model.train(), batch), expected)
+
+
+def test_bilateral_means_the_same_budget_in_any_range(images):
+    wide = dataclasses.replace(images, x=2 * images.x - 1, bounds=(-1.0, 1.0))
+    methods = [Bilateral(attack=PGD(8 / 255, 2 / 255, 7)) for _ in range(2)]
+    methods[0].begin(images, seed=3)
+    for _ in range(2):  # a second run does not scale again
+        methods[1].begin(wide, seed=3)
+    assert methods[0].attack == PGD(8 / 255, 2 / 255, 7, seed=3)
+    assert methods[1].attack == PGD(16 / 255, 4 / 255, 7, seed=3, bounds=(-1.0, 1.0))
 
 
 # ---------------------------------------------------------------------------------------------------------- the loop
@@ -203,7 +337,7 @@ def test_every_method_trains(method, images):
     assert weights.isfinite().all()
     assert (weights != bits(lenet())).double().mean() > 0.5
     reported = {"clean_accuracy"} | ({"adversarial_accuracy"} if method is not Standard else set())
-    reported |= {"mean_norm"} if method is Blind else set()
+    reported |= {Blind: {"mean_norm"}, Bilateral: {"label_budget"}}.get(method, set())
     assert row.keys() == {"epoch", "loss", "seconds", "images_per_second"} | reported
     assert row["epoch"] == 1
     assert all(isinstance(value, float | int) and math.isfinite(value) for value in row.values())
@@ -248,7 +382,8 @@ def test_bounds_and_seed_are_those_of_data_and_run(method, images):
     given = method()
     method = dataclasses.replace(given, attack=dataclasses.replace(given.attack, bounds=(0.0, 2.0), seed=3))
     method.begin(images, seed=11)
-    assert method.attack == dataclasses.replace(given.attack, bounds=(0.0, 1.0), seed=11)
+    expected = dataclasses.replace(given.attack, bounds=(0.0, 1.0), seed=11)
+    assert method.attack == (expected.at(given.attack.eps / 2) if isinstance(method, Bilateral) else expected)
 
 
 @every
@@ -322,6 +457,100 @@ def test_fit_is_adam(images):
     assert torch.equal(bits(model), bits(other))
 
 
+def test_sgd_with_milestones_and_weight_decay(images):
+    model, other, recorder = lenet(), lenet(), Recorder()
+    settings = {"optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "milestones": [1, 2]}
+    fit(model, recorder, images, epochs=3, batch_size=12, **settings)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.05, momentum=0.9)
+    for batch in recorder.batches:
+        optimizer.param_groups[0]["lr"] = 0.05 * 0.1**batch.epoch
+        optimizer.zero_grad()
+        decay = sum(p.square().sum() for p in other.parameters() if p.dim() > 1)
+        (F.cross_entropy(other(batch.x), batch.y, label_smoothing=0.1) + 0.01 * decay / 2).backward()
+        optimizer.step()
+    torch.testing.assert_close(bits(model), bits(other))
+
+
+def test_augmentation_comes_before_the_method(images):
+    calls, recorder = [], Recorder()
+
+    def augment(x: Tensor, ids: Tensor, seed: int) -> Tensor:
+        calls.append((ids, seed))
+        return 1 - x
+
+    fit(lenet(), recorder, images, epochs=2, batch_size=12, seed=9, augment=augment)
+    for (ids, seed), batch in zip(calls, recorder.batches, strict=True):
+        assert torch.equal(batch.x, 1 - images.x[batch.index])
+        assert torch.equal(ids, batch.ids)
+        assert seed == 9
+
+
+@dataclass
+class Dropping(Method):
+    """Draws from torch's global generator, as dropout does."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(F.dropout(model(batch.x), 0.3), batch.y)
+
+
+@pytest.mark.parametrize("method", [*METHODS.values(), Dropping])
+def test_a_resumed_run_ends_with_the_same_bits(method, images, tmp_path):
+    settings = {"epochs": 3, "batch_size": 10, "milestones": [2], "weight_decay": 0.01, "seed": 3}
+
+    def run(**more) -> tuple[Tensor, list[dict[str, float]], list[dict]]:
+        model, states = lenet(), []
+        history = fit(model, method(), images, **settings, **more, on_epoch=lambda _, state: states.append(state))
+        return bits(model), history, states
+
+    torch.manual_seed(5)
+    weights, history, states = run()
+    torch.save(states[0], tmp_path / "state.pt")
+    torch.manual_seed(6)
+    again, resumed, later = run(resume=torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(again, weights)
+    assert [state["epoch"] for state in later] == [2, 3]
+    timing = {"seconds", "images_per_second"}
+    assert [{k: row[k] for k in row.keys() - timing} for row in resumed] == [
+        {k: row[k] for k in row.keys() - timing} for row in history
+    ]
+    assert resumed[0] == states[0]["history"][0]
+    assert run(resume=states[-1])[1] == history  # nothing is left to do
+
+
+def test_a_state_of_another_network_is_refused(images):
+    states = []
+    fit(
+        TwoCirclesNet(),
+        Standard(),
+        load("two-circles", "train").take(8),
+        epochs=1,
+        on_epoch=lambda _, s: states.append(s),
+    )
+    for state in (states[0], {"state": lenet().state_dict()}):
+        with pytest.raises(ValueError, match="cannot resume from this state"):
+            fit(lenet(), Standard(), images, epochs=2, resume=state)
+
+
+def test_patience_stops_when_the_figure_no_longer_rises(images):
+    figures = [0.1, 0.3, 0.2, 0.3, 0.25, 0.9]
+    seen, states = [], []
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        seen.append(model)
+        return {"avg_aa": figures[len(seen) - 1], "other": -float(len(seen))}
+
+    model = lenet()
+    options = {"validate": validate, "patience": 3, "batch_size": 24}
+    history = fit(model, Standard(), images, epochs=10, **options, on_epoch=lambda _, state: states.append(state))
+    assert [row["avg_aa"] for row in history] == figures[:5]
+    assert seen == [model] * 5
+    assert (
+        len(fit(lenet(), Standard(), images, epochs=10, **options, resume=states[-1])) == 5
+    )  # it has stopped for good
+    with pytest.raises(ValueError, match="patience 2 needs a figure to watch"):
+        fit(lenet(), Standard(), images, patience=2)
+
+
 def test_stale_gradients_are_not_used(images):
     model = lenet()
     for parameter in model.parameters():
@@ -333,7 +562,13 @@ def test_stale_gradients_are_not_used(images):
 def test_callbacks(images):
     steps, rows = [], []
     history = fit(
-        lenet(), Standard(), images, epochs=2, batch_size=10, on_step=lambda *s: steps.append(s), on_epoch=rows.append
+        lenet(),
+        Standard(),
+        images,
+        epochs=2,
+        batch_size=10,
+        on_step=lambda *s: steps.append(s),
+        on_epoch=lambda row, _: rows.append(row),
     )
     assert steps == [(step, 6) for step in range(1, 7)]
     assert rows == history
@@ -341,12 +576,24 @@ def test_callbacks(images):
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"batch_size": 0}, {"lr": -0.1}, {"lr": math.nan}, {"lr": math.inf}]
+    "options",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"lr": -0.1},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"weight_decay": -1.0},
+        {"patience": -1},
+        {"optimizer": "adma"},
+        {"milestones": [5, 3]},
+        {"milestones": [0]},
+    ],
 )
 def test_fit_refuses(options, images):
     model = lenet()
     ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {re.escape(repr(value))}"):
         fit(model, Standard(), images, **options)
     assert torch.equal(bits(model), bits(lenet()))
 
@@ -359,7 +606,7 @@ class Diverging(Standard):
 def test_a_loss_that_is_not_finite_is_an_error(images):
     rows = []
     with pytest.raises(FloatingPointError, match=r"loss became nan in epoch 2; try a smaller lr than 0.001"):
-        fit(lenet(), Diverging(), images, epochs=3, batch_size=12, on_epoch=rows.append)
+        fit(lenet(), Diverging(), images, epochs=3, batch_size=12, on_epoch=lambda row, _: rows.append(row))
     assert len(rows) == 1
 
 

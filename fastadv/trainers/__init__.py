@@ -1,7 +1,8 @@
 """Training methods, and `fit`, which trains a network by any of them."""
 
-from ._adversarial import AdversarialTraining
+from ._adversarial import AdversarialTraining, AttackMethod
 from ._fit import Batch, Method, check_settings, fit
+from .bilateral import Bilateral
 from .blind import Blind
 from .deepfool import DeepFoolTraining
 from .fgsm import FGSMTraining
@@ -11,7 +12,9 @@ from .standard import Standard
 __all__ = [
     "METHODS",
     "AdversarialTraining",
+    "AttackMethod",
     "Batch",
+    "Bilateral",
     "Blind",
     "DeepFoolTraining",
     "FGSMTraining",
@@ -23,6 +26,7 @@ __all__ = [
 ]
 
 METHODS: dict[str, type[Method]] = {
+    "bilateral": Bilateral,
     "blind": Blind,
     "deepfool": DeepFoolTraining,
     "fgsm": FGSMTraining,

@@ -1,4 +1,4 @@
-"""Training on clean and adversarial samples together, the frame that several methods fill."""
+"""Training on adversarial samples, the frame that most methods fill."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 from ..attacks import Attack
 from ..data import Dataset
-from ._fit import Batch, Method
+from ._fit import Batch, Method, check_share
 
 
 @dataclass
-class AdversarialTraining(Method):
-    """``L(x, y) + L(x_adv, y)``, the sum of clean and adversarial loss (Xie et al., section 2.1), for any attack.
+class AttackMethod(Method):
+    """A method that trains on the samples an attack makes.
 
-    Clean and adversarial halves go through one forward pass. Training sets the attack's `bounds` and `seed` to those of
-    the data and the run.
+    Training sets the attack's `bounds` and `seed` to those of the data and the run.
 
     Args:
         attack: makes the adversarial samples.
@@ -31,6 +30,22 @@ class AdversarialTraining(Method):
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         """The adversarial samples to train on, [B, ...]."""
         return self.attack(model, batch.x, batch.y, batch.ids)
+
+
+@dataclass
+class AdversarialTraining(AttackMethod):
+    """``L(x, y) + L(x_adv, y)``, the sum of clean and adversarial loss (Xie et al., section 2.1), for any attack.
+
+    Clean and adversarial halves go through one forward pass.
+
+    Args:
+        label_smoothing: share of the label spread evenly over all classes; 0.1 in the Blind AT paper's baselines.
+    """
+
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x_adv = self.examples(model, batch)

@@ -1,10 +1,13 @@
 """The one training loop, and what a training method is to it."""
 
+import copy
+import functools
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,8 @@ from torch import Tensor, nn
 from ..data import Dataset
 
 Stats = dict[str, Tensor]
+Row = dict[str, float]
+Augment = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass
@@ -33,17 +38,7 @@ class Batch:
 
 @dataclass
 class Method(ABC):
-    """A training method: its options are its fields, and it says what is minimised.
-
-    Args:
-        label_smoothing: share of the label spread evenly over all classes; 0.1 in the Blind AT paper's baselines.
-    """
-
-    label_smoothing: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+    """A training method: its options are its fields, and it says what is minimised."""
 
     def begin(self, train: Dataset, seed: int) -> None:  # noqa: B027 - most methods have nothing to prepare
         """Called once, before the first epoch."""
@@ -53,13 +48,46 @@ class Method(ABC):
         """The loss to minimise on `batch`, a scalar with a gradient in the model's parameters."""
 
 
-def check_settings(epochs: int, batch_size: int, lr: float) -> None:
+def check_share(name: str, value: float) -> None:
+    """Raises ValueError unless `value` is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def check_settings(
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    optimizer: str = "adam",
+    weight_decay: float = 0.0,
+    milestones: Sequence[int] = (),
+    patience: int = 0,
+) -> None:
     """Raises ValueError for settings that `fit` cannot train with."""
-    for name, count in (("epochs", epochs), ("batch_size", batch_size)):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
-    if not 0 <= lr < math.inf:
-        raise ValueError(f"lr must be finite and not negative, got {lr}")
+    for name, count, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("patience", patience, 0)):
+        if not isinstance(count, int) or count < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {count}")
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    if any(epoch < 1 for epoch in milestones) or list(milestones) != sorted(milestones):
+        raise ValueError(f"milestones must be epochs from 1 on, in order, got {list(milestones)}")
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
+}
+
+
+def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimiser called `name`; weights of layers decay, biases and normalisation (of one dimension) do not."""
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return OPTIMIZERS[name]([group for group in groups if group["params"]], lr=lr)
 
 
 def fit(
@@ -70,15 +98,22 @@ def fit(
     epochs: int = 10,
     batch_size: int = 128,
     lr: float = 1e-3,
+    optimizer: str = "adam",
+    weight_decay: float = 0.0,
+    milestones: Sequence[int] = (),
+    augment: Augment | None = None,
     seed: int = 0,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    patience: int = 0,
+    resume: Mapping[str, Any] | None = None,
     on_step: Callable[[int, int], None] | None = None,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> list[dict[str, float]]:
-    """Trains `model` in place by `method` on `train`, with Adam at a constant rate, and returns the history.
+    on_epoch: Callable[[Row, dict[str, Any]], None] | None = None,
+) -> list[Row]:
+    """Trains `model` in place by `method` on `train` and returns the history.
 
-    The history has a row an epoch: ``epoch`` from 1, ``loss``, ``seconds``, ``images_per_second`` and what the method
-    reports. Data order and random starts depend on `seed` alone; torch's global generator is left to the model
-    (dropout).
+    The history has a row an epoch: ``epoch`` from 1, ``loss``, ``seconds``, ``images_per_second``, what the method
+    reports and what `validate` finds. Data order, augmentation and random starts depend on `seed` alone; torch's global
+    generator is left to the model (dropout).
 
     Args:
         model: any network from samples to logits; it is trained on the device it is on, and left in train mode.
@@ -86,33 +121,50 @@ def fit(
         train: the samples.
         epochs: passes over the data.
         batch_size: samples a step; the last batch of an epoch may be smaller.
-        lr: Adam's learning rate.
-        seed: of data order and random starts.
+        lr: learning rate at the start.
+        optimizer: ``adam``, or ``sgd`` with momentum 0.9.
+        weight_decay: factor of half the squared weights in the loss; biases and normalisation layers have none.
+        milestones: after each of these epochs the learning rate is a tenth of what it was.
+        augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
+        seed: of data order, augmentation and random starts.
+        validate: called with the model after every epoch; gives figures for the history, the first of them the one
+            that `patience` watches, the higher the better.
+        patience: training stops when so many epochs have not raised that figure; 0 never stops early.
+        resume: what `on_epoch` was given last by a run with the same arguments. Training goes on from there to the same
+            bits, and for that sets the state of torch's global generator on the CPU.
         on_step: called after every step with (steps done, steps in all).
-        on_epoch: called after every epoch with its row of the history.
+        on_epoch: called after every epoch with its row of the history and the state to resume from: tensors on the CPU
+            and plain values, of which ``state`` are the model's weights.
 
     Raises:
-        ValueError: for epochs, batch_size or lr out of range.
+        ValueError: for settings out of range, `patience` with nothing to watch, or a `resume` of another network.
         FloatingPointError: when the mean loss of an epoch is NaN or infinite.
     """
-    check_settings(epochs, batch_size, lr)
+    check_settings(epochs, batch_size, lr, optimizer, weight_decay, milestones, patience)
+    if patience and not validate:
+        raise ValueError(f"patience {patience} needs a figure to watch: give validate, or patience 0")
     parameter = next(model.parameters(), None)
     train = train.to(parameter.device if parameter is not None else train.x.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    descent = make_optimizer(model, optimizer, lr, weight_decay)
     method.begin(train, seed)
     model.train()
+    history = _resume(resume, model, descent) if resume else []
     batches = -(-len(train) // batch_size)
-    history = []
-    for epoch in range(epochs):
+    for epoch in range(len(history), epochs):
+        if patience and _stale(history, patience):
+            break
         started = time.perf_counter()
+        for group in descent.param_groups:
+            group["lr"] = lr * 0.1 ** sum(epoch >= milestone for milestone in milestones)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         totals: Stats = {}
         for step, index in enumerate(order.to(train.x.device).split(batch_size)):
-            batch = Batch(train.x[index], train.y[index], index, index + epoch * len(train), epoch)
+            x, ids = train.x[index], index + epoch * len(train)
+            batch = Batch(augment(x, ids, seed) if augment else x, train.y[index], index, ids, epoch)
             loss = method.loss(model, batch)
-            optimizer.zero_grad(set_to_none=True)
+            descent.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            descent.step()
             for name, value in {"loss": loss, **batch.stats}.items():
                 totals[name] = totals.get(name, 0) + value.detach() * (len(index) / len(train))
             if on_step:
@@ -124,7 +176,41 @@ def fit(
             raise FloatingPointError(
                 f"the loss became {means['loss']} in epoch {epoch + 1}; try a smaller lr than {lr:g}"
             )
-        history.append(row)
+        history.append(row | (validate(model) if validate else {}))
         if on_epoch:
-            on_epoch(row)
+            on_epoch(history[-1], _state(model, descent, history))
     return history
+
+
+def _state(model: nn.Module, descent: torch.optim.Optimizer, history: list[Row]) -> dict[str, Any]:
+    """All that the next epoch depends on, as a copy."""
+    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    return {
+        "epoch": len(history),
+        "state": weights,
+        "optimizer": copy.deepcopy(descent.state_dict()),
+        "history": [dict(row) for row in history],
+        "generator": torch.get_rng_state(),
+    }
+
+
+def _resume(state: Mapping[str, Any], model: nn.Module, descent: torch.optim.Optimizer) -> list[Row]:
+    """Puts model, optimiser and torch's generator where `state` says, and returns the history until then."""
+    try:
+        model.load_state_dict(state["state"])
+        descent.load_state_dict(copy.deepcopy(state["optimizer"]))
+        torch.set_rng_state(state["generator"])
+        return [dict(row) for row in state["history"]]
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"cannot resume from this state, which is of another network or incomplete: {type(error).__name__} {error}"
+        ) from None
+
+
+def _stale(history: list[Row], patience: int) -> bool:
+    """Whether the first figure of `validate` has not risen for `patience` epochs."""
+    if not history:
+        return False
+    watched = list(history[0])[list(history[0]).index("images_per_second") + 1]
+    figures = [row[watched] for row in history]
+    return len(figures) - 1 - figures.index(max(figures)) >= patience

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
@@ -13,15 +15,20 @@ from .deepfool import DeepFoolTraining
 class Blind(DeepFoolTraining):
     """DeepFool samples cut off at their mean size and scaled: training without a prescribed budget.
 
-    Not to be confused with bilateral adversarial training, which is also abbreviated BAT.
+    Not to be confused with bilateral adversarial training, which is also abbreviated BAT. With `rho` 1 only the cutoff
+    is left, with `eps` infinite only the scale, with both DeepFool training; with `rho` or `eps` 0 normal training,
+    whose loss counts twice. Under ``torch.distributed``, the mean size is that over all processes' batches.
 
     Args:
         rho: the scale, in [0, 1]; 0.9 in the paper.
-        eps: the cutoff, as an RMS norm (L2 over the root of the number of pixels); by default the mean over the batch.
+        eps: the cutoff, in the units of `norm`; by default the mean over the batch.
+        norm: how size is measured: ``rms`` (L2 over the root of the number of pixels, the paper's), ``l2``, or ``rel``,
+            L2 relative to that of the sample, which weighs the samples of a batch differently.
     """
 
     rho: float = 0.9
     eps: float | None = None
+    norm: str = "rms"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -29,10 +36,28 @@ class Blind(DeepFoolTraining):
             raise ValueError(f"rho must be in [0, 1], got {self.rho}")
         if self.eps is not None and not self.eps >= 0:
             raise ValueError(f"eps must not be negative, got {self.eps}")
+        if self.norm not in ("rms", "l2", "rel"):
+            raise ValueError(f"norm must be one of rms, l2, rel, got {self.norm!r}")
+
+    def sizes(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The size of each perturbation, [B]."""
+        if self.norm == "rel":
+            return ops.row_norms(x_adv, "l2", x) / ops.row_norms(x, "l2").clamp_min(torch.finfo(x.dtype).tiny)
+        return ops.row_norms(x_adv, self.norm, x)
 
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
-        x_adv = super().examples(model, batch)
-        norms = ops.row_norms(x_adv, "rms", batch.x)
-        ops.cutoff_scale(x_adv, batch.x, norms, self.eps, self.rho)  # at eps, or at the mean norm; then rho
-        batch.stats["mean_norm"] = norms.nan_to_num(0, 0, 0).mean()
+        x_adv = super().examples(model, batch)  # delta = x_adv - x
+        sizes = self.sizes(x_adv, batch.x)
+        mean = _mean(sizes)
+        eps = mean if self.eps is None else self.eps
+        ops.cutoff_scale(x_adv, batch.x, sizes, eps, self.rho)  # x + rho * cut(delta, eps)
+        batch.stats["mean_norm"] = mean
         return x_adv
+
+
+def _mean(sizes: Tensor) -> Tensor:
+    """The mean over the batches of all processes, where sizes that are not finite count as 0."""
+    sum_and_count = torch.stack((sizes.nan_to_num(0, 0, 0).double().sum(), sizes.new_tensor(len(sizes)).double()))
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sum_and_count)
+    return (sum_and_count[0] / sum_and_count[1]).to(sizes.dtype)

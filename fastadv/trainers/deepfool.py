@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ..attacks import DeepFool
+from ..attacks import Attack, DeepFool
 from ._adversarial import AdversarialTraining
 from ._fit import Batch
 
@@ -13,10 +13,11 @@ from ._fit import Batch
 class DeepFoolTraining(AdversarialTraining):
     """Training on DeepFool samples, which lie just beyond the decision boundary (Xie et al., section 2.2).
 
-    DeepFool starts from the predicted class; the loss is on the true label.
+    DeepFool starts from the predicted class; the loss is on the true label. Any other attack that looks for the
+    smallest perturbation can take its place, such as DDN (the paper's section 4).
     """
 
-    attack: DeepFool = field(default_factory=lambda: DeepFool(steps=10, overshoot=0.02), kw_only=True)
+    attack: Attack = field(default_factory=lambda: DeepFool(steps=10, overshoot=0.02), kw_only=True)
 
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.attack(model, batch.x, ids=batch.ids)

@@ -5,12 +5,21 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._fit import Batch, Method
+from ._fit import Batch, Method, check_share
 
 
 @dataclass
 class Standard(Method):
-    """Cross-entropy on clean data."""
+    """Cross-entropy on clean data.
+
+    Args:
+        label_smoothing: share of the label spread evenly over all classes.
+    """
+
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(batch.x)
