@@ -22,7 +22,7 @@ BELOW = {
     "ops": "_info",
     "losses": "",
     "models": "",
-    "data": "",
+    "data": "ops",  # augmentations draw from its counter-based generator
     "runs": "",
     "info": "ops",
     "attacks": "ops losses",

@@ -1,5 +1,7 @@
 """Data sets as tensors: ``load(name, split)`` gives a :class:`Dataset`; ``DATASETS`` holds the names.
 
+``AUGMENTATIONS`` holds the random changes that training may make to a batch of images (see `augment`).
+
 A new data set is one file here with a function ``(split) -> Dataset`` and one line in ``DATASETS``. A function that
 reads files from the machine takes ``folder`` and ``download`` as well.
 """
@@ -11,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from .augment import AUGMENTATIONS, Augmentation, CropFlip, ShiftFlip
 from .circles import load_two_circles
 from .dataset import Dataset
 from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
 from .npz import load_npz
 
-__all__ = ["DATASETS", "Dataset", "load"]
+__all__ = ["AUGMENTATIONS", "DATASETS", "Augmentation", "CropFlip", "Dataset", "ShiftFlip", "load"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "fashion-mnist": load_fashion_mnist,
