@@ -9,19 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
+CONFIG = "config.yaml"
 
 
 class Run:
     """A new folder for one run: ``config.yaml``, ``environment.json``, ``metrics.csv`` and ``.jsonl``, the checkpoint.
 
-    Raises FileExistsError where the folder exists, and OSError where it cannot be made; both say which and what to do.
+    With `resume`, the folder may be that of a stopped run with the same `config`, or still be missing. Metrics after
+    its last checkpoint, of an epoch that was not finished, are dropped.
+
+    Raises FileExistsError where the folder exists otherwise, ValueError where it is a run of another `config`, and
+    OSError where it cannot be made; all say which and what to do.
     """
 
-    def __init__(self, folder: str | Path, config: str, environment: dict[str, Any]):
+    def __init__(self, folder: str | Path, config: str, environment: dict[str, Any], resume: bool = False):
         self.folder = Path(folder)
+        if resume and (self.folder / CONFIG).is_file():
+            self._resume(config)
+            return
         try:
             self.folder.mkdir(parents=True)
         except FileExistsError:
@@ -32,8 +41,26 @@ class Run:
             raise OSError(
                 f"cannot make run folder {self.folder} ({error.strerror}): choose another with --out"
             ) from None
-        write_text(self.folder / "config.yaml", config)
+        write_text(self.folder / CONFIG, config)
         write_text(self.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def _resume(self, config: str) -> None:
+        before, now = (yaml.safe_load(text) for text in ((self.folder / CONFIG).read_text(), config))
+        differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if differ:
+            raise ValueError(
+                f"{self.folder} is a run with other settings: {differ[0]} was {before.get(differ[0])!r} and is now "
+                f"{now.get(differ[0])!r}. Give its own (--config {self.folder / CONFIG}), or choose another --out"
+            )
+        stopped = self.resumed()
+        for name in ("metrics.jsonl", "metrics.csv"):
+            (self.folder / name).unlink(missing_ok=True)
+        for row in stopped.get("history", []) if stopped else []:
+            self.log(row)
+
+    def resumed(self) -> dict[str, Any] | None:
+        """The last checkpoint of a run that goes on; None where there is none yet."""
+        return load_checkpoint(self.folder) if (self.folder / CHECKPOINT).is_file() else None
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds a row to metrics.csv and metrics.jsonl; the first row names the columns."""

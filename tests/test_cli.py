@@ -1,6 +1,7 @@
 """The command line end to end: run folders, tables, figures, and what it says about bad input."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -82,6 +83,57 @@ def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
 
 
+def test_a_stopped_run_goes_on(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "run"
+    flags = ["train", "pgd", "--data", images, "--attack.steps", "2", "--batch-size", "40", "--seed", "4"]
+    flags += [
+        "--milestones",
+        "[2]",
+        "--augment",
+        "shift-flip",
+        "--optimizer",
+        "sgd",
+        "--lr",
+        "0.05",
+        "--held-out",
+        "16",
+    ]
+    assert main([*flags, "--epochs", "3", "--out", str(tmp_path / "whole")]) == 0
+    run_on = [*flags, "--epochs", "3", "--out", str(folder), "--resume", "true"]
+    with pytest.MonkeyPatch.context() as patch:
+        save = Run.save
+
+        def save_and_stop(self: Run, checkpoint: dict) -> None:
+            save(self, checkpoint)
+            raise KeyboardInterrupt
+
+        patch.setattr(Run, "save", save_and_stop)
+        assert main(run_on) == 130  # nothing there yet: it begins
+    assert load_checkpoint(folder)["epoch"] == 1
+    capsys.readouterr()
+    assert main([*run_on, "--lr", "0.01"]) == 2
+    assert "lr was 0.05 and is now 0.01" in capsys.readouterr().err
+    assert main(run_on) == 0
+    a, b = load_checkpoint(tmp_path / "whole"), load_checkpoint(folder)
+    assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all(0 <= row["avg_aa"] <= 1 for row in rows)
+
+
+def test_any_attack_can_be_chosen_by_its_name(images: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--data", images, "--epochs", "1", "--attack", "PGD", "--attack.steps", "2", "--labels", "smooth"]
+    flags += ["--mean", "0.5", "--std", "0.5"]
+    assert main(["train", "bilateral", *flags, "--out", str(first)]) == 0
+    assert yaml.safe_load((first / "config.yaml").read_text())["attack"]["class_path"] == "PGD"
+    assert main(["train", "bilateral", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
+    a, b = load_checkpoint(first), load_checkpoint(second)
+    assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
+    assert {key.split(".")[0] for key in a["state"]} == {"model"}  # behind its normalisation
+    assert main(["evaluate", str(first), "--attacks", "pgd", "--transfer-from", str(second)]) == 0
+
+
 def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"
     flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool, apgd"]
@@ -122,6 +174,11 @@ def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> 
         (["train", "standard", "--test.eps", "-1"], "eps must be positive, got -1"),
         (["train", "standard", "--test.attacks", "pdg"], "unknown attack 'pdg'"),
         (["train", "standard", "--test.theta", "0"], "theta must be positive, got 0"),
+        (["train", "standard", "--augment", "mirror"], "augment must be one of none, crop-flip"),
+        (["train", "standard", "--optimizer", "lion"], "optimizer must be one of adam, sgd, got 'lion'"),
+        (["train", "standard", "--patience", "3"], "needs samples to measure on: set held_out"),
+        (["train", "standard", "--held-out", "6000"], "held_out must leave samples to train on"),
+        (["train", "standard", "--resume", "true"], "resume needs --out"),
         (["compare", "standard", "normal"], "unknown method 'normal'"),
         (["evaluate", "no-such-run"], "no checkpoint at no-such-run"),
         (["train", "standard", "--out", "/proc/run"], "cannot make run folder"),
@@ -170,7 +227,8 @@ def test_checkpoints_are_read_without_running_code(tmp_path: Path, images: str) 
 def test_every_method_has_its_flags(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["train", name, "--help"])
-    assert "--label_smoothing" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert [field.name for field in dataclasses.fields(METHODS[name]) if f"--{field.name}" not in printed] == []
 
 
 def test_info_is_a_doctor() -> None:

@@ -31,7 +31,8 @@ BELOW = {
     "evaluation": "ops losses attacks data.Dataset",
     "report": "ops losses attacks data.Dataset trainers evaluation",
     "compat": "ops models runs attacks",
-    "__main__": "ops losses models data runs info attacks trainers evaluation report",
+    "commands": "ops losses models data runs info attacks trainers evaluation report",
+    "__main__": "info trainers commands",
 }
 
 
@@ -107,7 +108,7 @@ def test_an_import_upwards_is_found(file, source, line):
         ("trainers/_fit.py", "from ..data import Dataset\nfrom fastadv.data.dataset import Dataset"),
         ("evaluation/__init__.py", "from ..attacks._ascend import isolated\nfrom ._curve import AACurve"),
         ("__init__.py", "from . import attacks\nfrom .ops import backend"),
-        ("__main__.py", "from . import __version__, models\nfrom .trainers import fit"),
+        ("commands.py", "from . import __version__, models\nfrom .trainers import fit"),
     ],
 )
 def test_an_import_downwards_is_not(file, source):

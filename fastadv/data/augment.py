@@ -87,7 +87,12 @@ class ShiftFlip:
         return _mirrored(image, self.flip & (side < 0.5), x)
 
 
-AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "crop-flip": CropFlip(), "shift-flip": ShiftFlip()}
+AUGMENTATIONS: dict[str, Augmentation | None] = {
+    "none": None,
+    "crop-flip": CropFlip(),
+    "crop-flip-grey": CropFlip(fill=0.5),  # which a network that sees [-1, 1] takes for 0
+    "shift-flip": ShiftFlip(),
+}
 
 
 def _draw(name: str, x: Tensor, ids: Tensor, seed: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,387 @@
+"""What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
+
+import dataclasses
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from . import models, report
+from .attacks import ATTACKS, Attack, DeepFool, MultiAttack
+from .data import AUGMENTATIONS, Dataset, load
+from .evaluation import PROTOCOL, Evaluation, evaluate
+from .info import environment
+from .runs import Run, load_checkpoint
+from .trainers import METHODS, AttackMethod, Method, Standard, check_settings, fit
+
+History = list[dict[str, float]]
+console = Console(width=None if sys.stdout.isatty() else 130)
+
+
+@dataclass
+class Data:
+    """Which data.
+
+    Args:
+        data: fashion-mnist, fashion-mnist-mini (inside the package), two-circles, or the path of an .npz file with
+            x_train, y_train, x_test, y_test.
+        folder: where the files of the data set are; by default the usual places are searched.
+        download: fetch missing files of the data set, checksummed.
+        device: cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
+    """
+
+    data: str = "fashion-mnist-mini"
+    folder: str | None = None
+    download: bool = False
+    device: str = "auto"
+
+    def load(self, split: Literal["train", "test"]) -> Dataset:
+        found = load(self.data, split, folder=self.folder, download=self.download)
+        return found.to(self.pick_device())
+
+    def pick_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {self.device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+@dataclass
+class Training(Data):
+    """How to train.
+
+    Args:
+        model: the network, a name from fastadv.models.
+        mean: what is subtracted from every pixel before the network sees it.
+        std: what the difference is divided by; 0.5 and 0.5 show images in [0, 1] to the network as [-1, 1].
+        epochs: passes over the training data.
+        batch_size: samples a step.
+        lr: learning rate at the start.
+        optimizer: adam, or sgd with momentum 0.9.
+        weight_decay: of weights; biases and normalisation layers have none.
+        milestones: after each of these epochs the learning rate is a tenth of what it was.
+        augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5) or shift-flip.
+        train_limit: how many training samples, from the first on; 0 takes all.
+        held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch.
+        patience: training stops when so many epochs have not raised that avg-AA(1); 0 trains all epochs.
+        seed: of the initial weights, the order of the data, augmentation and random starts.
+        out: the run folder, which must not exist; by default one under runs/, named after the run.
+        resume: go on from the last whole epoch of the run in --out, where there is one.
+    """
+
+    model: str = "lenet5"
+    mean: float = 0.0
+    std: float = 1.0
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    milestones: list[int] = field(default_factory=list)
+    augment: str = "none"
+    train_limit: int = 0
+    held_out: int = 0
+    patience: int = 0
+    seed: int = 0
+    out: str | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(**{name: getattr(self, name) for name in inspect.signature(check_settings).parameters})
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        for name in ("train_limit", "held_out"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a number of samples, got {getattr(self, name)}")
+        if self.patience and not self.held_out:
+            raise ValueError(f"patience {self.patience} needs samples to measure on: set held_out, or patience 0")
+        if self.resume and not self.out:
+            raise ValueError("resume needs --out, the folder of the run to go on with")
+
+    def training_data(self) -> Dataset:
+        found = self.load("train")
+        return found.take(self.train_limit) if self.train_limit else found
+
+    def split(self, train: Dataset) -> tuple[Dataset, Dataset | None]:
+        """What is trained on, and what is held out."""
+        if not self.held_out:
+            return train, None
+        if self.held_out >= len(train):
+            raise ValueError(f"held_out must leave samples to train on: {self.held_out} of {len(train)} were asked for")
+        return train.take(len(train) - self.held_out), train.subset(slice(-self.held_out, None))
+
+    def build(self, train: Dataset) -> nn.Module:
+        torch.manual_seed(self.seed)
+        model = build_network(self.model, train.sample_shape, len(train.classes), self.mean, self.std)
+        return model.to(train.x.device)
+
+    def run_folder(self, what: str) -> Path:
+        name = f"{what}-{Path(self.data).stem}-{self.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return Path(self.out or Path("runs", name))
+
+
+def build_network(name: str, shape: Sequence[int], classes: int, mean: float, std: float) -> nn.Module:
+    """The network called `name`, which sees ``(x - mean) / std``."""
+    network = models.build(name, tuple(shape), classes)
+    if (mean, std) == (0, 1):
+        return network
+    channels = shape[0] if len(shape) == 3 else 1
+    return models.Normalize(network, [mean] * channels, [std] * channels)
+
+
+@dataclass
+class Testing:
+    """How to evaluate.
+
+    Args:
+        attacks: which attacks, with commas between: deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
+            within eps/2) as in the Blind AT paper; autoattack, square or any other with its usual settings.
+        eps: L-infinity budget of the attacks that have one; `compare` trains FGSM-AT and PGD-AT with it, too.
+        theta: average adversarial accuracy is taken over budgets from 0 to theta, RMS norm.
+        limit: how many test samples, from the first on; 0 takes all.
+        label: attacks move away from the true label, or from the model's own prediction (as in the Blind AT paper).
+        at_once: test samples attacked at a time; it decides memory and speed only.
+    """
+
+    attacks: str = ",".join(PROTOCOL)
+    eps: float = 0.1
+    theta: float = 0.08
+    limit: int = 1000
+    label: Literal["true", "pred"] = "true"
+    at_once: int = 500
+
+    def __post_init__(self) -> None:
+        for name, value in (("eps", self.eps), ("theta", self.theta), ("at_once", self.at_once)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.limit < 0:
+            raise ValueError(f"limit must be a number of samples, or 0 for all, got {self.limit}")
+        self.chosen()
+
+    def chosen(self) -> dict[str, Attack]:
+        known = {name: kind() for name, kind in ATTACKS.items() if kind is not MultiAttack} | PROTOCOL
+        names = [name.strip() for name in self.attacks.split(",") if name.strip()]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"unknown attack {name!r}: choose among {', '.join(sorted(known))}")
+        return {name: budgeted(known[name], self.eps) for name in names}
+
+    def samples(self, source: Data) -> Dataset:
+        test = source.load("test")
+        return test.take(self.limit) if self.limit else test
+
+    def evaluate(self, model: nn.Module, test: Dataset, name: str, source: nn.Module | None = None) -> Evaluation:
+        settings = {"label": self.label, "batch_size": self.at_once, "source": source}
+        with progress(f"evaluating {name}", "batches") as step:
+            return evaluate(model, test, self.chosen(), **settings, on_step=step)
+
+
+def budgeted(attack: Attack, eps: float) -> Attack:
+    """`attack` at the budget `eps`, where it has one."""
+    return attack.at(eps) if attack.has_budget else attack
+
+
+@contextmanager
+def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and remaining time, advanced by calls of (done, in all); nothing where output is no terminal."""
+    rate = TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s")
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate]
+    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+    started = time.monotonic()
+    with bar if console.is_terminal else nullcontext():
+        task = bar.add_task(title, total=None, rate=0.0)
+
+        def step(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=done / (time.monotonic() - started))
+
+        yield step
+
+
+def say(line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def train_one(name: str, method: Method, options: Training, data: Dataset, run: Run) -> tuple[nn.Module, History]:
+    """Trains a fresh network by `method`; after every epoch, `run` has its metrics and all that is needed to go on."""
+    model = options.build(data)
+    train, held_out = options.split(data)
+    about = {
+        "method": name,
+        "model": options.model,
+        "mean": options.mean,
+        "std": options.std,
+        "data": options.data,
+        "shape": list(train.sample_shape),
+        "classes": list(train.classes),
+    }
+    stopped = run.resumed()
+    if stopped and "history" not in stopped:
+        raise ValueError(f"{run.folder} was written by a fastadv that could not resume: train anew, to another --out")
+
+    def avg_aa(model: nn.Module) -> dict[str, float]:
+        found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)})
+        return {"avg_aa": found.results["deepfool"].curve.average(1.0)}
+
+    with progress(f"training {name}", "steps") as step:
+
+        def on_epoch(row: dict[str, float], state: dict[str, Any]) -> None:
+            run.log(row)
+            run.save({**about, **state})
+            shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if key != "epoch")
+            say(f"{name}: epoch {row['epoch']}/{options.epochs}: {shown}")
+
+        history = fit(
+            model,
+            method,
+            train,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            optimizer=options.optimizer,
+            weight_decay=options.weight_decay,
+            milestones=options.milestones,
+            augment=AUGMENTATIONS[options.augment],
+            seed=options.seed,
+            validate=avg_aa if held_out else None,
+            patience=options.patience,
+            resume=stopped,
+            on_step=step,
+            on_epoch=on_epoch,
+        )
+    return model, history
+
+
+def seconds_of_normal_epoch(options: Training, train: Dataset, batches: int = 50) -> float:
+    """What an epoch of normal training takes here, from `batches` batches of it on a network of its own."""
+    sample = train.take(batches * options.batch_size)
+    model, plain = options.build(train), {"batch_size": options.batch_size, "epochs": 1}
+    fit(model, Standard(), sample.take(5 * options.batch_size), **plain)  # warm-up
+    return fit(model, Standard(), sample, **plain)[0]["seconds"] * len(train) / len(sample)
+
+
+def seconds_per_epoch(history: History) -> float:
+    return sum(row["seconds"] for row in history) / len(history)
+
+
+def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module], test: Dataset, theta: float) -> None:
+    """Prints the table and writes it to `folder`, with the figures that can be drawn of these models."""
+    report.write_table(entries, theta, folder / "table.csv")
+    written = [folder / "table.csv"]
+    results = entries[0].evaluation.results
+    for name, result in results.items():
+        if result.curve is not None:
+            curves = {entry.name: entry.evaluation.results[name].curve for entry in entries}
+            written.append(report.plot_aa_curves(curves, theta, name, folder / f"aa_{name}.png"))
+    attacks = [result.attack for result in results.values() if result.curve is None]
+    if attacks and len(test.sample_shape) == 3:
+        models = {entry.name: network for entry, network in zip(entries, networks, strict=True)}
+        written.append(report.plot_examples(models, test, attacks[-1], folder / "examples.png"))
+    console.print(report.table(entries, theta))
+    say("written: " + ", ".join(str(path) for path in sorted([*written, *folder.glob("history.png")])))
+
+
+def as_yaml(*settings: Any, **more: Any) -> str:
+    """Settings as the YAML that --config takes; not where the run is, which another run must not share."""
+    values = {}
+    for each in settings:
+        values |= {key: _plain(each, key) for key in dataclasses.asdict(each) if key not in ("out", "resume")}
+    return yaml.safe_dump(json.loads(json.dumps(values | more)), sort_keys=False)
+
+
+def _plain(settings: Any, key: str) -> Any:
+    value = getattr(settings, key)
+    if isinstance(value, Attack):
+        return {"class_path": type(value).__name__, "init_args": dataclasses.asdict(value)}
+    return value
+
+
+def train(name: str, method: Method, options: Training, testing: Testing) -> None:
+    """``fastadv train METHOD``."""
+    train_set, test = options.training_data(), testing.samples(options)
+    options.build(train_set)  # an impossible choice should leave no run folder behind
+    options.split(train_set)
+    config = as_yaml(method, options, test=dataclasses.asdict(testing))
+    run = Run(options.run_folder(name), config, environment(), resume=options.resume)
+    model, history = train_one(name, method, options, train_set, run)
+    report.plot_history({name: history}, run.folder / "history.png")
+    seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, train_set)
+    say(
+        f"an epoch of {len(train_set)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
+        f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
+    )
+    entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
+    conclude(run.folder, [entry], [model], test, testing.theta)
+
+
+def compare(names: list[str], options: Training, testing: Testing) -> None:
+    """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
+    methods = {}
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
+        methods[name] = method = METHODS[name]()
+        if isinstance(method, AttackMethod):
+            method.attack = budgeted(method.attack, testing.eps)
+    train_set, test = options.training_data(), testing.samples(options)
+    options.build(train_set)
+    options.split(train_set)
+    folder = Run(options.run_folder("compare"), as_yaml(options, testing), environment(), resume=options.resume).folder
+    entries, networks, histories = [], [], {}
+    for name, method in methods.items():
+        config = as_yaml(method, options, test=dataclasses.asdict(testing))
+        run = Run(folder / name, config, environment(), resume=options.resume)
+        model, histories[name] = train_one(name, method, options, train_set, run)
+        networks.append(model)
+        entries.append(report.Entry(name, testing.evaluate(model, test, name), seconds_per_epoch(histories[name])))
+    report.plot_history(histories, folder / "history.png")
+    conclude(folder, entries, networks, test, testing.theta)
+
+
+def load_network(checkpoint: str | Path, test: Dataset) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained network of a run, on the device of `test`, and what else its checkpoint says of it.
+
+    Raises ValueError where it was trained on samples of another kind than those of `test`.
+    """
+    saved = load_checkpoint(checkpoint)
+    if list(test.sample_shape) != saved["shape"] or len(test.classes) != len(saved["classes"]):
+        raise ValueError(
+            f"{checkpoint} was trained on samples of {saved['shape']} in {len(saved['classes'])} classes, but "
+            f"{test.name} has {list(test.sample_shape)} in {len(test.classes)}: choose other data with --data"
+        )
+    scale = saved.get("mean", 0.0), saved.get("std", 1.0)
+    model = build_network(saved["model"], saved["shape"], len(saved["classes"]), *scale).to(test.x.device)
+    try:
+        model.load_state_dict(saved["state"])
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {checkpoint} do not fit {saved['model']}: {error}") from None
+    return model, saved
+
+
+def evaluate_checkpoint(
+    checkpoint: str, source: Data, testing: Testing, out: str | None, transfer_from: str | None
+) -> None:
+    """``fastadv evaluate CHECKPOINT``, on the data it was trained with unless others are named."""
+    source.data = source.data or load_checkpoint(checkpoint)["data"]
+    test = testing.samples(source)
+    model, saved = load_network(checkpoint, test)
+    other = load_network(transfer_from, test)[0] if transfer_from else None
+    run = Run(out, as_yaml(source, testing, transfer_from=transfer_from), environment()) if out else None
+    name = saved["method"]
+    entry = report.Entry(name, testing.evaluate(model, test, name, other))
+    if run:
+        conclude(run.folder, [entry], [model], test, testing.theta)
+    else:
+        console.print(report.table([entry], testing.theta))
