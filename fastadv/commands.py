@@ -74,7 +74,7 @@ class Training(Data):
         weight_decay: of weights; biases and normalisation layers have none.
         milestones: after each of these epochs the learning rate is a tenth of what it was.
         augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5) or shift-flip.
-        train_limit: how many training samples, from the first on; 0 takes all.
+        per_class: how many training samples of each class, from the first on; 0 takes all.
         held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch.
         patience: training stops when so many epochs have not raised that avg-AA(1); 0 trains all epochs.
         seed: of the initial weights, the order of the data, augmentation and random starts.
@@ -92,7 +92,7 @@ class Training(Data):
     weight_decay: float = 0.0
     milestones: list[int] = field(default_factory=list)
     augment: str = "none"
-    train_limit: int = 0
+    per_class: int = 0
     held_out: int = 0
     patience: int = 0
     seed: int = 0
@@ -103,7 +103,7 @@ class Training(Data):
         check_settings(**{name: getattr(self, name) for name in inspect.signature(check_settings).parameters})
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
-        for name in ("train_limit", "held_out"):
+        for name in ("per_class", "held_out"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be a number of samples, got {getattr(self, name)}")
         if self.patience and not self.held_out:
@@ -113,7 +113,7 @@ class Training(Data):
 
     def training_data(self) -> Dataset:
         found = self.load("train")
-        return found.take(self.train_limit) if self.train_limit else found
+        return found.per_class(self.per_class) if self.per_class else found
 
     def split(self, train: Dataset) -> tuple[Dataset, Dataset | None]:
         """What is trained on, and what is held out."""

@@ -89,6 +89,13 @@ class Dataset:
             raise ValueError(f"{self.name}: take needs at least one sample, got {n}")
         return self.subset(slice(n))
 
+    def per_class(self, n: int) -> "Dataset":
+        """The first ``n`` samples of each class, in the order of the data. Raises ValueError for n < 1."""
+        if n < 1:
+            raise ValueError(f"{self.name}: per_class needs at least one sample of each class, got {n}")
+        own = torch.nn.functional.one_hot(self.y, len(self.classes))
+        return self.subset((own.cumsum(0) * own).sum(1) <= n)
+
     def subset(self, index: Tensor | Sequence[int] | slice) -> "Dataset":
         """The samples that ``index`` names: positions [M] in the order given, a mask [N], or a slice."""
         return replace(self, x=self.x[index], y=self.y[index])

@@ -11,8 +11,19 @@ from .. import ops
 from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
 from ..data import Dataset
 from ._curve import AACurve, radial_curve
+from ._gradients import GradientNorms, gradient_norms
 
-__all__ = ["PROTOCOL", "AACurve", "Evaluation", "Result", "evaluate", "radial_curve", "swept_curve"]
+__all__ = [
+    "PROTOCOL",
+    "AACurve",
+    "Evaluation",
+    "GradientNorms",
+    "Result",
+    "evaluate",
+    "gradient_norms",
+    "radial_curve",
+    "swept_curve",
+]
 
 PROTOCOL: dict[str, Attack] = {
     "fgsm": FGSM(eps=0.1),

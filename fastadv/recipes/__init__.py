@@ -1,0 +1,220 @@
+"""Published experiments. A YAML file here is one row of a published table: what is trained, how it is evaluated, and
+what was printed. ``two_circles`` and ``propositions`` are experiments with programs of their own.
+"""
+
+import difflib
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from ..attacks import ATTACKS, Attack
+from ..data import Dataset
+from ..evaluation import Result, evaluate, gradient_norms
+from ..trainers import METHODS, Method
+
+__all__ = ["Figure", "Protocol", "Recipe", "load", "measure", "names", "protocol", "select"]
+
+FOLDER = Path(__file__).parent
+PROTOCOLS = "protocols.yaml"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of a published table.
+
+    `paper`, `row`: where it was printed. `training`: data, network and schedule, as ``fastadv train`` has them.
+    `method`: its name, `options`: what of it differs from the defaults, or matters. `evaluation`: the name of a
+    `Protocol`. `printed`: the figures, accuracies in percent; keys are ``clean``, ``gradient`` (see `GradientNorms`, here
+    in the units in which the network sees the data), or attacks of the protocol, followed by `` from NAME`` for samples
+    made on the network of that recipe; values are a figure, at the protocol's budget, or figures by budget, ``norm`` or
+    ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`: an
+    option of the method and the values that it takes in turn. `note`: what was left open in print.
+    """
+
+    name: str
+    paper: str
+    row: str
+    training: dict[str, Any]
+    method: str
+    options: dict[str, Any]
+    evaluation: str
+    printed: dict[str, Any]
+    vary: dict[str, list[Any]] = field(default_factory=dict)
+    note: str = ""
+
+    def build_method(self) -> Method:
+        """The training method with its options."""
+        options = {key: _attack(value) if key == "attack" else value for key, value in self.options.items()}
+        return METHODS[self.method](**options)
+
+    def sources(self) -> list[str]:
+        """The recipes whose networks samples are made on."""
+        return sorted({key.partition(" from ")[2] for key in self.printed} - {""})
+
+    def variants(self) -> "list[Recipe]":
+        """The recipe for every value of the option that varies, or itself."""
+        if not self.vary:
+            return [self]
+        ((option, values),) = self.vary.items()
+        return [
+            replace(self, name=f"{self.name}/{option}={value}", options=_with(self.options, option, value), vary={})
+            for value in values
+        ]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a paper evaluates: `attacks` by name, with a budget of 1 where the figures give budgets, and `label`, what
+    they move away from (see `fastadv.evaluate`); `labels` of attacks that differ in that.
+    """
+
+    label: str
+    attacks: dict[str, Attack]
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a table, `measured` and as `printed`: percent, or a norm."""
+
+    name: str
+    measured: float
+    printed: float | None
+
+
+def names() -> list[str]:
+    """All recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.name != PROTOCOLS)
+
+
+def select(patterns: Iterable[str]) -> list[Recipe]:
+    """The recipes that any of `patterns` names, such as ``blind-fashion-mnist-*``, each once, in the order given.
+
+    Raises ValueError for a pattern that names none.
+    """
+    found: dict[str, Recipe] = {}
+    for pattern in patterns:
+        matching = fnmatch.filter(names(), pattern)
+        if not matching:
+            near = difflib.get_close_matches(pattern, names(), n=1)
+            guess = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"no recipe is called {pattern!r}{guess} See fastadv reproduce --list true")
+        found |= {name: load(name) for name in matching}
+    return list(found.values())
+
+
+def load(name: str) -> Recipe:
+    """The recipe called `name`. Raises ValueError for one that misses something or has something unknown."""
+    given = _read(FOLDER / f"{name}.yaml")
+    try:
+        ((method, options),) = given.pop("method").items()
+        return Recipe(name=name, method=method, options=options or {}, **given)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"recipe {name}: {error}") from None
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol called `name` in protocols.yaml."""
+    given = _read(FOLDER / PROTOCOLS)[name]
+    labels = {key: settings.pop("label", given["label"]) for key, settings in given["attacks"].items()}
+    return Protocol(given["label"], {key: _attack(settings) for key, settings in given["attacks"].items()}, labels)
+
+
+def measure(
+    recipe: Recipe,
+    model: nn.Module,
+    test: Dataset,
+    networks: Mapping[str, nn.Module],
+    *,
+    batch_size: int = 500,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[Figure]:
+    """Every figure of `recipe`, for the trained `model`, on `test`.
+
+    Args:
+        recipe: names attacks, budgets and printed figures.
+        model: the network trained by it.
+        test: the samples.
+        networks: the trained networks of ``recipe.sources()``, by name.
+        batch_size: samples attacked at a time.
+        on_step: called with (figures done, figures in all).
+    """
+    rules = protocol(recipe.evaluation)
+    wanted = [(key, what, value) for key, figure in recipe.printed.items() for what, value in _items(figure)]
+
+    @functools.cache
+    def attacked(key: str, budget: float | None) -> Result:
+        name, _, source = key.partition(" from ")
+        attack = rules.attacks[name] if budget is None else rules.attacks[name].at(budget)
+        other = networks[source] if source else None
+        settings = {"label": rules.labels[name], "batch_size": batch_size, "source": other}
+        return evaluate(model, test, {key: attack}, **settings).results[key]
+
+    @functools.cache
+    def gradients() -> dict[str, float]:
+        unit = recipe.training.get("std", 1.0) ** 2  # the square of dx / d((x - mean) / std)
+        return {name: unit * value for name, value in gradient_norms(model, test).summary().items()}
+
+    def measured(key: str, what: Any) -> float:
+        if key == "clean":
+            return 100 * evaluate(model, test, {}, batch_size=batch_size).clean
+        if key == "gradient":
+            return gradients()[what]
+        has_budget = rules.attacks[key.partition(" from ")[0]].has_budget
+        return _figure(attacked(key, what if has_budget else None), what)
+
+    figures = []
+    for key, what, printed in wanted:
+        figures.append(Figure(key if what is None else f"{key} {what}", measured(key, what), printed))
+        if on_step:
+            on_step(len(figures), len(wanted))
+    return figures
+
+
+def _figure(result: Result, what: float | str | None) -> float:
+    """What a figure called `what` says of `result`."""
+    if what == "norm":
+        return result.norm
+    if isinstance(what, str) and result.curve is not None:
+        return 100 * result.curve.average(float(what.removeprefix("avg-AA(").removesuffix(")")))
+    if result.curve is not None and what is not None:
+        return 100 * result.curve(what)
+    return 100 * result.accuracy
+
+
+def _items(figure: Any) -> list[tuple[Any, float | None]]:
+    return list(figure.items()) if isinstance(figure, Mapping) else [(None, figure)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML file in which numbers may be fractions, such as 8/255."""
+    return _numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _numbers(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {_numbers(key): _numbers(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_numbers(value) for value in tree]
+    if isinstance(tree, str) and (fraction := re.fullmatch(r"(\d+)/(\d+)", tree)):
+        return int(fraction[1]) / int(fraction[2])
+    return tree
+
+
+def _attack(settings: Mapping[str, Any]) -> Attack:
+    """An attack from its name in `ATTACKS` and its options."""
+    options = dict(settings)
+    return ATTACKS[options.pop("name")](**options)
+
+
+def _with(options: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """`options` with the one at `path`, such as ``attack.eps``, set to `value`."""
+    first, _, rest = path.partition(".")
+    return {**options, first: _with(options[first], rest, value) if rest else value}
