@@ -34,8 +34,8 @@ class Data:
     """Which data.
 
     Args:
-        data: fashion-mnist, fashion-mnist-mini (inside the package), two-circles, or the path of an .npz file with
-            x_train, y_train, x_test, y_test.
+        data: cifar10, cifar100, fashion-mnist, fashion-mnist-mini (inside the package), mnist, svhn, two-circles, or
+            the path of an .npz file with x_train, y_train, x_test, y_test.
         folder: where the files of the data set are; by default the usual places are searched.
         download: fetch missing files of the data set, checksummed.
         device: cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
@@ -349,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)
         return 2
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"fastadv: {error}", file=sys.stderr)
         return 2
     return 0
