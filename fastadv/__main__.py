@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)
         return 2
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"fastadv: {error}", file=sys.stderr)
         return 2
     return 0

@@ -169,6 +169,7 @@ def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> 
         (["train", "standard", "--data", "fashion-mnits"], "Did you mean 'fashion-mnist'"),
         (["train", "standard", "--data", "nowhere.npz"], "nowhere.npz"),
         (["train", "standard", "--data", "fashion-mnist", "--folder", "no/such/folder"], "no/such/folder"),
+        (["train", "standard", "--data", "svhn"], "To fix: pip install scipy"),
         (["train", "standard", "--epochs", "0"], "epochs must be a whole number of at least 1"),
         (["train", "standard", "--device", "tpu9"], "device 'tpu9' cannot be used here"),
         (["train", "standard", "--test.eps", "-1"], "eps must be positive, got -1"),
@@ -188,6 +189,7 @@ def test_bad_input_gets_one_clear_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # as where it is not installed
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

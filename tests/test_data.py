@@ -2,24 +2,29 @@
 
 import gzip
 import hashlib
+import io
 import math
 import re
 import shutil
 import struct
-from dataclasses import FrozenInstanceError
+import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fastadv.data import DATASETS, Dataset, fashion_mnist, load
-from fastadv.data.idx import IdxFile, write_idx
+from fastadv.data import DATASETS, Dataset, cifar, fashion_mnist, files, load, mnist, svhn
+from fastadv.data.idx import IdxFile, image_files, write_idx
 from fastadv.data.make_mini import make_mini, mini_rows
 
 IMAGES, LABELS = fashion_mnist.MINI_FILES["test"]
+FULL = files.SYSTEM / "fashion-mnist"
 needs_full_set = pytest.mark.skipif(
-    not fashion_mnist.SYSTEM.is_dir(), reason="full Fashion-MNIST (Debian package dataset-fashion-mnist) not installed"
+    not FULL.is_dir(), reason="full Fashion-MNIST (Debian package dataset-fashion-mnist) not installed"
 )
 
 
@@ -205,8 +210,9 @@ def places(tmp_path, monkeypatch) -> dict[str, Path]:
     for folder in folders.values():
         folder.mkdir()
     monkeypatch.setattr(fashion_mnist, "FILES", fashion_mnist.MINI_FILES)
-    monkeypatch.setattr(fashion_mnist, "SYSTEM", folders["system"])
-    monkeypatch.setattr(fashion_mnist, "URL", folders["server"].as_uri())
+    monkeypatch.setattr(files, "SYSTEM", folders["system"])
+    for module, name in ((fashion_mnist, "SOURCE"), *((module, source) for module, source, _, _ in STAND_INS.values())):
+        monkeypatch.setattr(module, name, replace(getattr(module, name), url=folders["server"].as_uri()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folders["cache"]))
     monkeypatch.setenv("FASTADV_DATA", str(folders["env"]))
     return folders
@@ -223,10 +229,11 @@ def spoil(folder: Path) -> None:
 
 
 def subfolder(place: str) -> str:
-    return {"env/sub": "env/fashion-mnist", "cache": "cache/fastadv/fashion-mnist"}.get(place, place)
+    inside = {"env/sub": "env/fashion-mnist", "system": "system/fashion-mnist", "cache": "cache/fastadv/fashion-mnist"}
+    return inside.get(place, place)
 
 
-ORDER = ["given", "env", "env/sub", "system", "cache"]
+ORDER = ["given", "env/sub", "env", "system", "cache"]
 
 
 @pytest.mark.parametrize("place", ORDER)
@@ -251,8 +258,9 @@ def test_a_damaged_file_is_not_passed_over(tmp_path, places, place):
 
 def test_plain_files_are_read_and_a_folder_without_a_split_is_passed_over(places):
     for path in fashion_mnist.EMBEDDED.glob("*.gz"):
-        (places["system"] / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-    shutil.copy(fashion_mnist.EMBEDDED / f"{IMAGES.name}.gz", places["env"])  # images without labels
+        (places["env"] / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    (places["env"] / "fashion-mnist").mkdir()
+    shutil.copy(fashion_mnist.EMBEDDED / f"{IMAGES.name}.gz", places["env"] / "fashion-mnist")  # images without labels
     assert len(load("fashion-mnist", "test")) == 1000
 
 
@@ -278,7 +286,7 @@ def test_missing_files_list_every_folder_in_order(tmp_path, places):
 
 @pytest.mark.parametrize("folder", ["given", "absent"])
 def test_a_given_folder_is_the_only_one(tmp_path, places, folder):
-    fill(places["system"])
+    fill(places["system"] / "fashion-mnist")
     fill(places["server"])
     with pytest.raises(FileNotFoundError) as caught:
         load("fashion-mnist", "test", folder=tmp_path / folder, download=True)
@@ -336,11 +344,222 @@ def test_a_failed_download_names_the_address(places):
 @needs_full_set
 @pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
 def test_full_set_as_installed(split, count):
-    data = load("fashion-mnist", split, folder=fashion_mnist.SYSTEM)
+    data = load("fashion-mnist", split, folder=FULL)
     assert data.x.shape == (count, 1, 28, 28)
     assert data.y.bincount().tolist() == [count // 10] * 10
     assert (data.x.min(), data.x.max()) == (0, 1)
     assert len(data.classes) == 10
+
+
+# ------------------------------------------------------------------------------------------ MNIST, CIFAR and SVHN
+# Small stand-ins in the published format, with their own counts and digests in place of the published ones.
+
+
+def pixels(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
+
+
+def published(file: files.PublishedFile, folder: Path, **change: int) -> files.PublishedFile:
+    """What `file` would be if its authors had published the one in `folder`."""
+    content = (folder / file.published).read_bytes()
+    return replace(file, size=len(content), md5=hashlib.md5(content).hexdigest(), **change)
+
+
+def publish_mnist(folder: Path) -> dict[str, tuple[IdxFile, IdxFile]]:
+    stand_ins = {}
+    for split, prefix, count in (("train", "train", 20), ("test", "t10k", 10)):
+        digests = [
+            write_idx(folder / f"{prefix}-{kind}.gz", values)
+            for kind, values in (
+                ("images-idx3-ubyte", pixels(count, 28, 28)),
+                ("labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10),
+            )
+        ]
+        stand_ins[split] = image_files(prefix, count, *digests, files.FIX)
+    return stand_ins
+
+
+def cifar_member(file: cifar.CifarSplit, number: int, records: int) -> bytes:
+    """The records of one member: a coarse label of 19 in CIFAR-100, the label, red, green and blue."""
+    first = number * records
+    images = pixels(records * len(file.members), 3, 32, 32)[first:]
+    labels = [bytes([19] * (file.labels - 1) + [(first + n) % file.classes]) for n in range(records)]
+    return b"".join(label + image.tobytes() for label, image in zip(labels, images, strict=False))
+
+
+def publish_cifar(splits: dict[str, cifar.CifarSplit]) -> Callable[[Path], dict[str, cifar.CifarSplit]]:
+    def publish(folder: Path) -> dict[str, cifar.CifarSplit]:
+        records = {"train": 20 // len(splits["train"].members), "test": 10}
+        contents = {f"{splits['test'].folder}/readme.html": b"<html>"}
+        for split, file in splits.items():
+            for number, member in enumerate(file.members):
+                contents[f"{file.folder}/{member}"] = cifar_member(file, number, records[split])
+        with tarfile.open(folder / splits["test"].published, "w:gz") as archive:
+            for name, content in reversed(contents.items()):  # not in the order in which they are read
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return {split: published(file, folder, records=records[split]) for split, file in splits.items()}
+
+    return publish
+
+
+def publish_svhn(folder: Path) -> dict[str, files.PublishedFile]:
+    stand_ins = {}
+    for split, count in (("train", 20), ("test", 10)):
+        file = svhn.FILES[split]
+        y = np.array([number % 10 or 10 for number in range(count)], np.uint8)[:, None]  # the digit 0 is label 10
+        save_mat(folder / file.published, X=pixels(count, 3, 32, 32).transpose(2, 3, 1, 0), y=y)
+        stand_ins[split] = published(file, folder)
+    return stand_ins
+
+
+def save_mat(path: Path, **arrays: np.ndarray) -> None:
+    pytest.importorskip("scipy", reason="SVHN's files are read by scipy").io.savemat(path, arrays, do_compression=True)
+
+
+# Of each data set: its module, the names there of its source and its files, and what publishes a stand-in.
+STAND_INS = {
+    "mnist": (mnist, "SOURCE", "FILES", publish_mnist),
+    "cifar10": (cifar, "CIFAR10", "CIFAR10_FILES", publish_cifar(cifar.CIFAR10_FILES)),
+    "cifar100": (cifar, "CIFAR100", "CIFAR100_FILES", publish_cifar(cifar.CIFAR100_FILES)),
+    "svhn": (svhn, "SOURCE", "FILES", publish_svhn),
+}
+SHAPES = {"mnist": (28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "svhn": (3, 32, 32)}
+
+
+@pytest.fixture
+def server(request, places, monkeypatch) -> Path:
+    """A folder that holds a stand-in of the data set that the test's parameter `name` names."""
+    module, _, table, publish = STAND_INS[request.node.callspec.params["name"]]
+    monkeypatch.setattr(module, table, publish(places["server"]))
+    return places["server"]
+
+
+def check(data: Dataset, name: str, split: str) -> None:
+    count = {"train": 20, "test": 10}[split]
+    x = torch.from_numpy(pixels(count, *SHAPES[name])).reshape(data.x.shape)
+    assert data.x.shape == (count, *((1,) if name == "mnist" else ()), *SHAPES[name])
+    assert data.x.is_contiguous()
+    torch.testing.assert_close(data.x * 255, x.float())
+    assert data.y.tolist() == [label % len(data.classes) for label in range(count)]
+    assert data.name == name
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_published_sets_are_read_where_they_are_and_downloaded_once(name, server, places):
+    with pytest.raises(FileNotFoundError, match=f"{name}: no folder searched holds"):
+        load(name, "test")
+    for split in ("train", "test"):
+        check(load(name, split, folder=server), name, split)
+        check(load(name, split, download=True), name, split)
+    kept = sorted(path.name for path in (places["cache"] / "fastadv" / name).iterdir())
+    assert kept == sorted(path.name for path in server.iterdir())
+    shutil.move(places["cache"] / "fastadv" / name, places["system"] / name)
+    shutil.rmtree(server)
+    for split in ("train", "test"):
+        check(load(name, split, download=True), name, split)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: flipped(data, len(data) // 2), lambda _: b""])
+@pytest.mark.parametrize("name", STAND_INS)
+def test_damaged_originals_are_refused_and_not_kept(name, damage, server, places):
+    for path in server.iterdir():
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(server))}/.*: found .*; expected .* To fix: {files.FIX[:9]}"
+    ):
+        load(name, "test", folder=server)
+    with pytest.raises(
+        ValueError, match=r"found .*; expected .* To fix: nothing was kept of what file://.*: try again"
+    ):
+        load(name, "test", download=True)
+    assert not list((places["cache"] / "fastadv" / name).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnist", "dimensions 10 x 28 x 28; expected 10000 x 28 x 28"),
+        ("cifar10", r"found \d+ bytes; expected 170052171"),
+        ("cifar100", r"found \d+ bytes; expected 168513733"),
+        ("svhn", r"found \d+ bytes; expected 64275384"),
+    ],
+)
+def test_other_counts_than_the_published_are_refused(name, message, tmp_path):
+    STAND_INS[name][-1](tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load(name, "test", folder=tmp_path)
+
+
+@needs_full_set
+def test_fashion_mnist_is_not_taken_for_mnist():
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz: found sha256 .*; expected 0fa7898d"):
+        load("mnist", "test", folder=FULL)
+
+
+def extract(server: Path, name: str) -> Path:
+    with tarfile.open(*server.glob("*.tar.gz")) as archive:
+        for info in archive:
+            (server / info.name).parent.mkdir(exist_ok=True)
+            (server / info.name).write_bytes(archive.extractfile(info).read())
+    return server / {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}[name]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_an_extracted_cifar_comes_before_its_archive(name, server):
+    extracted = extract(server, name)
+    for archive in server.glob("*.tar.gz"):
+        archive.write_bytes(b"spoilt")
+    for folder in (server, extracted):
+        check(load(name, "train", folder=folder), name, "train")
+    (extracted / "train.bin").unlink(missing_ok=True)
+    (extracted / "data_batch_3.bin").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"binary.tar.gz: found 6 bytes"):
+        load(name, "train", folder=server)
+    with pytest.raises(FileNotFoundError, match=r"holds cifar-100?-binary.tar.gz, as published or extracted"):
+        load(name, "train", folder=extracted)
+
+
+@pytest.mark.parametrize(
+    ("name", "member", "damage", "message"),
+    [
+        ("cifar10", "test_batch.bin", lambda data: data[:-1], "found 30729 bytes; expected 30730 bytes"),
+        ("cifar10", "test_batch.bin", lambda data: data + b"x", "found trailing bytes; expected 30730 bytes"),
+        ("cifar10", "test_batch.bin", lambda data: b"\x0a" + data[1:], r"found the label 10; expected 0\.\.9"),
+        ("cifar100", "test.bin", lambda data: b"", "found 0 bytes; expected 30740 bytes"),
+        ("cifar100", "test.bin", lambda data: data[:1] + b"\x64" + data[2:], r"found the label 100; expected 0\.\.99"),
+    ],
+)
+def test_a_damaged_member_of_cifar_is_refused(name, member, damage, message, server):
+    path = extract(server, name) / member
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: {message}.* To fix: "):
+        load(name, "test", folder=server)
+
+
+def test_cifar_members_of_other_counts_are_refused(tmp_path):
+    (tmp_path / "test_batch.bin").write_bytes(cifar_member(cifar.CIFAR10_FILES["test"], 0, 10))
+    with pytest.raises(ValueError, match=r"test_batch.bin: found 30730 bytes; expected 30730000 bytes"):
+        load("cifar10", "test", folder=tmp_path)
+
+
+def test_cifar_names():
+    assert len(cifar.CIFAR10_CLASSES) == 10
+    assert len(cifar.CIFAR100_CLASSES) == 100
+    assert list(cifar.CIFAR100_CLASSES) == sorted(set(cifar.CIFAR100_CLASSES))
+
+
+def test_svhn_without_its_arrays_is_refused(tmp_path):
+    save_mat(tmp_path / "test_32x32.mat", x=np.zeros(3))
+    with pytest.raises(ValueError, match=r"test_32x32.mat: found \d+ bytes; expected 64275384"):
+        load("svhn", "test", folder=tmp_path)
+
+
+def test_svhn_says_that_scipy_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ImportError, match=r"svhn: scipy, .* is missing. To fix: pip install scipy"):
+        load("svhn", "test", folder=tmp_path, download=True)
 
 
 # ---------------------------------------------------------------------------------------------- the embedded sample
@@ -360,7 +579,7 @@ def test_mini_is_balanced_and_needs_nothing_else(split, count, places):
 @needs_full_set
 @pytest.mark.parametrize(("split", "per_class"), [("train", 600), ("test", 100)])
 def test_mini_is_the_first_of_each_class_of_the_full_set(split, per_class):
-    mini, full = load("fashion-mnist-mini", split), load("fashion-mnist", split, folder=fashion_mnist.SYSTEM)
+    mini, full = load("fashion-mnist-mini", split), load("fashion-mnist", split, folder=FULL)
     seen, rows = [0] * 10, []
     for row, label in enumerate(full.y.tolist()):
         seen[label] += 1
@@ -373,7 +592,7 @@ def test_mini_is_the_first_of_each_class_of_the_full_set(split, per_class):
 
 @needs_full_set
 def test_mini_is_reproducible(tmp_path):
-    digests = make_mini(fashion_mnist.SYSTEM, tmp_path)
+    digests = make_mini(FULL, tmp_path)
     assert digests == {file.name: file.sha256 for pair in fashion_mnist.MINI_FILES.values() for file in pair}
     for path in tmp_path.iterdir():
         assert gzip.decompress(path.read_bytes()) == gzip.decompress((fashion_mnist.EMBEDDED / path.name).read_bytes())

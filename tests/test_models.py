@@ -1,17 +1,40 @@
 """fastadv.models: published parameter counts, shapes, what is refused, and the wrapper."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fastadv import models
-from fastadv.models import MODELS, LeNet5Wide, Normalize, ResNet18, SmallCNN, TwoCirclesNet, build
+from fastadv.models import (
+    MODELS,
+    FitNet4,
+    LeNet5Wide,
+    MadryResNet,
+    Normalize,
+    ResNet18,
+    SmallCNN,
+    TwoCirclesNet,
+    WideResNet,
+    build,
+)
 
-# Name, shape of a sample, classes, parameters: as published for 10 classes (and 2), by the formula for 7.
+# Name, shape of a sample, classes, parameters: as published for 10 and 100 classes (and 2), by the formula for 7.
+# Batch norm adds 2 a channel. Where no layer depends on the size of the image, large networks are run on small ones.
+FITNET4_CHANNELS = 3 * 32 + 2 * 48 + 6 * 80 + 6 * 128
 NETWORKS = [
+    ("fitnet4", (3, 32, 32), 10, 1_276_806 + 2 * FITNET4_CHANNELS),
+    ("fitnet4", (3, 32, 32), 100, 1_321_896 + 2 * FITNET4_CHANNELS),
+    ("fitnet4", (1, 28, 28), 10, 1_276_806 + 2 * FITNET4_CHANNELS - 2 * 9 * 32),
+    ("fitnet4-plain", (3, 32, 32), 10, 1_276_806),
+    ("fitnet4-plain", (3, 32, 32), 100, 1_321_896),
+    ("fitnet4-plain", (2, 9, 6), 7, 1_276_806 - 9 * 32 - 3 * 501),
     ("lenet5", (1, 28, 28), 10, 61_706),
     ("lenet5", (3, 32, 32), 10, 62_006),
     ("lenet5", (1, 28, 28), 7, 61_706 - 3 * 85),
+    ("lenet5-bn", (1, 28, 28), 10, 61_706 + 2 * (6 + 16)),
     ("lenet5-wide", (1, 28, 28), 10, 3_274_634),
     ("lenet5-wide", (3, 32, 32), 10, 4_259_274),
     ("lenet5-wide", (3, 32, 32), 7, 4_259_274 - 3 * 1025),
@@ -21,13 +44,22 @@ NETWORKS = [
     ("small-cnn", (1, 28, 28), 10, 312_202),
     ("small-cnn", (3, 32, 16), 7, 312_202 + 2 * 9 * 32 + (5 * 1 - 4 * 4) * 64 * 200 - 3 * 201),
     ("two-circles-net", (2,), 2, 25),
+    ("w32-10", (3, 8, 8), 10, 45_901_914),
+    ("wrn-28-4", (3, 8, 8), 10, 5_849_050),
+    ("wrn-28-4", (1, 7, 9), 7, 5_849_050 - 2 * 9 * 16 - 3 * 257),
+    ("wrn-28-10", (3, 8, 8), 10, 36_479_194),
+    ("wrn-28-10", (3, 8, 8), 100, 36_536_884),
+    ("wrn-34-10", (3, 8, 8), 10, 46_160_474),
+    ("wrn-34-10", (3, 8, 8), 100, 46_218_164),
+    ("wrn-40-4", (3, 8, 8), 10, 8_949_210),
+    ("wrn-58-10", (3, 8, 8), 10, 84_885_594),
 ]
 
 
 @pytest.mark.parametrize(("name", "shape", "classes", "parameters"), NETWORKS)
 def test_networks(name, shape, classes, parameters):
     model = build(name, shape, classes).eval()  # in training, batch norm and dropout let samples depend on others
-    assert type(model) is MODELS[name]
+    assert type(model) is getattr(MODELS[name], "func", MODELS[name])
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == parameters
     x = torch.rand(3, *shape)
     logits = model(x)
@@ -41,7 +73,7 @@ def test_networks(name, shape, classes, parameters):
 def test_every_network_is_registered_and_tried():
     public = [getattr(models, name) for name in models.__all__]
     networks = {item for item in public if isinstance(item, type) and issubclass(item, nn.Module)} - {Normalize}
-    assert set(MODELS.values()) == networks
+    assert {getattr(item, "func", item) for item in MODELS.values()} == networks
     assert set(MODELS) == {name for name, *_ in NETWORKS}
 
 
@@ -57,8 +89,9 @@ def test_build_draws_from_the_global_generator():
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "message"),
     [
-        ("lenet-5", (1, 28, 28), 10, "'lenet-5': choose one of lenet5, .*did you mean 'lenet5'"),
-        ("xyzzy", (1, 28, 28), 10, "'xyzzy': choose one of lenet5, lenet5-wide, resnet18, small-cnn, two-circles-net$"),
+        ("lenet-5", (1, 28, 28), 10, "'lenet-5': choose one of .*did you mean 'lenet5'"),
+        ("xyzzy", (1, 28, 28), 10, f"'xyzzy': choose one of {', '.join(MODELS)}$"),
+        ("wrn-28", (3, 32, 32), 10, "did you mean 'wrn-28-4'"),
         ("lenet5", (1, 30, 30), 10, r"LeNet5 takes .*\(1, 30, 30\)"),
         ("lenet5", (1, 28, 32), 10, r"LeNet5 takes .*\(1, 28, 32\)"),
         ("lenet5", (28, 28), 10, r"LeNet5 takes .*\(28, 28\)"),
@@ -67,6 +100,10 @@ def test_build_draws_from_the_global_generator():
         ("resnet18", (32, 32), 10, r"ResNet18 takes .*\(32, 32\)"),
         ("small-cnn", (1, 28, 15), 10, r"SmallCNN takes .*\(1, 28, 15\)"),
         ("small-cnn", (784,), 10, r"SmallCNN takes .*\(784,\)"),
+        ("fitnet4", (3, 32, 3), 10, r"FitNet4 takes .*\(3, 32, 3\)"),
+        ("fitnet4-plain", (784,), 10, r"FitNet4 takes .*\(784,\)"),
+        ("w32-10", (32, 32), 10, r"MadryResNet takes .*\(32, 32\)"),
+        ("wrn-28-4", (32, 32), 10, r"WideResNet takes .*\(32, 32\)"),
         ("two-circles-net", (3,), 2, r"TwoCirclesNet .*\(3,\), 2"),
         ("two-circles-net", (2,), 10, r"TwoCirclesNet .*\(2,\), 10"),
     ],
@@ -100,6 +137,78 @@ def test_resnet_blocks_add_to_what_comes_in():
         nn.init.zeros_(block.residual[-1].weight)
     torch.testing.assert_close(same(x), x.relu())
     torch.testing.assert_close(wider(x), wider.shortcut(x).relu())
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_fitnet4_pools_three_times_and_leaves_one_pixel(side):
+    model = FitNet4((1, side, side)).eval()
+    pools = [layer for layer in model.features if isinstance(layer, nn.MaxPool2d)]
+    sides = []
+    for layer in pools:
+        layer.register_forward_hook(lambda _, args, out: sides.append((args[0].shape[-1], out.shape[-1])))
+    model(torch.rand(2, 1, side, side))
+    assert sides == [(side, side // 2), (side // 2, side // 4), (side // 4, 1)]
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [32] * 3 + [48] * 2 + [80] * 6 + [128] * 6
+
+
+def test_fitnet4_passes_its_input_on_without_batch_norm():
+    torch.manual_seed(0)
+    model, seen = FitNet4(batch_norm=False), []
+    for layer in model.features:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, args, out: seen.append(out.square().mean().item()))
+    model(torch.rand(8, 3, 32, 32))
+    # With the weights that PyTorch starts from, the ratio is 0.003, and the rest is that of the biases.
+    assert 0.05 < seen[-1] / seen[0] < 20
+
+
+@pytest.mark.parametrize("kind", [WideResNet, MadryResNet])
+def test_wide_resnets_halve_the_image_twice(kind):
+    model = kind().eval()
+    units, sides = model.features[1:-3], []
+    for unit in units:
+        unit.register_forward_hook(lambda _, args, out: sides.append(out.shape[-1]))
+    model(torch.rand(1, 3, 8, 8))
+    each = len(units) // 3
+    assert sides == [8] * each + [4] * each + [2] * each
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * layer.out_channels)), rel=0.2)
+    assert not model.classifier.bias.any()
+
+
+def test_wide_resnet_shortcuts_are_the_input_or_a_convolution_of_its_activation():
+    wider, halving = (unit.eval() for unit in WideResNet(depth=10, widen=2).features[1:3])
+    (same,) = (unit.eval() for unit in WideResNet(depth=10, widen=1).features[1:2])
+    for unit, channels, stride in ((same, 16, None), (wider, 16, 1), (halving, 32, 2)):
+        nn.init.zeros_(unit.residual[-1].weight)
+        x = torch.randn(2, channels, 8, 8)
+        expected = x if stride is None else F.conv2d(unit.act(x), unit.shortcut.weight, stride=stride)
+        torch.testing.assert_close(unit(x), expected)
+        torch.testing.assert_close(unit.act(x), (x / math.sqrt(1 + 1e-5)).relu())  # batch norm as it starts
+
+
+def test_madry_resnet_shortcuts_have_no_parameters():
+    units = MadryResNet().eval().features[1:-3]
+    wider, same, halving = units[0], units[1], units[5]
+    for unit in (wider, same, halving):
+        nn.init.zeros_(unit.residual[-1].weight)
+    x = torch.randn(2, 16, 8, 8)
+    zeros = torch.zeros(2, 72, 8, 8)
+    activated = F.leaky_relu(x / math.sqrt(1 + 1e-3), 0.1)
+    torch.testing.assert_close(wider(x), torch.cat((zeros, activated, zeros), 1))
+    x = torch.randn(2, 160, 8, 8)
+    zeros = torch.zeros(2, 80, 4, 4)
+    pooled = x.view(2, 160, 4, 2, 4, 2).mean((3, 5))
+    torch.testing.assert_close(same(x), x)
+    torch.testing.assert_close(halving(x), torch.cat((zeros, pooled, zeros), 1))
+
+
+@pytest.mark.parametrize(("depth", "widen"), [(4, 1), (27, 10), (32, 10), (28, 0)])
+def test_wide_resnet_refuses(depth, widen):
+    with pytest.raises(ValueError, match=rf"depth of 10, 16, 22 \.\.\. .* got {depth}, {widen}"):
+        WideResNet(depth=depth, widen=widen)
 
 
 def test_two_circles_logits_are_zero_and_the_score():

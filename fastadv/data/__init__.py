@@ -3,7 +3,7 @@
 ``AUGMENTATIONS`` holds the random changes that training may make to a batch of images (see `augment`).
 
 A new data set is one file here with a function ``(split) -> Dataset`` and one line in ``DATASETS``. A function that
-reads files from the machine takes ``folder`` and ``download`` as well.
+reads files from the machine takes ``folder`` and ``download`` as well, and finds them by a ``Source``.
 """
 
 import difflib
@@ -14,16 +14,23 @@ from pathlib import Path
 from typing import Literal
 
 from .augment import AUGMENTATIONS, Augmentation, CropFlip, ShiftFlip
+from .cifar import load_cifar10, load_cifar100
 from .circles import load_two_circles
 from .dataset import Dataset
 from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
+from .mnist import load_mnist
 from .npz import load_npz
+from .svhn import load_svhn
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "Augmentation", "CropFlip", "Dataset", "ShiftFlip", "load"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
     "fashion-mnist": load_fashion_mnist,
     "fashion-mnist-mini": load_fashion_mnist_mini,
+    "mnist": load_mnist,
+    "svhn": load_svhn,
     "two-circles": load_two_circles,
 }
 
@@ -34,11 +41,11 @@ def load(
     """The data set ``name``, on the CPU.
 
     name: a key of ``DATASETS``, or the path of a file ending in ``.npz`` (see ``load_npz``).
-    folder: where the data set's files are; None searches the usual places (see ``load_fashion_mnist``).
+    folder: where the data set's files are; None searches the usual places (see ``Source.locate``).
     download: permission to download what is found nowhere; unused by data sets that need no files.
 
     Raises ValueError for an unknown name or split, a folder that means nothing to this data set, and damaged files;
-    FileNotFoundError for missing files.
+    FileNotFoundError for missing files, ConnectionError for a failed download, ImportError for SVHN without scipy.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")

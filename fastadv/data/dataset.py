@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,3 +100,9 @@ class Dataset:
     def subset(self, index: Tensor | Sequence[int] | slice) -> "Dataset":
         """The samples that ``index`` names: positions [M] in the order given, a mask [N], or a slice."""
         return replace(self, x=self.x[index], y=self.y[index])
+
+
+def from_pixels(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> Dataset:
+    """Images of 0..255, [N, C, H, W], as a data set in [0, 1]; raises ``Dataset``'s errors."""
+    x = torch.from_numpy(np.divide(images, 255, dtype=np.float32))
+    return Dataset(x, torch.from_numpy(labels.astype(np.int64)), classes=classes, name=name)

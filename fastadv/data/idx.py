@@ -8,11 +8,15 @@ import gzip
 import hashlib
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
+
+from .dataset import Dataset, from_pixels
+from .files import wrong
 
 UNSIGNED_BYTES = 0x08
 
@@ -32,13 +36,18 @@ class IdxFile:
     highest: int = 255
 
     @property
+    def published(self) -> str:
+        """Its name as published."""
+        return f"{self.name}.gz"
+
+    @property
     def size(self) -> int:
         """Bytes of the decompressed file."""
         return 4 + 4 * len(self.shape) + prod(self.shape)
 
     def find(self, folder: Path) -> Path | None:
         """The file in ``folder``, plain or else compressed; None where it is not."""
-        return next((path for path in (folder / self.name, folder / f"{self.name}.gz") if path.is_file()), None)
+        return next((path for path in (folder / self.name, folder / self.published) if path.is_file()), None)
 
     def read(self, path: Path) -> np.ndarray:
         """The values, uint8 of ``shape``, read-only; ``path`` is decompressed when it ends in .gz.
@@ -50,35 +59,48 @@ class IdxFile:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
                 content = stream.read(self.size + 1)  # one byte too many shows a longer file, however long it is
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise self._error(path, f"corrupt or truncated gzip file ({error})", "a complete one") from error
+            raise wrong(path, f"corrupt or truncated gzip file ({error})", "a complete one", self.fix) from error
 
         start = 4 + 4 * len(self.shape)
         if content[:2] != b"\0\0" or len(content) < 4:
             found = f"starts with the bytes {content[:4].hex(' ') or '(none)'}"
-            raise self._error(path, found, f"an IDX file, 00 00 08 {len(self.shape):02x}")
+            raise wrong(path, found, f"an IDX file, 00 00 08 {len(self.shape):02x}", self.fix)
         if content[2] != UNSIGNED_BYTES:
-            raise self._error(path, f"type code 0x{content[2]:02x}", "0x08, unsigned bytes")
+            raise wrong(path, f"type code 0x{content[2]:02x}", "0x08, unsigned bytes", self.fix)
         if content[3] != len(self.shape):
-            raise self._error(path, f"{content[3]} dimensions", f"{len(self.shape)}")
+            raise wrong(path, f"{content[3]} dimensions", f"{len(self.shape)}", self.fix)
         if len(content) >= start:
             shape = struct.unpack(f">{len(self.shape)}I", content[4:start])
             if shape != self.shape:
-                raise self._error(path, f"dimensions {_times(shape)}", _times(self.shape))
+                raise wrong(path, f"dimensions {_times(shape)}", _times(self.shape), self.fix)
         if len(content) < self.size:
-            raise self._error(path, f"truncated, {len(content)} bytes", f"{self.size}")
+            raise wrong(path, f"truncated, {len(content)} bytes", f"{self.size}", self.fix)
         if len(content) > self.size:
-            raise self._error(path, "trailing bytes", f"{self.size} bytes and no more")
+            raise wrong(path, "trailing bytes", f"{self.size} bytes and no more", self.fix)
 
         values = np.frombuffer(content, np.uint8, offset=start).reshape(self.shape)
         if values.max() > self.highest:
-            raise self._error(path, f"the value {values.max()}", f"0..{self.highest}")
+            raise wrong(path, f"the value {values.max()}", f"0..{self.highest}", self.fix)
         digest = hashlib.sha256(content).hexdigest()
         if digest != self.sha256:
-            raise self._error(path, f"sha256 {digest} of the decompressed content", self.sha256)
+            raise wrong(path, f"sha256 {digest} of the decompressed content", self.sha256, self.fix)
         return values
 
-    def _error(self, path: Path, found: str, expected: str) -> ValueError:
-        return ValueError(f"{path}: found {found}; expected {expected}. To fix: {self.fix}")
+    check = read
+
+
+def image_files(prefix: str, count: int, images: str, labels: str, fix: str) -> tuple[IdxFile, IdxFile]:
+    """The files of a split of MNIST or its kin, 28x28 and ten classes; ``images`` and ``labels`` are their digests."""
+    return (
+        IdxFile(f"{prefix}-images-idx3-ubyte", (count, 28, 28), images, fix),
+        IdxFile(f"{prefix}-labels-idx1-ubyte", (count,), labels, fix, highest=9),
+    )
+
+
+def read_images(files: tuple[IdxFile, IdxFile], paths: Sequence[Path], classes: tuple[str, ...], name: str) -> Dataset:
+    """The data set in such a pair of files, which are at ``paths``; raises their errors."""
+    images, labels = (file.read(path) for file, path in zip(files, paths, strict=True))
+    return from_pixels(images[:, None], labels, classes, name)
 
 
 def write_idx(path: Path, values: np.ndarray) -> str:

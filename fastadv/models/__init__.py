@@ -1,23 +1,49 @@
-"""The seeds' networks. Each is a class called with the shape of a sample and the number of classes."""
+"""The seeds' networks. Each is called with the shape of a sample and the number of classes."""
 
 import difflib
+from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
+from .fitnet import FitNet4
 from .lenet import LeNet5, LeNet5Wide
 from .normalize import Normalize
 from .resnet import ResNet18
 from .small_cnn import SmallCNN
 from .two_circles import TwoCirclesNet
+from .wide_resnet import MadryResNet, WideResNet
 
-__all__ = ["MODELS", "LeNet5", "LeNet5Wide", "Normalize", "ResNet18", "SmallCNN", "TwoCirclesNet", "build"]
+__all__ = [
+    "MODELS",
+    "FitNet4",
+    "LeNet5",
+    "LeNet5Wide",
+    "MadryResNet",
+    "Normalize",
+    "ResNet18",
+    "SmallCNN",
+    "TwoCirclesNet",
+    "WideResNet",
+    "build",
+]
 
-MODELS: dict[str, type[nn.Module]] = {
+# A class, or one with some of its options set.
+MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
+    "fitnet4": FitNet4,
+    "fitnet4-plain": partial(FitNet4, batch_norm=False),
     "lenet5": LeNet5,
+    "lenet5-bn": partial(LeNet5, batch_norm=True),
     "lenet5-wide": LeNet5Wide,
     "resnet18": ResNet18,
     "small-cnn": SmallCNN,
     "two-circles-net": TwoCirclesNet,
+    "w32-10": MadryResNet,
+    "wrn-28-4": partial(WideResNet, depth=28, widen=4),
+    "wrn-28-10": partial(WideResNet, depth=28, widen=10),
+    "wrn-34-10": partial(WideResNet, depth=34, widen=10),
+    "wrn-40-4": partial(WideResNet, depth=40, widen=4),
+    "wrn-58-10": partial(WideResNet, depth=58, widen=10),
 }
 
 

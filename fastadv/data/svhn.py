@@ -1,0 +1,32 @@
+"""SVHN (Netzer et al., 2011): house numbers in street views, the cropped digits."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .dataset import Dataset, from_pixels
+from .files import PublishedFile, Source
+
+SOURCE = Source("svhn", "http://ufldl.stanford.edu/housenumbers", megabytes=246)
+FILES = {
+    "train": PublishedFile("train_32x32.mat", 182_040_794, "e26dedcc434d2e4c54c9b2d4a06d8373"),
+    "test": PublishedFile("test_32x32.mat", 64_275_384, "eb5a983be6a315427106f1b164d9cef3"),
+}
+
+
+def load_svhn(split: str, folder: str | Path | None = None, download: bool = False) -> Dataset:
+    """The 73,257 (train) or 26,032 (test) cropped digits: x [N, 3, 32, 32] in [0, 1], the digits as ten classes.
+
+    The files, as published, are looked for, and fetched with ``download``, as ``Source.locate`` says. Raises its
+    errors, ValueError naming the file that is not the original, and ImportError where scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise ImportError("svhn: scipy, which reads its MATLAB files, is missing. To fix: pip install scipy") from None
+    file = FILES[split]
+    (path,) = SOURCE.locate([file], folder, download)
+    file.check(path)
+    content = loadmat(path, variable_names=("X", "y"))
+    images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
+    return from_pixels(images, content["y"][:, 0] % 10, tuple("0123456789"), "svhn")  # label 10 is the digit 0
