@@ -1,4 +1,4 @@
-"""The command line: ``fastadv train | evaluate | compare | info``, its flags derived from the classes they set."""
+"""The command line, ``fastadv train | evaluate | compare | reproduce | info``: flags derived from what they set."""
 
 import dataclasses
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import jsonargparse
 import torch
 
-from .commands import Data, Testing, Training, compare, evaluate_checkpoint, train
+from .commands import Data, Reproduction, Testing, Training, compare, evaluate_checkpoint, reproduce, train
 from .info import doctor
 from .trainers import METHODS
 
@@ -55,6 +55,8 @@ def parser() -> Parser:
     )
     sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
+    sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
+    sub.add_argument("names", type=str, nargs="*", help="recipes, or patterns such as 'blind-fashion-mnist-*'")
     add(commands, "info", "What is installed, which kernels run, and how to repair what is missing.", config=False)
     return main
 
@@ -87,6 +89,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
     if command == "train":
         name, options = options.method, options[options.method]
         train(name, _build(METHODS[name], options), _build(Training, options), options.test)
+    elif command == "reproduce":
+        reproduce(options.names, _build(Reproduction, options))
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from . import models, report
+from . import models, recipes, report
 from .attacks import ATTACKS, Attack, DeepFool, MultiAttack
 from .data import AUGMENTATIONS, Dataset, load
 from .evaluation import PROTOCOL, Evaluation, evaluate
@@ -385,3 +385,119 @@ def evaluate_checkpoint(
         conclude(run.folder, [entry], [model], test, testing.theta)
     else:
         console.print(report.table([entry], testing.theta))
+
+
+@dataclass
+class Reproduction(Data):
+    """How much of a published experiment to run, and what to change in it; by default nothing.
+
+    Args:
+        data: other data than the recipes'.
+        list: print the names of all recipes and where they were published, and stop.
+        model: another network than the recipes'.
+        epochs: other epochs than the recipes'; milestones keep their places in the schedule.
+        batch_size: samples a step.
+        per_class: how many training samples of each class; 0 takes all.
+        seed: of the initial weights, the order of the data, augmentation and random starts.
+        attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
+        limit: how many test samples, from the first on; 0 takes all, as the papers do.
+        at_once: test samples attacked at a time; it decides memory and speed only.
+        out: the folder for runs and results, which must not exist; by default one under runs/.
+        resume: go on in the folder --out, where it exists.
+    """
+
+    data: str | None = None
+    list: bool = False
+    model: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    per_class: int | None = None
+    seed: int | None = None
+    attacks: str | None = None
+    limit: int = 0
+    at_once: int = 500
+    out: str | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.at_once < 1:
+            raise ValueError(f"limit and at_once must be numbers of samples, got {self.limit} and {self.at_once}")
+        if self.resume and not self.out:
+            raise ValueError("resume needs --out, the folder to go on in")
+
+    def training(self, recipe: recipes.Recipe) -> Training:
+        """The recipe's training, changed as asked."""
+        names = ("data", "model", "epochs", "batch_size", "per_class", "seed")
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        settings = recipe.training | changed
+        if self.epochs and "milestones" in settings:
+            share = self.epochs / recipe.training["epochs"]
+            settings["milestones"] = [max(1, round(epoch * share)) for epoch in settings["milestones"]]
+        place = {"folder": self.folder, "download": self.download, "device": self.device}
+        return Training(**settings, **place)
+
+
+def list_recipes() -> None:
+    """``fastadv reproduce --list true``."""
+    for recipe in recipes.select(["*"]):
+        say(f"{recipe.name}: {recipe.row} ({recipe.paper}; {recipe.training['data']}, {recipe.training['model']})")
+    for name, experiment in recipes.EXPERIMENTS.items():
+        say(f"{name}: {experiment.__doc__.splitlines()[0]}")
+
+
+def reproduce(names: Sequence[str], options: Reproduction) -> None:
+    """``fastadv reproduce NAME ...``: trains what the recipes and the sources of their samples need, and measures."""
+    if options.list:
+        list_recipes()
+        return
+    if not names:
+        raise ValueError("give the name of a recipe, or several; fastadv reproduce --list true has them")
+    out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
+    for name in (name for name in names if name in recipes.EXPERIMENTS):
+        folder = Run(out / name, as_yaml(options), environment(), resume=options.resume).folder
+        console.print(recipes.EXPERIMENTS[name](folder))
+        say("written: " + ", ".join(str(path) for path in sorted(folder.glob("*.[pc][ns][gv]"))))
+    chosen = recipes.select([name for name in names if name not in recipes.EXPERIMENTS])
+    if options.attacks is not None:
+        chosen = [recipe.only([name.strip() for name in options.attacks.split(",")]) for recipe in chosen]
+    if chosen:
+        run_recipes(chosen, options, out)
+
+
+def run_recipes(chosen: Sequence[recipes.Recipe], options: Reproduction, out: Path) -> None:
+    """Trains, measures and tabulates recipes; networks that samples are made on are trained, too."""
+    sources = recipes.select([name for recipe in chosen for name in recipe.sources()])
+    rows = [variant for recipe in chosen for variant in recipe.variants()]
+    trainings = {recipe.name: options.training(recipe) for recipe in (*sources, *rows)}
+    folder = Run(
+        out, as_yaml(options, recipes=[recipe.name for recipe in chosen]), environment(), options.resume
+    ).folder
+    networks: dict[str, nn.Module] = {}
+    results: dict[str, list[recipes.Figure]] = {}
+    for recipe in (*sources, *rows):
+        if recipe.name in networks:
+            continue
+        training, method = trainings[recipe.name], recipe.build_method()
+        run = Run(folder / recipe.name, as_yaml(method, training), environment(), resume=True)
+        data = training.training_data()
+        networks[recipe.name] = train_one(recipe.name, method, training, data, run)[0]
+    for recipe in rows:
+        written = folder / recipe.name / "figures.csv"
+        if not written.is_file():
+            test = trainings[recipe.name].load("test")
+            test = test.take(options.limit) if options.limit else test
+            with progress(f"measuring {recipe.name}", "figures") as step:
+                settings = {"batch_size": options.at_once, "on_step": step}
+                found = recipes.measure(recipe, networks[recipe.name], test, networks, **settings)
+            report.write_figures(found, written)
+        results[recipe.name] = report.read_figures(written)
+        training = trainings[recipe.name]
+        samples = f"{options.limit} test samples" if options.limit else "all test samples"
+        caption = f"{training.model} on {training.data}, {training.epochs} epochs, {samples}; printed: {recipe.paper}"
+        console.print(report.figures_table(recipe, results[recipe.name], caption))
+    report.write_markdown(results, f"Measured (printed): {samples}, {training.epochs} epochs.", folder / "results.md")
+    for recipe in (recipe for recipe in chosen if recipe.vary):
+        ((option, values),) = recipe.vary.items()
+        found = {value: results[variant.name] for value, variant in zip(values, recipe.variants(), strict=True)}
+        report.plot_variants(option, found, recipe.row, folder / f"{recipe.name}.png")
+    say(f"written: {folder / 'results.md'}, and a folder a recipe beside it")

@@ -29,9 +29,10 @@ BELOW = {
     "functional": "attacks",
     "trainers": "ops losses attacks data.Dataset",
     "evaluation": "ops losses attacks data.Dataset",
-    "report": "ops losses attacks data.Dataset trainers evaluation",
+    "recipes": "ops losses attacks data models trainers evaluation",
+    "report": "ops losses attacks data.Dataset trainers evaluation recipes",
     "compat": "ops models runs attacks",
-    "commands": "ops losses models data runs info attacks trainers evaluation report",
+    "commands": "ops losses models data runs info attacks trainers evaluation recipes report",
     "__main__": "info trainers commands",
 }
 

@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from ..data import Dataset
 from ..evaluation import Result, evaluate, gradient_norms
 from ..trainers import METHODS, Method
 
-__all__ = ["Figure", "Protocol", "Recipe", "load", "measure", "names", "protocol", "select"]
+__all__ = ["EXPERIMENTS", "Figure", "Protocol", "Recipe", "load", "measure", "names", "protocol", "select"]
 
+EXPERIMENTS: dict[str, Callable[[Path], Any]] = {}
 FOLDER = Path(__file__).parent
 PROTOCOLS = "protocols.yaml"
 
@@ -31,11 +32,11 @@ class Recipe:
 
     `paper`, `row`: where it was printed. `training`: data, network and schedule, as ``fastadv train`` has them.
     `method`: its name, `options`: what of it differs from the defaults, or matters. `evaluation`: the name of a
-    `Protocol`. `printed`: the figures, accuracies in percent; keys are ``clean``, ``gradient`` (see `GradientNorms`, here
-    in the units in which the network sees the data), or attacks of the protocol, followed by `` from NAME`` for samples
-    made on the network of that recipe; values are a figure, at the protocol's budget, or figures by budget, ``norm`` or
-    ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`: an
-    option of the method and the values that it takes in turn. `note`: what was left open in print.
+    `Protocol`. `printed`: the figures, accuracies in percent. Its keys are ``clean``, ``gradient`` (see
+    `GradientNorms`, here in the units in which the network sees the data), or attacks of the protocol, followed by
+    `` from NAME`` for samples made on the network of that recipe; its values a figure, at the protocol's budget, or
+    figures by budget, ``norm`` or ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`: an option of the
+    method and the values that it takes in turn. `note`: what was left open in print.
     """
 
     name: str
@@ -53,6 +54,15 @@ class Recipe:
         """The training method with its options."""
         options = {key: _attack(value) if key == "attack" else value for key, value in self.options.items()}
         return METHODS[self.method](**options)
+
+    def only(self, attacks: Sequence[str]) -> "Recipe":
+        """The recipe with the figures of some attacks, and ``clean``. Raises ValueError for one that it has not."""
+        have = {key.partition(" from ")[0] for key in self.printed}
+        unknown = sorted(set(attacks) - have)
+        if unknown:
+            raise ValueError(f"{self.name} has no figures of {unknown[0]!r}: choose among {', '.join(sorted(have))}")
+        wanted = {"clean", *attacks}
+        return replace(self, printed={k: v for k, v in self.printed.items() if k.partition(" from ")[0] in wanted})
 
     def sources(self) -> list[str]:
         """The recipes whose networks samples are made on."""

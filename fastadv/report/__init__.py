@@ -1,6 +1,20 @@
 """Tables and figures of runs."""
 
 from ._plots import plot_aa_curves, plot_examples, plot_history
+from ._recipes import figures_table, plot_variants, read_figures, write_figures, write_markdown
 from ._table import Entry, rows, table, write_table
 
-__all__ = ["Entry", "plot_aa_curves", "plot_examples", "plot_history", "rows", "table", "write_table"]
+__all__ = [
+    "Entry",
+    "figures_table",
+    "plot_aa_curves",
+    "plot_examples",
+    "plot_history",
+    "plot_variants",
+    "read_figures",
+    "rows",
+    "table",
+    "write_figures",
+    "write_markdown",
+    "write_table",
+]

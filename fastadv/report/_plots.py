@@ -13,7 +13,8 @@ from ..data import Dataset
 from ..evaluation import AACurve
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG."""
     figure.savefig(path, dpi=150, bbox_inches="tight")
     return path
 
@@ -31,7 +32,7 @@ def plot_aa_curves(curves: Mapping[str, AACurve], theta: float, attack: str, pat
     axes.set(xlim=(0, 2 * theta), ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> Path:
@@ -48,7 +49,7 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: P
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, path: Path, count: int = 6) -> Path:
@@ -91,4 +92,4 @@ def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, pa
         draw(2 * m + 2, f"{name}\nadversarial", x_adv, classes, after != y)
     budget = f" at eps {attack.eps:g}" if attack.has_budget else ""
     figure.suptitle(f"{type(attack).__name__}{budget}: predicted classes, red where wrong in the end", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)

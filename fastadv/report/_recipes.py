@@ -1,0 +1,86 @@
+"""Published experiments run again: measured figures beside the printed ones."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure as Canvas
+from rich.table import Table
+
+from ..recipes import Figure, Recipe
+from ._plots import save
+
+
+def _text(value: float, figure: Figure) -> str:
+    """An accuracy in percent, or a norm or gradient as it is."""
+    return f"{value:.4g}" if figure.name.endswith("norm") or figure.name.startswith("gradient") else f"{value:.1f}"
+
+
+def figures_table(recipe: Recipe, figures: Sequence[Figure], caption: str) -> Table:
+    """The figures of one recipe for a terminal: measured, printed, and the difference."""
+    shown = Table(title=f"{recipe.name}: {recipe.row}", caption=caption, title_justify="left", caption_justify="left")
+    for head in ("", "measured", "printed", "difference"):
+        shown.add_column(head, justify="left" if not head else "right")
+    for figure in figures:
+        printed, difference = "", ""
+        if figure.printed is not None:
+            printed, difference = f"{figure.printed:g}", _text(figure.measured - figure.printed, figure)
+            difference = difference if difference.startswith("-") else f"+{difference}"
+        shown.add_row(figure.name, _text(figure.measured, figure), printed, difference)
+    return shown
+
+
+def write_figures(figures: Sequence[Figure], path: Path) -> None:
+    """The figures of one recipe as CSV; what was not printed is empty."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("figure", "measured", "printed"))
+        writer.writerows((f.name, repr(f.measured), "" if f.printed is None else f"{f.printed:g}") for f in figures)
+
+
+def read_figures(path: Path) -> list[Figure]:
+    """What `write_figures` wrote."""
+    with path.open(newline="") as file:
+        return [
+            Figure(row["figure"], float(row["measured"]), float(row["printed"]) if row["printed"] else None)
+            for row in csv.DictReader(file)
+        ]
+
+
+def write_markdown(results: Mapping[str, Sequence[Figure]], heading: str, path: Path) -> None:
+    """All recipes in one Markdown table, a column a recipe: measured, and printed in brackets."""
+    names = list(dict.fromkeys(_short(figure.name) for figures in results.values() for figure in figures))
+    lines = [heading, "", "| | " + " | ".join(results) + " |", "| --- |" + " --: |" * len(results)]
+    for name in names:
+        cells = []
+        for figures in results.values():
+            found = [figure for figure in figures if _short(figure.name) == name]
+            printed = f" ({found[0].printed:g})" if found and found[0].printed is not None else ""
+            cells.append(_text(found[0].measured, found[0]) + printed if found else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _short(name: str) -> str:
+    """A figure's name without that of the recipe whose network samples are made on."""
+    attack, made_on, rest = name.partition(" from ")
+    return f"{attack}, black box{rest[rest.index(' ') :] if ' ' in rest else ''}" if made_on else name
+
+
+def plot_variants(option: str, results: Mapping[float | None, Sequence[Figure]], title: str, path: Path) -> Path:
+    """Every accuracy over the values of an option; where the option was left to the method (None), a dashed line."""
+    canvas = Canvas(figsize=(6, 4))
+    axes = canvas.subplots()
+    values = sorted(value for value in results if value is not None)
+    names = [figure.name for figure in next(iter(results.values())) if not figure.name.endswith("norm")]
+    for i, name in enumerate(names):
+        found = {value: next(f.measured for f in figures if f.name == name) for value, figures in results.items()}
+        axes.plot(values, [found[value] for value in values], color=f"C{i}", marker=".", label=name)
+        if None in found:
+            axes.axhline(found[None], color=f"C{i}", linestyle="--", linewidth=1)
+    if None in results:
+        axes.plot([], [], color="0.5", linestyle="--", label=f"{option} by the method itself")
+    axes.set(xlabel=option, ylabel="accuracy, %", ylim=(0, 100), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return save(canvas, path)
