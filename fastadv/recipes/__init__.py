@@ -35,8 +35,8 @@ class Recipe:
     `Protocol`. `printed`: the figures, accuracies in percent. Its keys are ``clean``, ``gradient`` (see
     `GradientNorms`, here in the units in which the network sees the data), or attacks of the protocol, followed by
     `` from NAME`` for samples made on the network of that recipe; its values a figure, at the protocol's budget, or
-    figures by budget, ``norm`` or ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`: an option of the
-    method and the values that it takes in turn. `note`: what was left open in print.
+    figures by budget, ``norm`` or ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`:
+    an option of the method and the values that it takes in turn. `note`: what was left open in print.
     """
 
     name: str
