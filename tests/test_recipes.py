@@ -1,0 +1,286 @@
+"""fastadv.recipes and ``fastadv reproduce``: every recipe can run, and measures what it says."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+from toys import labels, samples
+
+from fastadv import models, recipes, report
+from fastadv.__main__ import main
+from fastadv.attacks import FGSM, Attack, DeepFool
+from fastadv.commands import Reproduction
+from fastadv.data import DATASETS, Dataset
+from fastadv.evaluation import evaluate, gradient_norms
+from fastadv.recipes import Figure, Recipe
+from fastadv.runs import Run, load_checkpoint
+from fastadv.trainers import METHODS, Bilateral, Blind
+
+every = pytest.mark.parametrize("name", recipes.names())
+
+
+@every
+def test_every_recipe_can_run(name):
+    recipe = recipes.load(name)
+    training = Reproduction().training(recipe)
+    assert training.data in DATASETS
+    assert training.model in models.MODELS
+    assert recipe.paper
+    assert recipe.note
+    assert isinstance(recipe.build_method(), METHODS[recipe.method])
+    assert [variant.build_method() for variant in recipe.variants()]
+    assert set(recipe.sources()) <= set(recipes.names())
+    assert next(iter(recipe.printed)) == "clean"
+    rules = recipes.protocol(recipe.evaluation)
+    for key, figure in recipe.printed.items():
+        figures = figure if isinstance(figure, dict) else {None: figure}
+        if key in ("clean", "gradient"):
+            continue
+        attack = rules.attacks[key.partition(" from ")[0]]
+        assert isinstance(attack, Attack)
+        for what, value in figures.items():
+            if attack.has_budget and what is not None:
+                assert attack.at(what).eps == what
+            if value is not None:
+                assert 0 <= value <= (1 if what == "norm" else 100)
+            if isinstance(what, str):
+                assert what == "norm" or what.startswith("avg-AA(")
+
+
+def test_every_table_is_there():
+    have = set(recipes.names())
+    for data in ("mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"):
+        assert {f"blind-{data}-{row}" for row in ("nt", "fgsm", "pgd", "df-at", "bat")} <= have
+    rows = {1: 2, 3: 6, 5: 11, 6: 7, 7: 2, 8: 7, 9: 5, 10: 3, 11: 4}
+    assert {n: sum(name.startswith(f"bilateral-table{n}-") for name in have) for n in rows} == rows
+
+
+def test_recipes_are_the_papers():
+    bat = recipes.load("blind-fashion-mnist-bat")
+    assert bat.build_method() == Blind(rho=0.9, label_smoothing=0.1, attack=DeepFool(steps=10, overshoot=0.02))
+    assert bat.printed["deepfool"]["avg-AA(0.04)"] == 83.2
+    training = Reproduction().training(bat)
+    assert (training.model, training.epochs, training.lr, training.optimizer) == ("lenet5-wide", 70, 1e-3, "adam")
+    plus = recipes.load("bilateral-table5-r-mc-la-plus")
+    method = plus.build_method()
+    assert (method.attack.eps, method.labels, method.beta, method.gamma) == (8 / 255, "adversarial", 9, 0.01)
+    training = Reproduction().training(plus)
+    assert (training.milestones, training.epochs, training.lr, training.weight_decay) == ([100, 150], 200, 0.1, 2e-4)
+    la9 = recipes.load("bilateral-table9-r-mc-la9").build_method()
+    assert (la9.variant, la9.top_k, la9.beta) == ("sup", 9, 11)
+    smooth = recipes.load("bilateral-table5-r-mc-ls").build_method()
+    assert isinstance(smooth, Bilateral)
+    own = smooth.soft_labels(torch.zeros(1, 10), torch.tensor([3]))[0, 3]
+    assert own == pytest.approx(0.5)  # the printed eps_y
+
+
+def test_protocols_are_the_papers():
+    rules = recipes.protocol("blind")
+    pgd = rules.attacks["pgd"].at(0.1)
+    assert (pgd.eps, pgd.alpha, pgd.steps, pgd.random_start) == (0.1, pytest.approx(0.01), 20, 0.5)
+    assert rules.labels["pgd"] == "pred"
+    assert rules.labels["pgd-true"] == "true"
+    ce20 = recipes.protocol("bilateral").attacks["ce20"]
+    assert (ce20.eps, ce20.alpha, ce20.steps) == (8 / 255, 2 / 255, 20)
+
+
+@pytest.mark.parametrize(("epochs", "milestones"), [(None, [60, 90]), (10, [6, 9]), (1, [1, 1]), (200, [120, 180])])
+def test_milestones_keep_their_places(epochs, milestones):
+    training = Reproduction(epochs=epochs).training(recipes.load("bilateral-table5-r-mc-la"))
+    assert (training.epochs, training.milestones) == (epochs or 100, milestones)
+
+
+class TwoPlanes(nn.Module):
+    """Logits of a sample in the plane: (0, x0 - 1/2); FGSM at eps fools what is within eps of the line."""
+
+    def forward(self, x):
+        return torch.stack((torch.zeros_like(x[:, 0]), x[:, 0] - 0.5), dim=1)
+
+
+def a_recipe(**printed) -> Recipe:
+    training = {"data": "two-circles", "model": "two-circles-net", "std": 0.5}
+    return Recipe("toy", "none", "toy", training, "standard", {}, "blind", {"clean": None, **printed})
+
+
+def test_measured_on_a_model_whose_distances_are_known():
+    x = torch.tensor([[0.52, 0.1], [0.45, 0.3], [0.9, 0.5], [0.3, 0.2]])
+    data = Dataset(x, torch.tensor([1, 0, 1, 1]), classes=("a", "b"))  # the last is misclassified
+    figures = recipes.measure(
+        a_recipe(fgsm={0.01: None, 0.03: 50.0, 0.1: None}, deepfool={"norm": None, 0.03: None, "avg-AA(0.05)": 20.0}),
+        TwoPlanes(), data, {},
+    )  # fmt: skip
+    found = {figure.name: figure.measured for figure in figures}
+    printed = {figure.name: figure.printed for figure in figures if figure.printed is not None}
+    assert printed == {"fgsm 0.03": 50.0, "deepfool avg-AA(0.05)": 20.0}
+    assert found["clean"] == 75
+    assert [found[f"fgsm {eps}"] for eps in (0.01, 0.03, 0.1)] == [75, 50, 25]  # predictions are attacked, so the last
+    sizes = torch.tensor([0.02, 0.05, 0.4, 0.2]) / 2**0.5 * 1.02  # RMS of two numbers, beyond the line by the overshoot
+    assert found["deepfool norm"] == pytest.approx(float(sizes.mean()), rel=1e-3)
+    flips = sizes / 1.02
+    assert found["deepfool 0.03"] == 50
+    shares = torch.tensor([flips[0] / 0.05, flips[1] / 0.05, 1.0, 0.0])
+    assert found["deepfool avg-AA(0.05)"] == pytest.approx(100 * float(shares.mean()), rel=1e-3)
+
+
+def test_measured_on_the_network_of_another_recipe():
+    data = Dataset(samples(40, 2, dtype=torch.float32), labels(40, 2), classes=("a", "b"))
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    (_, figure) = recipes.measure(a_recipe(**{"fgsm from other": {0.2: None}}), model, data, {"other": other})
+    expected = evaluate(model, data, {"a": FGSM(eps=0.2)}, label="pred", source=other).results["a"].accuracy
+    assert figure == Figure("fgsm from other 0.2", 100 * expected, None)
+
+
+def test_gradients_are_in_the_units_the_network_sees():
+    x, y = samples(30, 2, dtype=torch.float32), labels(30, 2)
+    network = nn.Linear(2, 2)
+    seen = (x - 0.5) / 0.5
+    residual = network(seen).softmax(1) - F.one_hot(y, 2)
+    squares = (residual @ network.weight).square().sum(1)
+    wrong = network(seen).argmax(1) != y
+    assert 0 < wrong.sum() < 30
+    expected = {"all mean": squares.mean(), "wrong max": squares[wrong].max(), "correct min": squares[~wrong].min()}
+    behind = lambda x: network((x - 0.5) / 0.5)  # noqa: E731
+    recipe = a_recipe(gradient=dict.fromkeys(expected))
+    figures = recipes.measure(recipe, behind, Dataset(x, y, classes=("a", "b")), {})
+    for figure, value in zip(figures[1:], expected.values(), strict=True):
+        assert figure.measured == pytest.approx(float(value.detach()), rel=1e-4)
+
+
+def test_gradient_norms_of_nothing_are_nan():
+    data = Dataset(torch.full((3, 2), 0.9), torch.ones(3, dtype=torch.int64), classes=("a", "b"))
+    summary = gradient_norms(TwoPlanes(), data).summary()
+    assert summary["wrong mean"] != summary["wrong mean"]
+    assert summary["correct mean"] == summary["all mean"] > 0
+
+
+def test_variants_differ_in_one_option():
+    recipe = recipes.load("bilateral-figure1")
+    variants = recipe.variants()
+    assert [variant.build_method().attack.eps for variant in variants] == [n / 255 for n in (1, 2, 4, 8, 12)]
+    assert len({variant.name for variant in variants}) == 5
+    assert all(variant.variants() == [variant] for variant in variants)
+    cutoffs = [variant.build_method().eps for variant in recipes.load("blind-figure4-cutoff").variants()]
+    assert None in cutoffs
+    assert 0 in cutoffs
+
+
+def test_only_some_attacks():
+    recipe = recipes.load("blind-fashion-mnist-bat").only(["pgd"])
+    assert list(recipe.printed) == ["clean", "pgd", "pgd from blind-fashion-mnist-nt"]
+    with pytest.raises(ValueError, match="has no figures of 'ce7': choose among clean, pgd"):
+        recipe.only(["ce7"])
+
+
+def test_selection():
+    assert [r.name for r in recipes.select(["blind-svhn-*", "blind-svhn-nt"])] == [
+        f"blind-svhn-{row}" for row in ("bat", "df-at", "fgsm", "nt", "pgd")
+    ]
+    with pytest.raises(ValueError, match=r"no recipe is called 'blind-svhn-bta'; did you mean 'blind-svhn-bat'\?"):
+        recipes.select(["blind-svhn-bta"])
+
+
+def test_a_recipe_with_something_unknown_is_refused(tmp_path, monkeypatch):
+    given = yaml.safe_load((recipes.FOLDER / "blind-svhn-nt.yaml").read_text())
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path)
+    for name, changed in (("more", given | {"colour": "red"}), ("less", {k: given[k] for k in given if k != "row"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(changed))
+        with pytest.raises(ValueError, match=f"recipe {name}: "):
+            recipes.load(name)
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+QUICK = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "2", "--per-class", "6", "--limit", "10"]
+
+
+def figures_of(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "figures.csv").open() as file:
+        return {row["figure"]: row for row in csv.DictReader(file)}
+
+
+def test_reproduce(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["reproduce", "blind-fashion-mnist-pgd", "--attacks", "pgd,deepfool", *QUICK, "--out", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "difference" in printed
+    found = figures_of(out / "blind-fashion-mnist-pgd")
+    assert found["clean"]["printed"] == "85.7"
+    assert found["pgd from blind-fashion-mnist-nt 0.1"]["printed"] == "83.4"
+    assert all(float(row["measured"]) >= 0 for row in found.values())
+    assert load_checkpoint(out / "blind-fashion-mnist-nt")["method"] == "blind-fashion-mnist-nt"  # the source
+    markdown = (out / "results.md").read_text()
+    assert (
+        f"| pgd, black box 0.1 | {float(found['pgd from blind-fashion-mnist-nt 0.1']['measured']):.1f} (83.4) |"
+        in markdown
+    )
+    assert main(command) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    assert main([*command, "--resume", "true", "--limit", "9"]) == 2
+    assert "limit was 10 and is now 9" in capsys.readouterr().err
+
+
+def test_a_stopped_reproduction_goes_on(tmp_path):
+    command = ["reproduce", "bilateral-fashion-mnist-r-mc-la", "--attacks", "ce7,gradient", *QUICK, "--resume", "true"]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        save = Run.save
+
+        def save_and_stop(self: Run, checkpoint: dict) -> None:
+            save(self, checkpoint)
+            raise KeyboardInterrupt
+
+        patch.setattr(Run, "save", save_and_stop)
+        assert main([*command, "--out", str(tmp_path / "parts")]) == 130
+    assert not list((tmp_path / "parts").rglob("figures.csv"))
+    for _ in range(2):  # the second time everything is there
+        assert main([*command, "--out", str(tmp_path / "parts")]) == 0
+        whole, parts = (figures_of(tmp_path / name / "bilateral-fashion-mnist-r-mc-la") for name in ("whole", "parts"))
+        assert whole == parts
+
+
+def test_a_sweep_has_a_figure(tmp_path):
+    out = tmp_path / "out"
+    quick = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "1", "--per-class", "1", "--limit", "3"]
+    quick += ["--attacks", "deepfool"]
+    assert main(["reproduce", "blind-figure4-cutoff", *quick, "--out", str(out)]) == 0
+    assert (out / "blind-figure4-cutoff.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.rglob("figures.csv"))) == 7
+
+
+def test_list(capsys):
+    assert main(["reproduce", "--list", "true"]) == 0
+    printed = capsys.readouterr().out
+    assert [name for name in recipes.names() if f"{name}: " not in printed] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give the name of a recipe"),
+        (["blind-fashion-mnist-bta"], "did you mean 'blind-fashion-mnist-bat'"),
+        (["blind-fashion-mnist-bat", "--attacks", "apgd"], "has no figures of 'apgd'"),
+        (["blind-fashion-mnist-bat", "--epochs", "0"], "epochs must be a whole number of at least 1"),
+        (["blind-fashion-mnist-bat", "--model", "lenet6"], "unknown model 'lenet6'"),
+        (["blind-mnist-bat", "--folder", "no/such/folder"], "no/such/folder"),
+        (["blind-mnist-bat", "--resume", "true"], "resume needs --out"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_figures_survive_a_file(tmp_path):
+    figures = [Figure("clean", 100 / 3, 33.4), Figure("cw norm", 0.0123456789, None)]
+    report.write_figures(figures, tmp_path / "figures.csv")
+    assert report.read_figures(tmp_path / "figures.csv") == figures
+    assert dataclasses.astuple(figures[0])[2] == 33.4
