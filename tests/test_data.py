@@ -492,6 +492,13 @@ def test_other_counts_than_the_published_are_refused(name, message, tmp_path):
         load(name, "test", folder=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mnist"])
+def test_mnist_labels_are_digits(name, server):
+    write_idx(server / "t10k-labels-idx1-ubyte.gz", np.full(10, 10, np.uint8))
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.gz: found the value 10; expected 0\.\.9"):
+        load(name, "test", folder=server)
+
+
 @needs_full_set
 def test_fashion_mnist_is_not_taken_for_mnist():
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz: found sha256 .*; expected 0fa7898d"):
