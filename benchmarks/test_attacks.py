@@ -121,6 +121,14 @@ CASES = {
         norm="l2",
         same=False,
     ),
+    "DDN-20": Case(
+        "DDN",
+        {"steps": 20},
+        (LENET, ROBUST, SMALL),
+        {"foolbox": foolbox("DDNAttack", steps=20), "adv-lib": adv_lib("ddn", steps=20, levels=None)},
+        norm="l2",
+        same=False,  # fastadv's looks at the last point too
+    ),
     "PGD-10-0": Case(
         "FriendlyPGD",
         {**PGD, "tau": 0, "start": "natural"},

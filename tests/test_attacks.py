@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -15,6 +16,7 @@ from fastadv.attacks import (
     APGDT,
     ATTACKS,
     CW,
+    DDN,
     DRA,
     EPGD,
     FAB,
@@ -42,6 +44,7 @@ CASES: dict[str, Attack] = {
     "autoattack": AutoAttack(0.1, "custom", ("apgd-ce",)),
     "cw": CW(steps=10, binary_search_steps=4, initial_const=0.01),
     "cwlinf": CWLinf(steps=10),
+    "ddn": DDN(steps=10),
     "deepfool": DeepFool(steps=10),
     "dra": DRA(0.1),
     "epgd": EPGD(0.1),
@@ -406,6 +409,67 @@ def test_kappa_is_the_lead_that_is_asked_for(attack, targeted):
     assert (sign * lead(model(plain), y)).median() < 1
 
 
+def naive_ddn(attack: DDN, model: nn.Module, x: Tensor, y: int) -> Tensor:
+    """One sample, as in the paper, with a perturbation and a radius of its own."""
+    delta, radius, best, size = torch.zeros_like(x), attack.init_norm, x, torch.inf
+    for k in range(attack.steps + 1):
+        point = (x + delta).requires_grad_()
+        logits = model(point)
+        fooled = (logits.argmax() == y) == attack.targeted
+        if fooled and delta.norm() < size:
+            best, size = point.detach(), delta.norm()
+        if k < attack.steps:
+            (grad,) = torch.autograd.grad(cross_entropy(logits, torch.tensor([y])).sum(), point)
+            alpha = (0.01 + 0.99 * (1 + math.cos(math.pi * k / attack.steps)) / 2) * (-1 if attack.targeted else 1)
+            radius *= 1 - attack.gamma if fooled else 1 + attack.gamma
+            delta = delta + alpha * grad / grad.norm()
+            delta = (x + radius * delta / delta.norm()).clamp(0, 1) - x
+    return best
+
+
+@pytest.mark.parametrize("options", [{}, {"targeted": True}, {"steps": 30}, {"gamma": 0.3, "init_norm": 0.2}])
+def test_ddn_is_each_sample_by_itself(options):
+    attack = DDN(**{"steps": 12, **options})
+    model, x, y = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64), labels(24, 5)
+    if not attack.targeted:
+        y[::2] = model(x).argmax(1)[::2]
+    found = attack.run(model, x, y)
+    for i in range(24):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(found.x_adv[one], naive_ddn(attack, model, x[one], int(y[i])), atol=1e-9, rtol=0)
+    assert set(found.steps.tolist()) == set(found.grads.tolist()) == {0, attack.steps}
+    assert (found.norm > 0).sum() >= 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_ddn_on_a_linear_model_closes_in_on_the_boundary(dtype):
+    model, x = linear(48, 2, dtype), samples(32, *SHAPE, low=0.3, high=0.7, dtype=dtype)
+    distance, _ = nearest_hyperplane(model, x, "l2")
+    found = DDN(steps=200).run(model, x)
+    assert found.success.all()
+    assert (found.norm >= distance * (1 - 1e-5)).all()
+    torch.testing.assert_close(found.norm, distance, rtol=0.01, atol=0)
+
+    many = linear(48, 5, dtype)
+    found, (distance, _) = DDN(steps=200).run(many, x), nearest_hyperplane(many, x, "l2")
+    assert found.success.all()
+    assert (found.norm >= distance * (1 - 1e-5)).all()
+    assert (found.norm / distance).median() < 1.2  # cross-entropy leaves the class, not across its nearest boundary
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_the_radius_of_ddn_bounds_what_it_reaches(steps):
+    """On the way out along a straight line, the first sphere that crosses the boundary is the nearest so far."""
+    model, x = linear(48, 2, torch.float64), samples(64, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)
+    distance, _ = nearest_hyperplane(model, x, "l2")
+    found = DDN(steps=steps, gamma=0.5, init_norm=0.02).run(model, x)
+    assert torch.equal(found.success, distance < 0.02 * 1.5**steps)
+    assert torch.equal(found.x_adv[~found.success], x[~found.success])
+    last = found.success & (distance > 0.02 * 1.5 ** (steps - 1))
+    torch.testing.assert_close(found.norm[last], torch.full_like(found.norm[last], 0.02 * 1.5**steps))
+    assert last.any()
+
+
 def test_cwlinf_ends_with_a_model_that_changes_its_mind():
     model, x, y, calls = linear(48, 2), samples(4, *SHAPE), None, itertools.count()
     y = model(x).argmax(1)
@@ -483,6 +547,7 @@ def test_momentum_reaches_the_corner_and_is_not_pgd():
         RFGSM(0.4, 0.05, 20, targeted=True),
         CW(targeted=True),
         CWLinf(targeted=True),
+        DDN(targeted=True),
     ],
 )
 def test_targeted_attacks_arrive(attack):
@@ -703,7 +768,9 @@ def test_no_budget_changes_nothing(attack):
     assert torch.equal(attack.at(0)(Wavy(48, 5), x), x)
 
 
-@pytest.mark.parametrize("attack", [DeepFool(steps=0), PGD(steps=0, random_start=0), CW(steps=0), CWLinf(steps=0)])
+@pytest.mark.parametrize(
+    "attack", [DeepFool(steps=0), PGD(steps=0, random_start=0), CW(steps=0), CWLinf(steps=0), DDN(steps=0)]
+)
 def test_no_steps_change_nothing(attack):
     x = samples(8, *SHAPE)
     found = attack.run(Wavy(48, 5), x)
@@ -869,7 +936,7 @@ def test_without_labels_the_predictions_are_attacked(attack):
     assert_equal(attack.run(model, x), attack.run(model, x, model(x).argmax(1)))
 
 
-@pytest.mark.parametrize("attack", [DeepFool(), CW(binary_search_steps=4, initial_const=0.1), CWLinf()])
+@pytest.mark.parametrize("attack", [DeepFool(), CW(binary_search_steps=4, initial_const=0.1), CWLinf(), DDN()])
 def test_misclassified_samples_are_left_as_they_are(attack):
     model, x = Wavy(48, 5), samples(8, *SHAPE)
     y = model(x).argmax(1)
@@ -930,7 +997,7 @@ def test_gradients_that_are_not_finite(attack, value):
     bad = torch.zeros(9, dtype=torch.bool).index_fill(0, torch.arange(0, 9, 3), True)
     assert found.x_adv.isfinite().all()
     assert torch.equal(found.x_adv[~bad], sound.x_adv[~bad])
-    if isinstance(attack, FGSM | DeepFool | CW | CWLinf):
+    if isinstance(attack, FGSM | DeepFool | CW | CWLinf | DDN):
         assert torch.equal(found.x_adv[bad], x[bad])
         assert not found.success[bad].any()
 
@@ -1177,6 +1244,9 @@ def test_wrong_budgets(kind, options, message):
         (CW, {"binary_search_steps": 0}, "binary_search_steps must be a whole number of at least 1, got 0"),
         (CWLinf, {"largest_const": 0.001}, "largest_const must be from initial_const, 0.01, to 1e.30, got 0.001"),
         (CWLinf, {"decrease": 1.0}, "decrease must be between 0 and 1, got 1"),
+        (DDN, {"steps": -1}, "steps must be a whole number of at least 0, got -1"),
+        (DDN, {"gamma": 1.0}, "gamma must be between 0 and 1, got 1"),
+        (DDN, {"init_norm": 0.0}, "init_norm must be finite and positive, got 0"),
         (DRA, {"p": 0.0}, r"p must be a share of the entries, in \(0, 1\], got 0"),
         (DRA, {"scale": 0.0}, "scale must be positive, got 0"),
         (DRA, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),

@@ -31,6 +31,7 @@ OPTIONS = {
         "binary_search_steps": 9, "steps": 10000, "stepsize": 1e-2, "confidence": 0, "initial_const": 1e-3,
         "abort_early": True,
     },
+    "DDNAttack": {"init_epsilon": 1.0, "steps": 100, "gamma": 0.05},
 }  # fmt: skip
 EQUALS = {
     "LinfPGD": attacks.PGD(0.05, 0.05 * 0.01 / 0.3, 40),
@@ -46,6 +47,7 @@ EQUALS = {
     "L2DeepFoolAttack": attacks.DeepFool(),
     "LinfDeepFoolAttack": attacks.DeepFool(norm="linf"),
     "L2CarliniWagnerAttack": attacks.CW(0, 20, 0.01, 1e-3, binary_search_steps=9),
+    "DDNAttack": attacks.DDN(),
 }
 named = pytest.mark.parametrize("name", EQUALS)
 

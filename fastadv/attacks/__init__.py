@@ -7,6 +7,7 @@ from .apgd import APGD, APGDT
 from .autoattack import AutoAttack, MultiAttack
 from .cw import CW
 from .cwlinf import CWLinf
+from .ddn import DDN
 from .deepfool import DeepFool
 from .dra import DRA
 from .epgd import EPGD
@@ -24,6 +25,7 @@ __all__ = [
     "APGDT",
     "ATTACKS",
     "CW",
+    "DDN",
     "DRA",
     "EPGD",
     "FAB",
@@ -55,6 +57,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "autoattack": AutoAttack,
     "cw": CW,
     "cwlinf": CWLinf,
+    "ddn": DDN,
     "deepfool": DeepFool,
     "dra": DRA,
     "epgd": EPGD,

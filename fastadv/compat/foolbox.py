@@ -2,8 +2,8 @@
 
 The calls, options and what they return are those of foolbox 3. What differs, on purpose: the model stays where it is
 unless `device` says otherwise, its parameters keep their gradients, inputs are torch tensors, noise is keyed by the
-sample's place in the batch and `seed`, starts and projections in L1 are those of fastadv's `PGD`, and MI-FGSM divides
-every gradient by its L1 norm, as its paper does.
+sample's place in the batch and `seed`, starts and projections in L1 are those of fastadv's `PGD`, MI-FGSM divides every
+gradient by its L1 norm, and DDN looks at its last point too, as their papers do.
 """
 
 from abc import ABC, abstractmethod
@@ -220,6 +220,19 @@ class L2CarliniWagnerAttack(Attack):
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "abort_early": self.abort_early}
         how |= {"steps": self.steps, "lr": self.stepsize, "binary_search_steps": self.binary_search_steps}
         return attacks.CW(**how, **common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDNAttack(Attack):
+    init_epsilon: float = 1.0
+    steps: int = 100
+    gamma: float = 0.05
+
+    norm = "l2"
+    smallest = True
+
+    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
+        return attacks.DDN(self.steps, self.gamma, self.init_epsilon, **common)
 
 
 FGSM, FGM = LinfFastGradientAttack, L2FastGradientAttack
