@@ -8,7 +8,17 @@ from typing import Any
 import jsonargparse
 import torch
 
-from .commands import Data, Reproduction, Testing, Training, compare, evaluate_checkpoint, reproduce, train
+from .commands import (
+    Data,
+    Reproduction,
+    Testing,
+    Training,
+    compare,
+    evaluate_checkpoint,
+    list_recipes,
+    reproduce,
+    train,
+)
 from .info import doctor
 from .trainers import METHODS
 
@@ -57,6 +67,7 @@ def parser() -> Parser:
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
     sub.add_argument("names", type=str, nargs="*", help="recipes, or patterns such as 'blind-fashion-mnist-*'")
+    sub.add_argument("--list", action="store_true", help="all recipes, and where they were published")
     add(commands, "info", "What is installed, which kernels run, and how to repair what is missing.", config=False)
     return main
 
@@ -90,7 +101,7 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         name, options = options.method, options[options.method]
         train(name, _build(METHODS[name], options), _build(Training, options), options.test)
     elif command == "reproduce":
-        reproduce(options.names, _build(Reproduction, options))
+        list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:

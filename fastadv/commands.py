@@ -393,7 +393,6 @@ class Reproduction(Data):
 
     Args:
         data: other data than the recipes'.
-        list: print the names of all recipes and where they were published, and stop.
         model: another network than the recipes'.
         epochs: other epochs than the recipes'; milestones keep their places in the schedule.
         batch_size: samples a step.
@@ -407,7 +406,6 @@ class Reproduction(Data):
     """
 
     data: str | None = None
-    list: bool = False
     model: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -438,7 +436,7 @@ class Reproduction(Data):
 
 
 def list_recipes() -> None:
-    """``fastadv reproduce --list true``."""
+    """``fastadv reproduce --list``."""
     for recipe in recipes.select(["*"]):
         say(f"{recipe.name}: {recipe.row} ({recipe.paper}; {recipe.training['data']}, {recipe.training['model']})")
     for name, experiment in recipes.EXPERIMENTS.items():
@@ -447,11 +445,8 @@ def list_recipes() -> None:
 
 def reproduce(names: Sequence[str], options: Reproduction) -> None:
     """``fastadv reproduce NAME ...``: trains what the recipes and the sources of their samples need, and measures."""
-    if options.list:
-        list_recipes()
-        return
     if not names:
-        raise ValueError("give the name of a recipe, or several; fastadv reproduce --list true has them")
+        raise ValueError("give the name of a recipe, or several; fastadv reproduce --list has them")
     out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
     for name in (name for name in names if name in recipes.EXPERIMENTS):
         folder = Run(out / name, as_yaml(options), environment(), resume=options.resume).folder

@@ -708,6 +708,18 @@ def test_one_step_goes_towards_a_wrong_class(towards):
         assert ahead.bincount(minlength=5)[1:].min() >= 6
 
 
+def test_one_step_towards_any_class_is_fgsm_from_a_start_that_may_leave_the_box():
+    model, x, y = Wavy(48, 5), samples(32, 3, 4, 4, dtype=torch.float64), labels(32, 5)
+    still = OneStepTargeted(0.05, towards="any", random_start=False)
+    assert torch.equal(still(model, x, y), FGSM(0.05)(model, x, y))
+    start = ops.random_start(x, torch.arange(32), 0.3, 0, 0, "uniform", -math.inf, math.inf)
+    assert ((start < 0) | (start > 1)).any()
+    leaf = start.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(cross_entropy(model(leaf), y).sum(), leaf)
+    expected = (start + 0.3 * grad.sign()).clamp(x - 0.3, x + 0.3).clamp(0, 1)
+    torch.testing.assert_close(OneStepTargeted(0.3, towards="any")(model, x, y), expected)
+
+
 # ---------------------------------------------------------------------------------------------------------- budgets
 
 
@@ -1251,7 +1263,7 @@ def test_wrong_budgets(kind, options, message):
         (DRA, {"scale": 0.0}, "scale must be positive, got 0"),
         (DRA, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         (EPGD, {"bisect": "half"}, "bisect must be one of true, literal, got 'half'"),
-        (OneStepTargeted, {"towards": "cat"}, "towards must be one of most_confusing, least_likely, random"),
+        (OneStepTargeted, {"towards": "cat"}, "towards must be one of most_confusing, least_likely, random, any"),
         (Noise, {"law": "normal"}, "law must be one of uniform, sign, gaussian, got 'normal'"),
         (DeepFool, {"steps": -1}, "steps must be a whole number of at least 0"),
         (DeepFool, {"overshoot": -0.1}, "overshoot must be finite and not negative"),

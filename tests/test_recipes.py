@@ -254,7 +254,7 @@ def test_a_sweep_has_a_figure(tmp_path):
 
 
 def test_list(capsys):
-    assert main(["reproduce", "--list", "true"]) == 0
+    assert main(["reproduce", "--list"]) == 0
     printed = capsys.readouterr().out
     assert [name for name in recipes.names() if f"{name}: " not in printed] == []
 

@@ -13,7 +13,7 @@ from ._attack import Attack, Budget, check_budget, check_choice
 
 @dataclass(frozen=True)
 class OneStepTargeted(Attack):
-    """One step towards a wrong class from a random start (Wang and Zhang, ICCV 2019: R-MC, R-LL).
+    """One step towards a wrong class from a random start (Wang and Zhang, ICCV 2019: R-MC, R-LL, R-FGSM).
 
     The class is chosen at x. As in the published code, the start may leave the box; the result does not. `AttackResult`
     counts any change of class as success.
@@ -21,7 +21,8 @@ class OneStepTargeted(Attack):
     Args:
         eps: L-infinity budget, in the units of the inputs; a number or one a sample.
         alpha: step size, likewise; by default eps.
-        towards: ``most_confusing`` (the wrong class with the highest logit), ``least_likely`` or ``random``.
+        towards: ``most_confusing`` (the wrong class with the highest logit), ``least_likely``, ``random``, or ``any``,
+            which is a step away from the label (R-FGSM).
         random_start: whether the start is uniform in the ball, or x.
     """
 
@@ -35,25 +36,31 @@ class OneStepTargeted(Attack):
         check_budget(self, "eps", self.eps)
         if self.alpha is not None:
             check_budget(self, "alpha", self.alpha)
-        check_choice(self, "towards", self.towards, ("most_confusing", "least_likely", "random"))
+        check_choice(self, "towards", self.towards, ("most_confusing", "least_likely", "random", "any"))
 
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("OneStepTargeted", "eps", self.eps, rows.x)
         rows.alpha = rows.eps if self.alpha is None else ops.per_sample("OneStepTargeted", "alpha", self.alpha, rows.x)
-        logits = rows.scores()
-        if self.towards == "random":
-            rows.goal = random_target(rows.y, rows.ids, logits.shape[1], self.seed)
-        else:
-            rows.goal = ops.wrong_class_target(logits, rows.y, self.towards)
+        rows.goal = self.goal(rows)
+        sign = 1 if self.towards == "any" else -1
         if self.random_start:
             wide = (-math.inf, math.inf)
             rows.x_adv = ops.random_start(rows.x, rows.ids, rows.eps, self.seed, 0, "uniform", *wide)
 
         def step(live: Rows) -> None:
             grad = live.gradient(cross_entropy, against="goal")
-            ops.linf_step(live.x_adv, grad, live.x, -live.alpha, live.eps, *self.bounds)
+            ops.linf_step(live.x_adv, grad, live.x, sign * live.alpha, live.eps, *self.bounds)
 
         ascend(rows, 1, step)
+
+    def goal(self, rows: Rows) -> torch.Tensor:
+        """The class that the step is towards, or the label that it is away from, [B]."""
+        if self.towards == "any":
+            return rows.y
+        logits = rows.scores()
+        if self.towards == "random":
+            return random_target(rows.y, rows.ids, logits.shape[1], self.seed)
+        return ops.wrong_class_target(logits, rows.y, self.towards)
 
 
 def random_target(y: torch.Tensor, ids: torch.Tensor, classes: int, seed: int) -> torch.Tensor:

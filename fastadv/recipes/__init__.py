@@ -114,8 +114,8 @@ def select(patterns: Iterable[str]) -> list[Recipe]:
         matching = fnmatch.filter(names(), pattern)
         if not matching:
             near = difflib.get_close_matches(pattern, names(), n=1)
-            guess = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"no recipe is called {pattern!r}{guess} See fastadv reproduce --list true")
+            guess = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"no recipe is called {pattern!r}{guess} See fastadv reproduce --list")
         found |= {name: load(name) for name in matching}
     return list(found.values())
 

@@ -23,8 +23,8 @@ class Bilateral(AttackMethod):
     network in eval mode. There is no clean term in the loss.
 
     Args:
-        attack: `OneStepTargeted` for MC and LL, with and without a random start; `PGD` of one step for R-FGSM, of
-            seven for the paper's Madry and Madry-LA.
+        attack: `OneStepTargeted` for MC, LL and R-FGSM, with and without a random start; `PGD` of seven steps for the
+            paper's Madry and Madry-LA.
         labels: ``adversarial`` (LA), ``smooth`` (LS), which is what equal gradients of the labels give (equation 15),
             or ``hard``.
         beta: how many times the largest wrong share the true class keeps, at least 1; 9 for 10 classes, 11 for 100.
