@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 
-from fastadv.attacks import FAB, FGSM, PGD, DeepFool, OneStepTargeted
+from fastadv.attacks import DDN, FAB, FGSM, PGD, DeepFool, OneStepTargeted
 from fastadv.data import Dataset, load
 from fastadv.evaluation import evaluate
 from fastadv.models import LeNet5, TwoCirclesNet
@@ -226,9 +226,10 @@ def test_blind_is_the_same_in_rms_and_l2():
 
 def test_blind_takes_other_attacks():
     model, batch = a_batch()
-    attack = FAB(steps=3)
-    method = Blind(rho=1, eps=math.inf, attack=attack)
-    assert torch.equal(method.examples(model, batch), attack(model, batch.x))
+    for attack in (FAB(steps=3), DDN(steps=20, gamma=0.2)):
+        method = Blind(rho=1, eps=math.inf, attack=attack)
+        assert torch.equal(method.examples(model, batch), attack(model, batch.x))
+        assert Blind(attack=attack).loss(model, batch).isfinite()
 
 
 def _examples_of_half(rank: int, address: str, folder: str) -> None:

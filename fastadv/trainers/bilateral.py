@@ -58,18 +58,23 @@ class Bilateral(AttackMethod):
         self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed, **scaled)
 
     def soft_labels(self, logits: Tensor, y: Tensor) -> Tensor:
-        """What the network is to predict instead of `y` [B], given its `logits` [B, K] at the natural samples."""
+        """What the network is to predict instead of `y` [B], given its `logits` [B, K] at the natural samples.
+
+        Only adversarial labels depend on their values.
+        """
         if self.labels == "hard":
             return F.one_hot(y, logits.shape[1]).to(logits.dtype)
         logits = torch.zeros_like(logits) if self.labels == "smooth" else logits
         return ops.adversarial_labels(logits, y, self.beta, self.gamma, self.variant, self.top_k)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        with isolated(model), torch.no_grad():
-            natural = model(batch.x)
-        y_adv = self.soft_labels(natural, batch.y)
+        natural = None
+        if self.labels == "adversarial":
+            with isolated(model), torch.no_grad():
+                natural = model(batch.x)
+            batch.stats["clean_accuracy"] = (natural.argmax(1) == batch.y).float().mean()
         logits = model(self.examples(model, batch))
-        batch.stats["clean_accuracy"] = (natural.argmax(1) == batch.y).float().mean()
+        y_adv = self.soft_labels(logits.detach() if natural is None else natural, batch.y)
         batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
         batch.stats["label_budget"] = 1 - y_adv.gather(1, batch.y.unsqueeze(1)).mean()  # eps_y
         return F.cross_entropy(logits, y_adv)

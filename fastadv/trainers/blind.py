@@ -17,7 +17,8 @@ class Blind(DeepFoolTraining):
 
     Not to be confused with bilateral adversarial training, which is also abbreviated BAT. With `rho` 1 only the cutoff
     is left, with `eps` infinite only the scale, with both DeepFool training; with `rho` or `eps` 0 normal training,
-    whose loss counts twice. Under ``torch.distributed``, the mean size is that over all processes' batches.
+    whose loss counts twice. Under ``torch.distributed``, the mean size is that over all processes' batches. The paper
+    would try ``DDN`` as the attack: with few steps it needs a large gamma, ``DDN(steps=20, gamma=0.2)``.
 
     Args:
         rho: the scale, in [0, 1]; 0.9 in the paper.
