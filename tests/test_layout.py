@@ -31,7 +31,8 @@ BELOW = {
     "evaluation": "ops losses attacks data.Dataset",
     "report": "ops losses attacks data.Dataset trainers evaluation",
     "compat": "ops models runs attacks",
-    "__main__": "ops losses models data runs info attacks trainers evaluation report",
+    "recipes": "ops models data attacks trainers evaluation report",
+    "__main__": "ops losses models data runs info attacks trainers evaluation report recipes",
 }
 
 
