@@ -69,6 +69,13 @@ def test_stationary_weight_solves_equation_23_and_is_the_only_one():
     assert (falling.diff(dim=0).sum(0) == 1).all()
 
 
+def test_without_a_stationary_weight_it_is_0():
+    """The slope at W1 = 0 is ``lam - (2 - eta) / 4``."""
+    w = stationary_weight(torch.tensor([0.0, 0.0, 1.5, 1.5]), torch.tensor([0.49, 0.51, 0.12, 0.13]))
+    assert (w > 1e-3).tolist() == [True, False, True, False]
+    assert w[[1, 3]].max() < 1e-12
+
+
 def test_printed_weights():
     w = stationary_weight(torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(w, torch.tensor([6.447, 6.100], dtype=torch.float64), rtol=0, atol=5e-4)

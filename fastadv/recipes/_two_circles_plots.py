@@ -43,8 +43,8 @@ def plot_training(epochs: Tensor, curves: Mapping[str, Mapping[str, Tensor]], pa
         above.set(title=name, ylim=(0, 1.05))
         below.set(xlabel="epoch", xscale="log", ylim=(0, 0.6))
     grid[1, 0].set_ylabel("distance from the boundary")
-    for axes in grid[:, -1]:
-        axes.legend(fontsize="small")
+    for axes, place in zip(grid[:, -1], ("center right", "upper right"), strict=True):
+        axes.legend(loc=place, fontsize="small")
     _save(figure, path)
 
 

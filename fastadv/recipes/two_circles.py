@@ -46,17 +46,22 @@ class Nets:
         w, b, v, c = self.theta.split(_SIZES, dim=1)
         return w.unflatten(1, (HIDDEN, 2)), b, v, c.squeeze(1)
 
-    def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Score [S, B] and its gradient [S, B, 2] at points [B, 2], the same for every network, or [S, B, 2]."""
-        w, b, v, c = self.layers()
-        inputs = torch.baddbmm(b.unsqueeze(2), w, x.mT.expand(len(w), -1, -1))
-        score = torch.baddbmm(c[:, None, None], v.unsqueeze(1), inputs.relu()).squeeze(1)
-        return score, ((inputs > 0) * v.unsqueeze(2)).mT @ w
-
     def score(self, x: Tensor) -> Tensor:
-        w, b, v, c = self.layers()
-        hidden = torch.baddbmm(b.unsqueeze(2), w, x.mT.expand(len(w), -1, -1)).relu()
-        return torch.baddbmm(c[:, None, None], v.unsqueeze(1), hidden).squeeze(1)
+        """The scores [S, B] of points [B, 2], the same for every network, or [S, B, 2]; above 0 is the outer circle."""
+        return self._score(self._inputs(x))
+
+    def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores and their gradients [S, B, 2]."""
+        (w, _, v, _), inputs = self.layers(), self._inputs(x)
+        return self._score(inputs), ((inputs > 0) * v.unsqueeze(2)).mT @ w
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        w, b, _, _ = self.layers()
+        return torch.baddbmm(b.unsqueeze(2), w, x.mT.expand(len(w), -1, -1))
+
+    def _score(self, inputs: Tensor) -> Tensor:
+        _, _, v, c = self.layers()
+        return torch.baddbmm(c[:, None, None], v.unsqueeze(1), inputs.relu()).squeeze(1)
 
     def boundary(self) -> Boundary:
         """The decision boundary within 0.95 of the origin: what ReLU networks draw further out is no concern of the
@@ -78,7 +83,7 @@ def bound(corners: float) -> float:
 
 # ------------------------------------------------------------------------------------------------------------ training
 
-Attack = Callable[[Nets, Tensor, Tensor], Tensor]
+Adversary = Callable[[Nets, Tensor, Tensor], Tensor]
 """Adversarial samples [S, B, 2] of points [B, 2] with labels [B]."""
 
 
@@ -120,7 +125,7 @@ def blind(nets: Nets, x: Tensor, y: Tensor, rho: float = 0.9) -> Tensor:
     return rows.view_as(x_adv)
 
 
-ATTACKS: dict[str, Attack | None] = {"NT": None, "AT": sign_step, "BAT": blind}
+METHODS: dict[str, Adversary | None] = {"NT": None, "AT": sign_step, "BAT": blind}
 
 
 class Run(NamedTuple):
@@ -133,7 +138,7 @@ class Run(NamedTuple):
 
 
 def train(
-    attack: Attack | None, nets: Nets, x: Tensor, y: Tensor, epochs: int, on_epoch: Callable[[], None] = lambda: None
+    attack: Adversary | None, nets: Nets, x: Tensor, y: Tensor, epochs: int, on_epoch: Callable[[], None] = lambda: None
 ) -> Run:
     """Full-batch gradient descent at rate 0.2 on ``(C(x) - y)^2``, to which `attack` adds the same on its samples."""
     kept = torch.logspace(0, math.log10(epochs), 60).round().long().unique()
@@ -170,7 +175,7 @@ class Row(NamedTuple):
     printed: float | None = None
 
 
-def row(method: str, stop: str, nets: Nets, printed: float | None = None) -> Row:
+def _row(method: str, stop: str, nets: Nets, printed: float) -> Row:
     test = load("two-circles", "test")
     eta, accurate = nets.robustness(), ((nets.score(test.x) > 0) == (test.y > 0)).all(1)
     return Row(method, stop, eta.max().item(), eta.median().item(), accurate.float().mean().item(), printed)
@@ -199,9 +204,9 @@ def reproduce(
     def on_epoch() -> None:
         nonlocal done
         done += 1
-        on_step(done, len(ATTACKS) * epochs)
+        on_step(done, len(METHODS) * epochs)
 
-    for name, attack in ATTACKS.items():
+    for name, attack in METHODS.items():
         runs[name] = train(attack, Nets.start(seeds), data.x, data.y.float(), epochs, on_epoch)
     rows = table(runs)
     with (folder / "table.csv").open("w", newline="") as file:
@@ -214,13 +219,13 @@ def table(runs: dict[str, Run]) -> list[Row]:
     """Table 7, in its order, and the bounds that it leaves out."""
     final = {name: Nets(run.theta[-1]) for name, run in runs.items()}
     return [
-        row("NT", "Acc", Nets(runs["NT"].stopped[0]), 0.0),
-        row("AT", "Acc", Nets(runs["AT"].stopped[0]), 0.13),
-        row("AT", "Acc, adversarial too", Nets(runs["AT"].stopped[1]), 0.13),
-        row("NT", "AA", final["NT"], 0.162),
-        row("AT", "AA", final["AT"], 0.162),
+        _row("NT", "Acc", Nets(runs["NT"].stopped[0]), 0.0),
+        _row("AT", "Acc", Nets(runs["AT"].stopped[0]), 0.13),
+        _row("AT", "Acc, adversarial too", Nets(runs["AT"].stopped[1]), 0.13),
+        _row("NT", "AA", final["NT"], 0.162),
+        _row("AT", "AA", final["AT"], 0.162),
         Row("hexagon", "bound", bound(6), printed=0.164),
-        row("BAT", "AA", final["BAT"], 0.175),
+        _row("BAT", "AA", final["BAT"], 0.175),
         Row("octagon", "bound", bound(8), printed=0.180),
         Row("12-gon", "bound", bound(12)),
         Row("circle", "bound", bound(math.inf)),
@@ -228,7 +233,10 @@ def table(runs: dict[str, Run]) -> list[Row]:
 
 
 def draw(runs: dict[str, Run], folder: Path) -> None:
-    """The panels of Figure 5, each of the most robust network of its method; and the robustness of all of them."""
+    """The panels of Figure 5, each of the most robust network of its method; and the robustness of all of them.
+
+    AT's "Acc" is here the first epoch without errors on adversarial samples as well.
+    """
 
     def best(theta: Tensor) -> int:
         return int(Nets(theta).robustness().argmax())
@@ -242,7 +250,7 @@ def draw(runs: dict[str, Run], folder: Path) -> None:
     chosen |= {f"{name}, AA": (name, run.theta[-1]) for name, run in runs.items()}
     panels, curves, gaps = {}, {}, {}
     for title, (name, theta) in chosen.items():
-        nets, attack = Nets(theta[best(theta)].unsqueeze(0)), ATTACKS[name]
+        nets, attack = Nets(theta[best(theta)].unsqueeze(0)), METHODS[name]
         samples = attack(nets, x, y)[0] if attack else x[:0]
         panels[f"{title}: {nets.robustness().item():.3f}"] = (nets.boundary().ends(0), samples)
         if title.endswith("AA"):
