@@ -11,6 +11,7 @@ from fastadv.attacks import DeepFool
 from fastadv.data import load
 from fastadv.models import TwoCirclesNet
 from fastadv.recipes import two_circles
+from fastadv.recipes._boundary import Boundary
 from fastadv.recipes.two_circles import METHODS, Nets, blind, bound, deepfool, train
 
 DATA = load("two-circles", "train").take(200)
@@ -96,6 +97,16 @@ def test_distances_equal_those_from_a_densely_sampled_boundary():
         for gap, r in zip(gaps[i], (0.3, 0.7), strict=True):
             assert gap.item() == pytest.approx((radii - r).abs().min().item(), abs=3e-3)
     assert seen >= 8
+
+
+def test_distances_from_one_piece():
+    foot, along = torch.tensor([[[[0.0, 0.2]]], [[[1.0, 0.0]]]], dtype=torch.float64)
+    boundary = Boundary(foot, along, *torch.tensor([[[-0.5]], [[0.1]]], dtype=torch.float64))
+    gaps = [boundary.gap(radius).item() for radius in (0.1, 0.2, 0.5, 0.7)]
+    assert gaps == pytest.approx([0.1, 0, 0, 0.7 - math.hypot(0.5, 0.2)])
+    distances = boundary.distances(torch.tensor([[0.0, 0.0], [-0.9, 0.5], [0.4, 0.2]]))[0]
+    assert distances.tolist() == pytest.approx([0.2, 0.5, 0.3])
+    assert boundary.ends(0).flatten().tolist() == pytest.approx([-0.5, 0.2, 0.1, 0.2])
 
 
 @pytest.mark.parametrize("inradius", [0.35, 0.5, 0.65])
