@@ -72,9 +72,9 @@ def plot_angles(angle: Tensor, gaps: Mapping[str, Tensor], radii: tuple[float, f
     for axes, circle, radius in zip(figure.subplots(1, 2, sharey=True), (0, 1), radii, strict=True):
         for name, distance in gaps.items():
             axes.plot(angle.numpy(), distance[circle].numpy(), label=name)
-        axes.set(xlabel="angle", title=f"circle of radius {radius:g}", xlim=(-math.pi, math.pi), ylim=(0.1, 0.3))
+        axes.set(xlabel="angle", title=f"circle of radius {radius:g}", xlim=(-math.pi, math.pi))
         axes.set_xticks([-math.pi, 0, math.pi], ["-pi", "0", "pi"])
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("distance from the boundary")
-    figure.axes[1].legend(fontsize="small")
+    figure.legend(list(gaps), loc="outside right upper", fontsize="small")
     _save(figure, path)
