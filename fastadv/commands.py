@@ -440,7 +440,7 @@ def list_recipes() -> None:
     for recipe in recipes.select(["*"]):
         say(f"{recipe.name}: {recipe.row} ({recipe.paper}; {recipe.training['data']}, {recipe.training['model']})")
     for name, experiment in recipes.EXPERIMENTS.items():
-        say(f"{name}: {experiment.__doc__.splitlines()[0]}")
+        say(f"{name}: {(sys.modules[experiment.__module__].__doc__ or name).splitlines()[0]}")
 
 
 def reproduce(names: Sequence[str], options: Reproduction) -> None:
@@ -449,14 +449,26 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         raise ValueError("give the name of a recipe, or several; fastadv reproduce --list has them")
     out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
     for name in (name for name in names if name in recipes.EXPERIMENTS):
-        folder = Run(out / name, as_yaml(options), environment(), resume=options.resume).folder
-        console.print(recipes.EXPERIMENTS[name](folder))
-        say("written: " + ", ".join(str(path) for path in sorted(folder.glob("*.[pc][ns][gv]"))))
+        run_experiment(name, options, out / name)
     chosen = recipes.select([name for name in names if name not in recipes.EXPERIMENTS])
     if options.attacks is not None:
         chosen = [recipe.only([name.strip() for name in options.attacks.split(",")]) for recipe in chosen]
     if chosen:
         run_recipes(chosen, options, out)
+
+
+def run_experiment(name: str, options: Reproduction, folder: Path) -> None:
+    """Runs an experiment that has a program of its own."""
+    experiment = recipes.EXPERIMENTS[name]
+    accepted = inspect.signature(experiment).parameters
+    if options.epochs is not None and "epochs" not in accepted:
+        raise ValueError(f"{name} trains nothing: leave epochs out")
+    run = Run(folder, as_yaml(options), environment())
+    with progress(name, "epochs") as step:
+        given = {"on_step": step, "epochs": options.epochs}
+        rows = experiment(folder, **{k: v for k, v in given.items() if k in accepted and v is not None})
+    console.print(report.records_table(rows, name))
+    say("written: " + ", ".join(str(path) for path in sorted(run.folder.glob("*.[cp]*"))))
 
 
 def run_recipes(chosen: Sequence[recipes.Recipe], options: Reproduction, out: Path) -> None:

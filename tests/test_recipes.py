@@ -253,10 +253,21 @@ def test_a_sweep_has_a_figure(tmp_path):
     assert len(list(out.rglob("figures.csv"))) == 7
 
 
+def test_experiments_with_programs_of_their_own(tmp_path, capsys):
+    assert main(["reproduce", "propositions", "two-circles", "--out", str(tmp_path / "a"), "--epochs", "2"]) == 2
+    assert "propositions trains nothing: leave epochs out" in capsys.readouterr().err
+    assert main(["reproduce", "propositions", "--out", str(tmp_path / "b")]) == 0
+    assert "6.447" in capsys.readouterr().out
+    assert (tmp_path / "b" / "propositions" / "findings.csv").is_file()
+    assert main(["reproduce", "two-circles", "--out", str(tmp_path / "c"), "--epochs", "2"]) == 0
+    assert "octagon" in capsys.readouterr().out
+    assert (tmp_path / "c" / "two-circles" / "boundaries.png").is_file()
+
+
 def test_list(capsys):
     assert main(["reproduce", "--list"]) == 0
     printed = capsys.readouterr().out
-    assert [name for name in recipes.names() if f"{name}: " not in printed] == []
+    assert [name for name in (*recipes.names(), *recipes.EXPERIMENTS) if f"{name}: " not in printed] == []
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,16 @@ from ..attacks import ATTACKS, Attack
 from ..data import Dataset
 from ..evaluation import Result, evaluate, gradient_norms
 from ..trainers import METHODS, Method
+from . import propositions, two_circles
 
 __all__ = ["EXPERIMENTS", "Figure", "Protocol", "Recipe", "load", "measure", "names", "protocol", "select"]
 
-EXPERIMENTS: dict[str, Callable[[Path], Any]] = {}
+EXPERIMENTS: dict[str, Callable[..., Sequence[Any]]] = {
+    "propositions": propositions.reproduce,
+    "two-circles": two_circles.reproduce,
+}
+"""Experiments with programs of their own, called with a folder for what they write; they return named tuples."""
+
 FOLDER = Path(__file__).parent
 PROTOCOLS = "protocols.yaml"
 

@@ -1,7 +1,7 @@
 """Tables and figures of runs."""
 
 from ._plots import plot_aa_curves, plot_examples, plot_history
-from ._recipes import figures_table, plot_variants, read_figures, write_figures, write_markdown
+from ._recipes import figures_table, plot_variants, read_figures, records_table, write_figures, write_markdown
 from ._table import Entry, rows, table, write_table
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "plot_history",
     "plot_variants",
     "read_figures",
+    "records_table",
     "rows",
     "table",
     "write_figures",

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 from rich.table import Table
@@ -27,6 +28,16 @@ def figures_table(recipe: Recipe, figures: Sequence[Figure], caption: str) -> Ta
             printed, difference = f"{figure.printed:g}", _text(figure.measured - figure.printed, figure)
             difference = difference if difference.startswith("-") else f"+{difference}"
         shown.add_row(figure.name, _text(figure.measured, figure), printed, difference)
+    return shown
+
+
+def records_table(rows: Sequence[Any], title: str) -> Table:
+    """Named tuples for a terminal."""
+    shown = Table(title=title, title_justify="left")
+    for name in rows[0]._fields:
+        shown.add_column(name)
+    for row in rows:
+        shown.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
     return shown
 
 
