@@ -60,6 +60,14 @@ def test_every_table_is_there():
     assert {n: sum(name.startswith(f"bilateral-table{n}-") for name in have) for n in rows} == rows
 
 
+def test_recipes_are_installed_with_the_package():
+    """Every kind of file in the folder is package data."""
+    packaging = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    kinds = {path.suffix for path in recipes.FOLDER.iterdir() if path.is_file()} - {".py"}
+    assert kinds == {".yaml"}
+    assert all(f'"recipes/*{kind}"' in packaging for kind in kinds)
+
+
 def test_recipes_are_the_papers():
     bat = recipes.load("blind-fashion-mnist-bat")
     assert bat.build_method() == Blind(rho=0.9, label_smoothing=0.1, attack=DeepFool(steps=10, overshoot=0.02))
