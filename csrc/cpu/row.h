@@ -23,7 +23,8 @@ namespace fastadv {
 #define FASTADV_CLONES
 #endif
 
-constexpr int64_t kGrain = 1 << 15;  // elements a thread takes at least: below it, waking a thread costs more
+constexpr int64_t kGrain = 1 << 15;  // elements a thread takes at least: below it, waking a thread costs more,
+constexpr int64_t kEasyGrain = 1 << 17;  // and so it does below this where an element takes no more than a few operations
 constexpr int64_t kTile = 512;       // elements that a computed source makes at a time
 
 // `count` elements of a source, from number `at` on, ready to be indexed from 0.
@@ -253,7 +254,7 @@ Status for_each(const Launch& launch, const Args& args) {
   return dispatch(launch.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const Body<T> body{args};
-    torch::stable::parallel_for(0, launch.rows * launch.cols, kGrain, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, launch.rows * launch.cols, kEasyGrain, [&](int64_t begin, int64_t end) {
       run<T>(body, launch.rows, begin, end, launch.cols, nullptr);
     });
     return kOk;
