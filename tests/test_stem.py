@@ -1,5 +1,8 @@
 """fastadv.attacks._stem: the gradient of a first convolution's input equals PyTorch's."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 from toys import samples
 
 from fastadv.attacks import PGD, _stem
-from fastadv.attacks._stem import FasterStem
+from fastadv.attacks._stem import faster_stem
 
 
 def gradients(x: Tensor, weight: Tensor, direction: Tensor | None = None, **options) -> list[Tensor]:
@@ -16,7 +19,7 @@ def gradients(x: Tensor, weight: Tensor, direction: Tensor | None = None, **opti
     for within in (False, True):
         leaf = x.detach().requires_grad_()
         if within:
-            with FasterStem():
+            with faster_stem(leaf):
                 out = F.conv2d(leaf, weight, **options)
         else:
             out = F.conv2d(leaf, weight, **options)
@@ -77,7 +80,7 @@ def test_others_are_pytorchs_to_the_bit(x, weight, options):
 
 def test_autocast_is_left_alone():
     x, weight = torch.randn(9, 1, 8, 8, requires_grad=True), torch.randn(4, 1, 3, 3)
-    with torch.autocast("cpu", torch.bfloat16), FasterStem():
+    with torch.autocast("cpu", torch.bfloat16), faster_stem(x):
         assert F.conv2d(x, weight).dtype == torch.bfloat16
 
 
@@ -98,3 +101,40 @@ def test_attacks_use_it_and_nobody_else():
     model(x).sum().backward()
     assert kinds == ["ConvolutionBackward0"]
     assert model[0].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, w: F.conv2d(input=x, weight=w),
+        lambda x, w: F.conv2d(x, w, padding=(1,)),
+        lambda x, w: F.conv2d(x, w, stride=np.int64(1), padding=[1, 1]),
+        lambda x, w: F.conv2d(x, w, stride=np.int64(2), padding=(1, 0)),
+        lambda x, w: F.conv2d(x, w, None, (1, 1), (0, 0), (1, 1), 1),
+        lambda x, w: torch.vmap(lambda one: F.conv2d(x, one))(torch.stack((w, 2 * w))).sum(0),
+        lambda x, w: torch.func.grad(lambda z: F.conv2d(z, w).square().sum())(x),
+    ],
+    ids=["keywords", "one number", "numpy", "stride", "positional", "vmap", "func.grad"],
+)
+def test_every_way_to_call_it(call):
+    x, weight = torch.randn(9, 1, 8, 8, dtype=torch.float64), torch.randn(4, 1, 3, 3, dtype=torch.float64)
+    found = []
+    for within in (nullcontext, faster_stem):
+        leaf = x.clone().requires_grad_()
+        with within(leaf):
+            out = call(leaf, weight)
+        found.append(torch.autograd.grad(out.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_models_with_gradients_inside():
+    """A gradient that is differentiated again."""
+    x, weight = torch.randn(9, 1, 8, 8, dtype=torch.float64), torch.randn(4, 1, 3, 3, dtype=torch.float64)
+    found = []
+    for within in (nullcontext, faster_stem):
+        leaf = x.clone().requires_grad_()
+        with within(leaf):
+            out = F.conv2d(leaf, weight, padding=1)
+            (inner,) = torch.autograd.grad(out.pow(3).sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(inner.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found)
