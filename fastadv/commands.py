@@ -1,11 +1,12 @@
 """What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
 
 import dataclasses
+import functools
 import inspect
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from .attacks import ATTACKS, Attack, DeepFool, MultiAttack
 from .data import AUGMENTATIONS, Dataset, load
 from .evaluation import PROTOCOL, Evaluation, evaluate
 from .info import environment
-from .runs import Run, load_checkpoint
+from .runs import Run, load_checkpoint, replace_file
 from .trainers import METHODS, AttackMethod, Method, Standard, check_settings, fit
 
 History = list[dict[str, float]]
@@ -128,6 +129,18 @@ class Training(Data):
         model = build_network(self.model, train.sample_shape, len(train.classes), self.mean, self.std)
         return model.to(train.x.device)
 
+    def fit_settings(self) -> dict[str, Any]:
+        """What `fit` takes of these."""
+        names = ("epochs", "batch_size", "lr", "optimizer", "weight_decay", "milestones", "seed")
+        return {name: getattr(self, name) for name in names} | {"augment": AUGMENTATIONS[self.augment]}
+
+    def check(self, data: Dataset) -> None:
+        """Raises ValueError where network, split or augmentation cannot take `data`, before a folder is made."""
+        self.build(data)
+        self.split(data)
+        if augment := AUGMENTATIONS[self.augment]:
+            augment(data.x[:1], torch.zeros(1, dtype=torch.int64, device=data.x.device), self.seed)
+
     def run_folder(self, what: str) -> Path:
         name = f"{what}-{Path(self.data).stem}-{self.model}-{time.strftime('%Y%m%d-%H%M%S')}"
         return Path(self.out or Path("runs", name))
@@ -138,8 +151,9 @@ def build_network(name: str, shape: Sequence[int], classes: int, mean: float, st
     network = models.build(name, tuple(shape), classes)
     if (mean, std) == (0, 1):
         return network
-    channels = shape[0] if len(shape) == 3 else 1
-    return models.Normalize(network, [mean] * channels, [std] * channels)
+    if len(shape) != 3:
+        raise ValueError(f"mean and std are for images, not for samples of shape {list(shape)}: leave them out")
+    return models.Normalize(network, [mean] * shape[0], [std] * shape[0])
 
 
 @dataclass
@@ -247,14 +261,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
             model,
             method,
             train,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            optimizer=options.optimizer,
-            weight_decay=options.weight_decay,
-            milestones=options.milestones,
-            augment=AUGMENTATIONS[options.augment],
-            seed=options.seed,
+            **options.fit_settings(),
             validate=avg_aa if held_out else None,
             patience=options.patience,
             resume=stopped,
@@ -267,7 +274,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
 def seconds_of_normal_epoch(options: Training, train: Dataset, batches: int = 50) -> float:
     """What an epoch of normal training takes here, from `batches` batches of it on a network of its own."""
     sample = train.take(batches * options.batch_size)
-    model, plain = options.build(train), {"batch_size": options.batch_size, "epochs": 1}
+    model, plain = options.build(train), options.fit_settings() | {"epochs": 1}
     fit(model, Standard(), sample.take(5 * options.batch_size), **plain)  # warm-up
     return fit(model, Standard(), sample, **plain)[0]["seconds"] * len(train) / len(sample)
 
@@ -311,15 +318,15 @@ def _plain(settings: Any, key: str) -> Any:
 def train(name: str, method: Method, options: Training, testing: Testing) -> None:
     """``fastadv train METHOD``."""
     train_set, test = options.training_data(), testing.samples(options)
-    options.build(train_set)  # an impossible choice should leave no run folder behind
-    options.split(train_set)
+    options.check(train_set)
     config = as_yaml(method, options, test=dataclasses.asdict(testing))
     run = Run(options.run_folder(name), config, environment(), resume=options.resume)
     model, history = train_one(name, method, options, train_set, run)
     report.plot_history({name: history}, run.folder / "history.png")
-    seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, train_set)
+    trained_on, _ = options.split(train_set)
+    seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
     say(
-        f"an epoch of {len(train_set)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
+        f"an epoch of {len(trained_on)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
         f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
     )
     entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
@@ -328,16 +335,15 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
 
 def compare(names: list[str], options: Training, testing: Testing) -> None:
     """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
-    methods = {}
     for name in names:
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
-        methods[name] = method = METHODS[name]()
-        if isinstance(method, AttackMethod):
-            method.attack = budgeted(method.attack, testing.eps)
+    methods = {name: METHODS[name]() for name in names}
     train_set, test = options.training_data(), testing.samples(options)
-    options.build(train_set)
-    options.split(train_set)
+    options.check(train_set)
+    for method in methods.values():
+        if isinstance(method, AttackMethod):
+            method.attack = dataclasses.replace(budgeted(method.attack, testing.eps), bounds=train_set.bounds)
     folder = Run(options.run_folder("compare"), as_yaml(options, testing), environment(), resume=options.resume).folder
     entries, networks, histories = [], [], {}
     for name, method in methods.items():
@@ -397,7 +403,7 @@ class Reproduction(Data):
         epochs: other epochs than the recipes'; milestones keep their places in the schedule.
         batch_size: samples a step.
         per_class: how many training samples of each class; 0 takes all.
-        seed: of the initial weights, the order of the data, augmentation and random starts.
+        seed: added to the recipes' seeds, which are 0 but for networks trained twice.
         attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
         limit: how many test samples, from the first on; 0 takes all, as the papers do.
         at_once: test samples attacked at a time; it decides memory and speed only.
@@ -410,7 +416,7 @@ class Reproduction(Data):
     epochs: int | None = None
     batch_size: int | None = None
     per_class: int | None = None
-    seed: int | None = None
+    seed: int = 0
     attacks: str | None = None
     limit: int = 0
     at_once: int = 500
@@ -425,9 +431,9 @@ class Reproduction(Data):
 
     def training(self, recipe: recipes.Recipe) -> Training:
         """The recipe's training, changed as asked."""
-        names = ("data", "model", "epochs", "batch_size", "per_class", "seed")
+        names = ("data", "model", "epochs", "batch_size", "per_class")
         changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        settings = recipe.training | changed
+        settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
         if self.epochs and "milestones" in settings:
             share = self.epochs / recipe.training["epochs"]
             settings["milestones"] = [max(1, round(epoch * share)) for epoch in settings["milestones"]]
@@ -447,64 +453,78 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
     """``fastadv reproduce NAME ...``: trains what the recipes and the sources of their samples need, and measures."""
     if not names:
         raise ValueError("give the name of a recipe, or several; fastadv reproduce --list has them")
-    out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
-    for name in (name for name in names if name in recipes.EXPERIMENTS):
-        run_experiment(name, options, out / name)
+    experiments = [name for name in names if name in recipes.EXPERIMENTS]
     chosen = recipes.select([name for name in names if name not in recipes.EXPERIMENTS])
     if options.attacks is not None:
         chosen = [recipe.only([name.strip() for name in options.attacks.split(",")]) for recipe in chosen]
-    if chosen:
-        run_recipes(chosen, options, out)
-
-
-def run_experiment(name: str, options: Reproduction, folder: Path) -> None:
-    """Runs an experiment that has a program of its own."""
-    experiment = recipes.EXPERIMENTS[name]
-    accepted = inspect.signature(experiment).parameters
-    if options.epochs is not None and "epochs" not in accepted:
-        raise ValueError(f"{name} trains nothing: leave epochs out")
-    run = Run(folder, as_yaml(options), environment())
-    with progress(name, "epochs") as step:
-        given = {"on_step": step, "epochs": options.epochs}
-        rows = experiment(folder, **{k: v for k, v in given.items() if k in accepted and v is not None})
-    console.print(report.records_table(rows, name))
-    say("written: " + ", ".join(str(path) for path in sorted(run.folder.glob("*.[cp]*"))))
-
-
-def run_recipes(chosen: Sequence[recipes.Recipe], options: Reproduction, out: Path) -> None:
-    """Trains, measures and tabulates recipes; networks that samples are made on are trained, too."""
+    if experiments and dataclasses.replace(options, out=None, resume=False, epochs=None) != Reproduction():
+        raise ValueError(f"{experiments[0]} can be changed by epochs and out only: run it by itself")
     sources = recipes.select([name for recipe in chosen for name in recipe.sources()])
     rows = [variant for recipe in chosen for variant in recipe.variants()]
     trainings = {recipe.name: options.training(recipe) for recipe in (*sources, *rows)}
-    folder = Run(
-        out, as_yaml(options, recipes=[recipe.name for recipe in chosen]), environment(), options.resume
-    ).folder
+    place = {"folder": options.folder, "download": options.download, "device": options.device}
+
+    @functools.cache
+    def training_data(data: str, per_class: int) -> Dataset:
+        return Training(data=data, per_class=per_class, **place).training_data()
+
+    for training in trainings.values():
+        training.check(training_data(training.data, training.per_class))
+
+    out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
+    folder = Run(out, as_yaml(options, names=list(names)), environment(), options.resume).folder
+    for name in experiments:
+        run_experiment(name, options.epochs, folder / name)
     networks: dict[str, nn.Module] = {}
-    results: dict[str, list[recipes.Figure]] = {}
     for recipe in (*sources, *rows):
-        if recipe.name in networks:
-            continue
-        training, method = trainings[recipe.name], recipe.build_method()
-        run = Run(folder / recipe.name, as_yaml(method, training), environment(), resume=True)
-        data = training.training_data()
-        networks[recipe.name] = train_one(recipe.name, method, training, data, run)[0]
+        if recipe.name not in networks:
+            training, method = trainings[recipe.name], recipe.build_method()
+            run = Run(folder / recipe.name, as_yaml(method, training), environment(), resume=True)
+            data = training_data(training.data, training.per_class)
+            networks[recipe.name] = train_one(recipe.name, method, training, data, run)[0]
+    results = {}
     for recipe in rows:
-        written = folder / recipe.name / "figures.csv"
-        if not written.is_file():
-            test = trainings[recipe.name].load("test")
-            test = test.take(options.limit) if options.limit else test
-            with progress(f"measuring {recipe.name}", "figures") as step:
-                settings = {"batch_size": options.at_once, "on_step": step}
-                found = recipes.measure(recipe, networks[recipe.name], test, networks, **settings)
-            report.write_figures(found, written)
-        results[recipe.name] = report.read_figures(written)
         training = trainings[recipe.name]
-        samples = f"{options.limit} test samples" if options.limit else "all test samples"
-        caption = f"{training.model} on {training.data}, {training.epochs} epochs, {samples}; printed: {recipe.paper}"
-        console.print(report.figures_table(recipe, results[recipe.name], caption))
-    report.write_markdown(results, f"Measured (printed): {samples}, {training.epochs} epochs.", folder / "results.md")
+        results[recipe.name] = measure_recipe(recipe, training, networks, options, folder / recipe.name)
+        console.print(report.figures_table(recipe, results[recipe.name], settings_in_words(training, options)))
+    if results:
+        notes = [f"{name}: {settings_in_words(trainings[name], options)}." for name in results]
+        replace_file(folder / "results.md", lambda file: file.write(report.markdown(results, notes).encode()))
+        say(f"written: {folder / 'results.md'}, and a folder a recipe beside it")
     for recipe in (recipe for recipe in chosen if recipe.vary):
         ((option, values),) = recipe.vary.items()
         found = {value: results[variant.name] for value, variant in zip(values, recipe.variants(), strict=True)}
-        report.plot_variants(option, found, recipe.row, folder / f"{recipe.name}.png")
-    say(f"written: {folder / 'results.md'}, and a folder a recipe beside it")
+        say(f"written: {report.plot_variants(option, found, recipe.row, folder / f'{recipe.name}.png')}")
+
+
+def run_experiment(name: str, epochs: int | None, folder: Path) -> None:
+    """Runs an experiment that has a program of its own, unless its folder has its table already."""
+    if list(folder.glob("*.csv")):
+        say(f"{folder} has the table of {name} already")
+        return
+    with progress(name, "epochs") as step:
+        rows = recipes.EXPERIMENTS[name](folder, epochs=epochs, on_step=step)
+    console.print(report.records_table(rows, name))
+    say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.csv"), *folder.glob("*.png")])))
+
+
+def settings_in_words(training: Training, options: Reproduction) -> str:
+    """How a recipe was run, for captions."""
+    of_each = f", {training.per_class} training samples a class" if training.per_class else ""
+    tested = f"{options.limit} test samples" if options.limit else "all test samples"
+    return f"{training.model} on {training.data}{of_each}, {training.epochs} epochs, seed {training.seed}, {tested}"
+
+
+def measure_recipe(
+    recipe: recipes.Recipe, training: Training, networks: Mapping[str, nn.Module], options: Reproduction, folder: Path
+) -> list[recipes.Figure]:
+    """The figures of a trained recipe, from ``figures.csv`` in its folder where they are there already."""
+    path = folder / "figures.csv"
+    if not path.is_file():
+        test = training.load("test")
+        test = test.take(options.limit) if options.limit else test
+        with progress(f"measuring {recipe.name}", "figures") as step:
+            settings = {"batch_size": options.at_once, "on_step": step}
+            found = recipes.measure(recipe, networks[recipe.name], test, networks, **settings)
+        replace_file(path, lambda file: file.write(report.figures_csv(found).encode()))
+    return report.read_figures(path)

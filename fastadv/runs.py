@@ -14,6 +14,7 @@ import yaml
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
 CONFIG = "config.yaml"
+WHERE = ("device", "folder", "download", "at_once")  # what may change when a run goes on
 
 
 class Run:
@@ -46,7 +47,7 @@ class Run:
 
     def _resume(self, config: str) -> None:
         before, now = (yaml.safe_load(text) for text in ((self.folder / CONFIG).read_text(), config))
-        differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        differ = [name for name in {**before, **now} if before.get(name) != now.get(name) and name not in WHERE]
         if differ:
             raise ValueError(
                 f"{self.folder} is a run with other settings: {differ[0]} was {before.get(differ[0])!r} and is now "

@@ -180,6 +180,11 @@ def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> 
         (["train", "standard", "--patience", "3"], "needs samples to measure on: set held_out"),
         (["train", "standard", "--held-out", "6000"], "held_out must leave samples to train on"),
         (["train", "standard", "--resume", "true"], "resume needs --out"),
+        (["train", "standard", "--data", "two-circles", "--model", "two-circles-net", "--mean", "0.5"], "for images"),
+        (
+            ["train", "standard", "--data", "two-circles", "--model", "two-circles-net", "--augment", "crop-flip"],
+            "must be a floating-point batch of images",
+        ),
         (["compare", "standard", "normal"], "unknown method 'normal'"),
         (["evaluate", "no-such-run"], "no checkpoint at no-such-run"),
         (["train", "standard", "--out", "/proc/run"], "cannot make run folder"),

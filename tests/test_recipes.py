@@ -166,6 +166,26 @@ def test_gradient_norms_of_nothing_are_nan():
     assert summary["correct mean"] == summary["all mean"] > 0
 
 
+def test_a_network_trained_twice_has_another_seed():
+    first, again = (recipes.load(f"bilateral-{name}") for name in ("table7-r-mc-la", "cifar10-r-mc-la-again"))
+    for seed in (0, 5):
+        options = Reproduction(seed=seed)
+        assert (options.training(first).seed, options.training(again).seed) == (seed, seed + 1)
+
+
+def test_markdown_keeps_every_figure():
+    figures = [Figure("fgsm from a", 1.0, 2.0), Figure("fgsm from b", 3.0, None)]
+    text = report.markdown({"one": figures, "two": figures[1:]}, ["A note."])
+    assert text.splitlines() == [
+        "| measured (printed) | one | two |",
+        "| --- | --: | --: |",
+        "| fgsm from a | 1.0 (2) |  |",
+        "| fgsm from b | 3.0 | 3.0 |",
+        "",
+        "A note.",
+    ]
+
+
 def test_variants_differ_in_one_option():
     recipe = recipes.load("bilateral-figure1")
     variants = recipe.variants()
@@ -223,12 +243,12 @@ def test_reproduce(tmp_path, capsys):
     assert all(float(row["measured"]) >= 0 for row in found.values())
     assert load_checkpoint(out / "blind-fashion-mnist-nt")["method"] == "blind-fashion-mnist-nt"  # the source
     markdown = (out / "results.md").read_text()
-    assert (
-        f"| pgd, black box 0.1 | {float(found['pgd from blind-fashion-mnist-nt 0.1']['measured']):.1f} (83.4) |"
-        in markdown
-    )
+    (row,) = (line for line in markdown.splitlines() if line.startswith("| pgd from blind-fashion-mnist-nt 0.1 |"))
+    assert row.endswith(f"| {float(found['pgd from blind-fashion-mnist-nt 0.1']['measured']):.1f} (83.4) |")
+    assert "lenet5 on fashion-mnist-mini, 6 training samples a class, 2 epochs, seed 0, 10 test samples" in markdown
     assert main(command) == 2
     assert "never overwritten" in capsys.readouterr().err
+    assert main([*command, "--resume", "true", "--at-once", "4"]) == 0  # which changes no result
     assert main([*command, "--resume", "true", "--limit", "9"]) == 2
     assert "limit was 10 and is now 9" in capsys.readouterr().err
 
@@ -262,11 +282,17 @@ def test_a_sweep_has_a_figure(tmp_path):
 
 
 def test_experiments_with_programs_of_their_own(tmp_path, capsys):
-    assert main(["reproduce", "propositions", "two-circles", "--out", str(tmp_path / "a"), "--epochs", "2"]) == 2
-    assert "propositions trains nothing: leave epochs out" in capsys.readouterr().err
+    assert main(["reproduce", "propositions", "--out", str(tmp_path / "a"), "--epochs", "2"]) == 2
+    assert "the propositions train nothing: leave epochs out" in capsys.readouterr().err
+    assert main(["reproduce", "propositions", "--out", str(tmp_path / "b"), "--limit", "5"]) == 2
+    assert "propositions can be changed by epochs and out only" in capsys.readouterr().err
+    assert main(["reproduce", "propositions", "blind-svhn-typo", "--out", str(tmp_path / "b")]) == 2
+    assert not (tmp_path / "b").exists()
     assert main(["reproduce", "propositions", "--out", str(tmp_path / "b")]) == 0
     assert "6.447" in capsys.readouterr().out
     assert (tmp_path / "b" / "propositions" / "findings.csv").is_file()
+    assert main(["reproduce", "propositions", "--out", str(tmp_path / "b"), "--resume", "true"]) == 0
+    assert "has the table of propositions already" in capsys.readouterr().out
     assert main(["reproduce", "two-circles", "--out", str(tmp_path / "c"), "--epochs", "2"]) == 0
     assert "octagon" in capsys.readouterr().out
     assert (tmp_path / "c" / "two-circles" / "boundaries.png").is_file()
@@ -288,6 +314,7 @@ def test_list(capsys):
         (["blind-fashion-mnist-bat", "--model", "lenet6"], "unknown model 'lenet6'"),
         (["blind-mnist-bat", "--folder", "no/such/folder"], "no/such/folder"),
         (["blind-mnist-bat", "--resume", "true"], "resume needs --out"),
+        (["bilateral-fashion-mnist-r-mc", "--data", "two-circles"], "takes samples of"),
     ],
 )
 def test_bad_input_gets_one_clear_line(arguments, message, capsys, tmp_path, monkeypatch):
@@ -296,10 +323,11 @@ def test_bad_input_gets_one_clear_line(arguments, message, capsys, tmp_path, mon
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_figures_survive_a_file(tmp_path):
     figures = [Figure("clean", 100 / 3, 33.4), Figure("cw norm", 0.0123456789, None)]
-    report.write_figures(figures, tmp_path / "figures.csv")
+    (tmp_path / "figures.csv").write_text(report.figures_csv(figures))
     assert report.read_figures(tmp_path / "figures.csv") == figures
     assert dataclasses.astuple(figures[0])[2] == 33.4

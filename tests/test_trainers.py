@@ -527,7 +527,9 @@ def test_a_state_of_another_network_is_refused(images):
         epochs=1,
         on_epoch=lambda _, s: states.append(s),
     )
-    for state in (states[0], {"state": lenet().state_dict()}):
+    fit(lenet(), Standard(), images, epochs=1, optimizer="sgd", on_epoch=lambda _, s: states.append(s))
+    fit(lenet(), Standard(), images, epochs=1, weight_decay=0.1, on_epoch=lambda _, s: states.append(s))
+    for state in (*states, {"state": lenet().state_dict()}):
         with pytest.raises(ValueError, match="cannot resume from this state"):
             fit(lenet(), Standard(), images, epochs=2, resume=state)
 
@@ -548,6 +550,9 @@ def test_patience_stops_when_the_figure_no_longer_rises(images):
     assert (
         len(fit(lenet(), Standard(), images, epochs=10, **options, resume=states[-1])) == 5
     )  # it has stopped for good
+    for figures, name in (({}, "'none'"), ({"loss": 1.0}, "'loss'")):
+        with pytest.raises(ValueError, match=f"validate must give figures with names of their own, got {name}"):
+            fit(lenet(), Standard(), images, epochs=2, validate=lambda _, found=figures: found, patience=1)
     with pytest.raises(ValueError, match="patience 2 needs a figure to watch"):
         fit(lenet(), Standard(), images, patience=2)
 

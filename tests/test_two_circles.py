@@ -12,7 +12,7 @@ from fastadv.data import load
 from fastadv.models import TwoCirclesNet
 from fastadv.recipes import two_circles
 from fastadv.recipes._boundary import Boundary
-from fastadv.recipes.two_circles import METHODS, Nets, blind, bound, deepfool, train
+from fastadv.recipes.two_circles import ADVERSARIES, Nets, blind, bound, deepfool, train
 
 DATA = load("two-circles", "train").take(200)
 X, Y = DATA.x, DATA.y.float()
@@ -39,7 +39,7 @@ def twelve_corners(inradius: float) -> Nets:
 
 
 @pytest.fixture(scope="module")
-def trained() -> two_circles.Run:
+def trained() -> two_circles.Trained:
     return train(None, Nets.start(8), X, Y, 3000)
 
 
@@ -195,10 +195,10 @@ def single(name: str, model: TwoCirclesNet, epochs: int) -> torch.Tensor:
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ADVERSARIES)
 def test_training_of_many_is_the_training_of_each(name):
     nets = Nets(train(None, Nets.start(3), X, Y, 300).theta[-1])
-    run = train(METHODS[name], nets, X, Y, 25)
+    run = train(ADVERSARIES[name], nets, X, Y, 25)
     for i in range(3):
         expected = single(name, module(nets, i), 25)
         torch.testing.assert_close(run.theta[-1, i], expected, rtol=0, atol=1e-4)
@@ -212,7 +212,7 @@ def test_normal_training_gets_far(trained):
 
 @pytest.mark.parametrize(("name", "before"), [("NT", 545), ("AT", 415)])  # shortly before one of the 8 stops
 def test_stopped_networks_are_the_first_without_errors(name, before):
-    attack, start = METHODS[name], Nets(train(METHODS[name], Nets.start(8), X, Y, before).theta[-1])
+    attack, start = ADVERSARIES[name], Nets(train(ADVERSARIES[name], Nets.start(8), X, Y, before).theta[-1])
     run = train(attack, start, X, Y, 20)
     assert run.epochs.tolist() == list(range(1, 21))
     seen = torch.cat((start.theta.unsqueeze(0), run.theta[:-1]))

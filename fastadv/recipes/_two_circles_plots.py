@@ -23,7 +23,7 @@ def plot_boundaries(panels: Mapping[str, tuple[Tensor, Tensor]], radii: tuple[fl
     figure = Figure(figsize=(2.6 * len(panels), 3), layout="constrained")
     for axes, (title, (pieces, samples)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         angle = torch.linspace(0, 2 * math.pi, 361)
-        for radius, colour, some in zip(radii, COLOURS, samples.chunk(2) or (samples, samples), strict=False):
+        for radius, colour, some in zip(radii, COLOURS, samples.chunk(2), strict=True):
             axes.plot((radius * angle.cos()).numpy(), (radius * angle.sin()).numpy(), color=colour, linewidth=2)
             axes.plot(*some.numpy().T, ".", color=colour, markersize=1.5)
         axes.add_collection(LineCollection(pieces.numpy(), color="0.3", linewidth=1.5))

@@ -125,10 +125,10 @@ def blind(nets: Nets, x: Tensor, y: Tensor, rho: float = 0.9) -> Tensor:
     return rows.view_as(x_adv)
 
 
-METHODS: dict[str, Adversary | None] = {"NT": None, "AT": sign_step, "BAT": blind}
+ADVERSARIES: dict[str, Adversary | None] = {"NT": None, "AT": sign_step, "BAT": blind}
 
 
-class Run(NamedTuple):
+class Trained(NamedTuple):
     """A training of S networks: `theta` [T, S, 25] after each of `epochs` [T]; `stopped` [2, S, 25] when all training
     points were classified correctly for the first time, and when the adversarial ones were as well (NaN: never)."""
 
@@ -139,7 +139,7 @@ class Run(NamedTuple):
 
 def train(
     attack: Adversary | None, nets: Nets, x: Tensor, y: Tensor, epochs: int, on_epoch: Callable[[], None] = lambda: None
-) -> Run:
+) -> Trained:
     """Full-batch gradient descent at rate 0.2 on ``(C(x) - y)^2``, to which `attack` adds the same on its samples."""
     kept = torch.logspace(0, math.log10(epochs), 60).round().long().unique()
     theta, history = nets.theta, []
@@ -157,7 +157,7 @@ def train(
         if epoch in kept:
             history.append(theta)
         on_epoch()
-    return Run(kept, torch.stack(history), stopped)
+    return Trained(kept, torch.stack(history), stopped)
 
 
 # ----------------------------------------------------------------------------------------------------------- the paper
@@ -185,7 +185,7 @@ def reproduce(
     folder: Path,
     *,
     seeds: int = 64,
-    epochs: int = 6000,
+    epochs: int | None = None,
     points: int = 5000,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
@@ -195,6 +195,7 @@ def reproduce(
     the first epoch at which all `points` (5000 at the most) are classified correctly. `on_step` is called with the
     epochs done and those to do. Raises ValueError for numbers that are not positive.
     """
+    epochs = 6000 if epochs is None else epochs
     for name, value in (("seeds", seeds), ("epochs", epochs), ("points", points)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -204,9 +205,9 @@ def reproduce(
     def on_epoch() -> None:
         nonlocal done
         done += 1
-        on_step(done, len(METHODS) * epochs)
+        on_step(done, len(ADVERSARIES) * epochs)
 
-    for name, attack in METHODS.items():
+    for name, attack in ADVERSARIES.items():
         runs[name] = train(attack, Nets.start(seeds), data.x, data.y.float(), epochs, on_epoch)
     rows = table(runs)
     with (folder / "table.csv").open("w", newline="") as file:
@@ -215,7 +216,7 @@ def reproduce(
     return rows
 
 
-def table(runs: dict[str, Run]) -> list[Row]:
+def table(runs: dict[str, Trained]) -> list[Row]:
     """Table 7, in its order, and the bounds that it leaves out."""
     final = {name: Nets(run.theta[-1]) for name, run in runs.items()}
     return [
@@ -232,7 +233,7 @@ def table(runs: dict[str, Run]) -> list[Row]:
     ]
 
 
-def draw(runs: dict[str, Run], folder: Path) -> None:
+def draw(runs: dict[str, Trained], folder: Path) -> None:
     """The panels of Figure 5, each of the most robust network of its method; and the robustness of all of them.
 
     AT's "Acc" is here the first epoch without errors on adversarial samples as well.
@@ -250,7 +251,7 @@ def draw(runs: dict[str, Run], folder: Path) -> None:
     chosen |= {f"{name}, AA": (name, run.theta[-1]) for name, run in runs.items()}
     panels, curves, gaps = {}, {}, {}
     for title, (name, theta) in chosen.items():
-        nets, attack = Nets(theta[best(theta)].unsqueeze(0)), METHODS[name]
+        nets, attack = Nets(theta[best(theta)].unsqueeze(0)), ADVERSARIES[name]
         samples = attack(nets, x, y)[0] if attack else x[:0]
         panels[f"{title}: {nets.robustness().item():.3f}"] = (nets.boundary().ends(0), samples)
         if title.endswith("AA"):

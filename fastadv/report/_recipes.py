@@ -1,6 +1,7 @@
 """Published experiments run again: measured figures beside the printed ones."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ def _text(value: float, figure: Figure) -> str:
     return f"{value:.4g}" if figure.name.endswith("norm") or figure.name.startswith("gradient") else f"{value:.1f}"
 
 
-def figures_table(recipe: Recipe, figures: Sequence[Figure], caption: str) -> Table:
-    """The figures of one recipe for a terminal: measured, printed, and the difference."""
+def figures_table(recipe: Recipe, figures: Sequence[Figure], settings: str) -> Table:
+    """The figures of one recipe for a terminal: measured with `settings`, printed, and the difference."""
+    caption = f"{settings}; printed: {recipe.paper}"
     shown = Table(title=f"{recipe.name}: {recipe.row}", caption=caption, title_justify="left", caption_justify="left")
     for head in ("", "measured", "printed", "difference"):
         shown.add_column(head, justify="left" if not head else "right")
@@ -41,16 +43,17 @@ def records_table(rows: Sequence[Any], title: str) -> Table:
     return shown
 
 
-def write_figures(figures: Sequence[Figure], path: Path) -> None:
+def figures_csv(figures: Sequence[Figure]) -> str:
     """The figures of one recipe as CSV; what was not printed is empty."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("figure", "measured", "printed"))
-        writer.writerows((f.name, repr(f.measured), "" if f.printed is None else f"{f.printed:g}") for f in figures)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("figure", "measured", "printed"))
+    writer.writerows((f.name, repr(f.measured), "" if f.printed is None else f"{f.printed:g}") for f in figures)
+    return file.getvalue()
 
 
 def read_figures(path: Path) -> list[Figure]:
-    """What `write_figures` wrote."""
+    """What `figures_csv` wrote."""
     with path.open(newline="") as file:
         return [
             Figure(row["figure"], float(row["measured"]), float(row["printed"]) if row["printed"] else None)
@@ -58,24 +61,18 @@ def read_figures(path: Path) -> list[Figure]:
         ]
 
 
-def write_markdown(results: Mapping[str, Sequence[Figure]], heading: str, path: Path) -> None:
-    """All recipes in one Markdown table, a column a recipe: measured, and printed in brackets."""
-    names = list(dict.fromkeys(_short(figure.name) for figures in results.values() for figure in figures))
-    lines = [heading, "", "| | " + " | ".join(results) + " |", "| --- |" + " --: |" * len(results)]
+def markdown(results: Mapping[str, Sequence[Figure]], notes: Sequence[str]) -> str:
+    """All recipes in one Markdown table, a column a recipe: measured, and printed in brackets; `notes` below it."""
+    names = dict.fromkeys(figure.name for figures in results.values() for figure in figures)
+    lines = ["| measured (printed) | " + " | ".join(results) + " |", "| --- |" + " --: |" * len(results)]
     for name in names:
         cells = []
         for figures in results.values():
-            found = [figure for figure in figures if _short(figure.name) == name]
-            printed = f" ({found[0].printed:g})" if found and found[0].printed is not None else ""
-            cells.append(_text(found[0].measured, found[0]) + printed if found else "")
+            found = next((figure for figure in figures if figure.name == name), None)
+            printed = f" ({found.printed:g})" if found and found.printed is not None else ""
+            cells.append(_text(found.measured, found) + printed if found else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _short(name: str) -> str:
-    """A figure's name without that of the recipe whose network samples are made on."""
-    attack, made_on, rest = name.partition(" from ")
-    return f"{attack}, black box{rest[rest.index(' ') :] if ' ' in rest else ''}" if made_on else name
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def plot_variants(option: str, results: Mapping[float | None, Sequence[Figure]], title: str, path: Path) -> Path:

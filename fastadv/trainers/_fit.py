@@ -137,7 +137,8 @@ def fit(
             and plain values, of which ``state`` are the model's weights.
 
     Raises:
-        ValueError: for settings out of range, `patience` with nothing to watch, or a `resume` of another network.
+        ValueError: for settings out of range, `patience` with nothing to watch, a `validate` whose figures
+            have taken names, or a `resume` of another network or optimiser.
         FloatingPointError: when the mean loss of an epoch is NaN or infinite.
     """
     check_settings(epochs, batch_size, lr, optimizer, weight_decay, milestones, patience)
@@ -151,7 +152,7 @@ def fit(
     history = _resume(resume, model, descent) if resume else []
     batches = -(-len(train) // batch_size)
     for epoch in range(len(history), epochs):
-        if patience and _stale(history, patience):
+        if patience and history and _stale(history, patience):
             break
         started = time.perf_counter()
         for group in descent.param_groups:
@@ -176,7 +177,7 @@ def fit(
             raise FloatingPointError(
                 f"the loss became {means['loss']} in epoch {epoch + 1}; try a smaller lr than {lr:g}"
             )
-        history.append(row | (validate(model) if validate else {}))
+        history.append(row | (_checked(validate(model), row) if validate else {}))
         if on_epoch:
             on_epoch(history[-1], _state(model, descent, history))
     return history
@@ -198,19 +199,29 @@ def _resume(state: Mapping[str, Any], model: nn.Module, descent: torch.optim.Opt
     """Puts model, optimiser and torch's generator where `state` says, and returns the history until then."""
     try:
         model.load_state_dict(state["state"])
+        now, before = (each["param_groups"] for each in (descent.state_dict(), state["optimizer"]))
+        if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
+            raise ValueError("its optimiser had other settings")
         descent.load_state_dict(copy.deepcopy(state["optimizer"]))
         torch.set_rng_state(state["generator"])
         return [dict(row) for row in state["history"]]
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"cannot resume from this state, which is of another network or incomplete: {type(error).__name__} {error}"
+            f"cannot resume from this state, which is of another training or incomplete: {type(error).__name__} {error}"
         ) from None
+
+
+def _checked(found: dict[str, float], row: Row) -> dict[str, float]:
+    """What `validate` gave. Raises ValueError where that has the name of a figure in `row`, or nothing in it."""
+    taken = [name for name in found if name in row]
+    if taken or not found:
+        raise ValueError(f"validate must give figures with names of their own, got {taken[0] if taken else 'none'!r}")
+    return found
 
 
 def _stale(history: list[Row], patience: int) -> bool:
     """Whether the first figure of `validate` has not risen for `patience` epochs."""
-    if not history:
-        return False
-    watched = list(history[0])[list(history[0]).index("images_per_second") + 1]
+    names = list(history[0])
+    watched = names[names.index("images_per_second") + 1]  # after the loop's own
     figures = [row[watched] for row in history]
     return len(figures) - 1 - figures.index(max(figures)) >= patience

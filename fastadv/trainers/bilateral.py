@@ -30,7 +30,8 @@ class Bilateral(AttackMethod):
         beta: how many times the largest wrong share the true class keeps, at least 1; 9 for 10 classes, 11 for 100.
         gamma: how much of the share of the most confusing class is left, positive; see equation 14.
         variant: ``main`` (equations 14 and 18) or ``sup`` (26 and 28, of the supplement).
-        top_k: only so many of the least likely wrong classes take a share (LA9: ``sup`` with 9); 0 lets all.
+        top_k: only so many of the least likely wrong classes take a share (LA9: ``sup`` with 9); 0, or as many as
+            there are wrong classes, lets all.
     """
 
     attack: Attack = field(default_factory=lambda: OneStepTargeted(eps=8 / 255), kw_only=True)
@@ -55,7 +56,8 @@ class Bilateral(AttackMethod):
         ratio = (train.bounds[1] - train.bounds[0]) / (self.attack.bounds[1] - self.attack.bounds[0])
         sizes = {name: getattr(self.attack, name, None) for name in ("eps", "alpha")}
         scaled = {name: size * ratio for name, size in sizes.items() if size is not None}
-        self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed, **scaled)
+        super().begin(train, seed)
+        self.attack = dataclasses.replace(self.attack, **scaled)
 
     def soft_labels(self, logits: Tensor, y: Tensor) -> Tensor:
         """What the network is to predict instead of `y` [B], given its `logits` [B, K] at the natural samples.
