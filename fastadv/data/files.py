@@ -89,8 +89,8 @@ class Source:
         raise FileNotFoundError(
             f"{self.name}: no folder searched holds {names}, as published or extracted:\n"
             + "".join(f"  {place}{'' if place.is_dir() else ' (does not exist)'}\n" for place in folders)
-            + f"To fix: allow a download of {self.megabytes} MB by download=True (--download true), without "
-            f"naming a folder, which is read only; or name the folder that holds the files by folder= or FASTADV_DATA{self.others}."
+            + f"To fix: allow a download of {self.megabytes} MB by download=True (--download true) without folder=; or "
+            f"name the folder that holds the files by folder= or FASTADV_DATA{self.others}."
         )
 
     def _folders(self) -> list[Path]:
