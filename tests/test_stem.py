@@ -51,6 +51,18 @@ def test_equals_pytorch(dtype, layout, channels, out, kernel, padding, size):
     assert faster.stride() == x.stride()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_number_of_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x = torch.randn(11, 1, 28, 28).to(memory_format=torch.channels_last)
+        plain, faster = gradients(x, torch.randn(6, 1, 5, 5), padding=2)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(faster, plain, rtol=1e-4, atol=1e-3)
+
+
 def test_in_parts(monkeypatch):
     x, weight = torch.randn(11, 1, 8, 8), torch.randn(4, 1, 3, 3)
     (_, whole) = gradients(x, weight, padding=1)
