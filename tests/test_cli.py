@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from toys import stop_at_a_checkpoint
 
 from fastadv import info, ops
 from fastadv.__main__ import main
@@ -100,14 +101,7 @@ def test_a_stopped_run_goes_on(images: str, tmp_path: Path, capsys: pytest.Captu
     ]
     assert main([*flags, "--epochs", "3", "--out", str(tmp_path / "whole")]) == 0
     run_on = [*flags, "--epochs", "3", "--out", str(folder), "--resume", "true"]
-    with pytest.MonkeyPatch.context() as patch:
-        save = Run.save
-
-        def save_and_stop(self: Run, checkpoint: dict) -> None:
-            save(self, checkpoint)
-            raise KeyboardInterrupt
-
-        patch.setattr(Run, "save", save_and_stop)
+    with stop_at_a_checkpoint():
         assert main(run_on) == 130  # nothing there yet: it begins
     assert load_checkpoint(folder)["epoch"] == 1
     capsys.readouterr()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import nn
-from toys import labels, samples
+from toys import labels, samples, stop_at_a_checkpoint
 
 from fastadv import models, recipes, report
 from fastadv.__main__ import main
@@ -18,7 +18,7 @@ from fastadv.commands import Reproduction
 from fastadv.data import DATASETS, Dataset
 from fastadv.evaluation import evaluate, gradient_norms
 from fastadv.recipes import Figure, Recipe
-from fastadv.runs import Run, load_checkpoint
+from fastadv.runs import load_checkpoint
 from fastadv.trainers import METHODS, Bilateral, Blind
 
 every = pytest.mark.parametrize("name", recipes.names())
@@ -256,14 +256,7 @@ def test_reproduce(tmp_path, capsys):
 def test_a_stopped_reproduction_goes_on(tmp_path):
     command = ["reproduce", "bilateral-fashion-mnist-r-mc-la", "--attacks", "ce7,gradient", *QUICK, "--resume", "true"]
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
-    with pytest.MonkeyPatch.context() as patch:
-        save = Run.save
-
-        def save_and_stop(self: Run, checkpoint: dict) -> None:
-            save(self, checkpoint)
-            raise KeyboardInterrupt
-
-        patch.setattr(Run, "save", save_and_stop)
+    with stop_at_a_checkpoint():
         assert main([*command, "--out", str(tmp_path / "parts")]) == 130
     assert not list((tmp_path / "parts").rglob("figures.csv"))
     for _ in range(2):  # the second time everything is there

@@ -3,11 +3,15 @@
 import math
 import pickle
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
+
+from fastadv.runs import Run
 
 
 def samples(
@@ -95,3 +99,17 @@ def traces(model: nn.Module, *inputs: Tensor) -> list[object]:
         (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         (torch.get_rng_state().tolist(), random.getstate(), pickle.dumps(np.random.get_state())),
     ]
+
+
+@contextmanager
+def stop_at_a_checkpoint() -> Iterator[None]:
+    """Whoever runs the command line presses Ctrl-C as soon as a run has saved its first epoch."""
+    save = Run.save
+
+    def save_and_stop(self: Run, checkpoint: dict) -> None:
+        save(self, checkpoint)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save", save_and_stop)
+        yield
