@@ -87,18 +87,8 @@ def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "run"
     flags = ["train", "pgd", "--data", images, "--attack.steps", "2", "--batch-size", "40", "--seed", "4"]
-    flags += [
-        "--milestones",
-        "[2]",
-        "--augment",
-        "shift-flip",
-        "--optimizer",
-        "sgd",
-        "--lr",
-        "0.05",
-        "--held-out",
-        "16",
-    ]
+    flags += ["--milestones", "[2]", "--augment", "shift-flip", "--held-out", "16"]
+    flags += ["--optimizer", "sgd", "--lr", "0.05"]
     assert main([*flags, "--epochs", "3", "--out", str(tmp_path / "whole")]) == 0
     run_on = [*flags, "--epochs", "3", "--out", str(folder), "--resume", "true"]
     with stop_at_a_checkpoint():
