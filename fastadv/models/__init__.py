@@ -7,7 +7,7 @@ from functools import partial
 from torch import nn
 
 from .fitnet import FitNet4
-from .lenet import LeNet5, LeNet5Wide
+from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
 from .normalize import Normalize
 from .resnet import ResNet18
 from .small_cnn import SmallCNN
@@ -19,6 +19,7 @@ __all__ = [
     "FitNet4",
     "LeNet5",
     "LeNet5Wide",
+    "LeNetCaffe",
     "MadryResNet",
     "Normalize",
     "ResNet18",
@@ -34,7 +35,9 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "fitnet4-plain": partial(FitNet4, batch_norm=False),
     "lenet5": LeNet5,
     "lenet5-bn": partial(LeNet5, batch_norm=True),
+    "lenet5-unpadded": partial(LeNet5, padded=False),
     "lenet5-wide": LeNet5Wide,
+    "lenet-caffe": LeNetCaffe,
     "resnet18": ResNet18,
     "small-cnn": SmallCNN,
     "two-circles-net": TwoCirclesNet,
