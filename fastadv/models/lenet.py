@@ -67,8 +67,8 @@ class LeNet5Wide(nn.Module):
 class LeNetCaffe(nn.Module):
     """Caffe's LeNet, with ReLU after every layer: 5x5 convolutions of 20 and 50 channels, 500 hidden units.
 
-    No padding. Logits [B, classes] from images [B, C, H, W] in [0, 1], H and W multiples of 4 from 16 on. 431,080 parameters on
-    1x28x28 with 10 classes. Raises ValueError for another `shape`.
+    No padding. Logits [B, classes] from images [B, C, H, W] in [0, 1], H and W multiples of 4 from 16 on. 431,080
+    parameters on 1x28x28 with 10 classes. Raises ValueError for another `shape`.
     """
 
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10):
