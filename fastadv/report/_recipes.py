@@ -88,7 +88,8 @@ def plot_variants(option: str, results: Mapping[float | None, Sequence[Figure]],
             axes.axhline(found[None], color=f"C{i}", linestyle="--", linewidth=1)
     if None in results:
         axes.plot([], [], color="0.5", linestyle="--", label=f"{option} by the method itself")
-    axes.set(xlabel=option, ylabel="accuracy, %", ylim=(0, 100), title=title)
+    axes.set(xlabel=option, ylabel="accuracy, %", ylim=(0, 100))
+    axes.set_title(title, fontsize="medium", wrap=True)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
     return save(canvas, path)
