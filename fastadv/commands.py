@@ -163,7 +163,7 @@ class Testing:
     Args:
         attacks: which attacks, with commas between: deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
             within eps/2) as in the Blind AT paper; autoattack, square or any other with its usual settings.
-        eps: L-infinity budget of the attacks that have one; `compare` trains FGSM-AT and PGD-AT with it, too.
+        eps: budget of the attacks that have one; `compare` trains with it, too, where a method's attack has one.
         theta: average adversarial accuracy is taken over budgets from 0 to theta, RMS norm.
         limit: how many test samples, from the first on; 0 takes all.
         label: attacks move away from the true label, or from the model's own prediction (as in the Blind AT paper).

@@ -18,6 +18,7 @@ between calls. What differs, on purpose:
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,7 +38,7 @@ Budget = float | Tensor
 
 
 @dataclass(eq=False)
-class Attack:
+class Attack(ABC):
     """An attack on `model`: ``atk(images, labels)`` gives the adversarial images, on the model's device."""
 
     model: Model = field(repr=False)
@@ -52,9 +53,9 @@ class Attack:
         self._given = 0
         self.build()
 
+    @abstractmethod
     def build(self) -> attacks.Attack:
         """fastadv's attack with these options."""
-        raise NotImplementedError
 
     def _as(self, kind: type[attacks.Attack], **options: Any) -> attacks.Attack:
         """`kind` with `options`, and with the options of this object that have the same name there."""
