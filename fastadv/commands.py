@@ -73,7 +73,8 @@ class Training(Data):
         lr: learning rate at the start.
         optimizer: adam, or sgd with momentum 0.9.
         weight_decay: of weights; biases and normalisation layers have none.
-        milestones: after each of these epochs the learning rate is a tenth of what it was.
+        milestones: after each of these epochs the learning rate is multiplied by lr_decay.
+        lr_decay: one factor for all milestones, or one for each.
         augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5) or shift-flip.
         per_class: how many training samples of each class, from the first on; 0 takes all.
         held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch.
@@ -92,6 +93,7 @@ class Training(Data):
     optimizer: str = "adam"
     weight_decay: float = 0.0
     milestones: list[int] = field(default_factory=list)
+    lr_decay: float | list[float] = 0.1
     augment: str = "none"
     per_class: int = 0
     held_out: int = 0
@@ -131,7 +133,7 @@ class Training(Data):
 
     def fit_settings(self) -> dict[str, Any]:
         """What `fit` takes of these."""
-        names = ("epochs", "batch_size", "lr", "optimizer", "weight_decay", "milestones", "seed")
+        names = ("epochs", "batch_size", "lr", "optimizer", "weight_decay", "milestones", "lr_decay", "seed")
         return {name: getattr(self, name) for name in names} | {"augment": AUGMENTATIONS[self.augment]}
 
     def check(self, data: Dataset) -> None:

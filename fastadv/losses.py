@@ -65,6 +65,16 @@ def kl(logits: Tensor, natural: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
+def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """``-log p_y - log(1.0001 - max_{j != y} p_j)``, per sample, at least in float32 (Wang et al., 2020: MART's BCE).
+
+    The second term is a margin; 1.0001 bounds it, as in the published code.
+    """
+    p = _wide(logits).softmax(dim=1)
+    rival = p.scatter(1, y.unsqueeze(1), 0).amax(dim=1)
+    return cross_entropy(logits, y) - (1.0001 - rival).log()
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 

@@ -29,6 +29,7 @@ from fastadv.attacks import (
     AutoAttack,
     CWLinf,
     DeepFool,
+    DynamicPGD,
     FriendlyPGD,
     MultiAttack,
     Noise,
@@ -51,6 +52,7 @@ CASES: dict[str, Attack] = {
     "fab": FAB(steps=5),
     "fabt": FABT(steps=5),
     "fgsm": FGSM(0.1),
+    "dynamic": DynamicPGD(0.1, alpha=0.03, steps=5, fosc=0.05),
     "friendly": FriendlyPGD(0.1, alpha=0.03, steps=5, omega=0.01),
     "mifgsm": MIFGSM(0.1, alpha=0.03, steps=5),
     "multi": MultiAttack((FGSM(0.1), Noise(0.1))),
@@ -598,13 +600,13 @@ def friendly(model: nn.Module, x: Tensor, y: int, start: Tensor, eps: float, alp
     return point, made
 
 
-@pytest.mark.parametrize("start", ["uniform", "gaussian", "natural"])
+@pytest.mark.parametrize("start", [1.0, 0.5, "gaussian", 0])
 def test_friendly_pgd_is_algorithm_1(start):
     model, x, y = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64), labels(24, 5)
     y[::2] = model(x[::2]).argmax(1)
     tau = torch.arange(24) % 4
-    found = FriendlyPGD(0.1, 0.01, steps=10, tau=tau, start=start).run(model, x, y)
-    starts = FriendlyPGD(0.1, 0.01, steps=0, start=start)(model, x, y)
+    found = FriendlyPGD(0.1, 0.01, steps=10, tau=tau, random_start=start).run(model, x, y)
+    starts = FriendlyPGD(0.1, 0.01, steps=0, random_start=start)(model, x, y)
     for i in range(24):
         one = slice(i, i + 1)
         point, made = friendly(model, x[one], int(y[i]), starts[one], 0.1, 0.01, 10, int(tau[i]))
@@ -621,14 +623,14 @@ def test_friendly_pgd_that_never_stops_is_pgd():
 def test_friendly_pgd_without_projection_goes_as_far_as_its_steps():
     model, x = linear(48, 2), middle(dtype=torch.float32)
     y = model(x).argmax(1)
-    found = FriendlyPGD(float("inf"), 0.01, steps=30, tau=30, start="natural").run(model, x, y)
+    found = FriendlyPGD(float("inf"), 0.01, steps=30, tau=30, random_start=0).run(model, x, y)
     torch.testing.assert_close(linf(found.x_adv - x), torch.full((16,), 0.3, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_noise_in_friendly_pgd_is_new_at_every_step():
     x, y = middle(dtype=torch.float32), torch.zeros(16, dtype=torch.int64)
     still = lambda x: x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0])  # noqa: E731
-    points = [FriendlyPGD(0.3, 0, k, start="natural", omega=0.01)(still, x, y) for k in range(4)]
+    points = [FriendlyPGD(0.3, 0, k, random_start=0, omega=0.01)(still, x, y) for k in range(4)]
     moves = torch.stack([(b - a).flatten() for a, b in itertools.pairwise(points)])
     torch.testing.assert_close(moves.std(dim=1), torch.full((3,), 0.01), rtol=0.1, atol=0)
     assert torch.corrcoef(moves).fill_diagonal_(0).abs().max() < 0.15
@@ -1242,7 +1244,14 @@ def test_wrong_budgets(kind, options, message):
         (PGD, {"loss": "dlr", "targeted": True}, "loss dlr knows no target"),
         (MIFGSM, {"decay": 1.5}, "decay must be between 0 and 1, got 1.5"),
         (FriendlyPGD, {"tau": -1}, "tau must be a whole number of at least 0, got -1"),
-        (FriendlyPGD, {"start": "zero"}, "start must be one of uniform, gaussian, natural, got 'zero'"),
+        (FriendlyPGD, {"random_start": "zero"}, "random_start must be a share of eps, .* or gaussian, got 'zero'"),
+        (FriendlyPGD, {"margin": "logit"}, "margin must be one of loss, probability, got 'logit'"),
+        (FriendlyPGD, {"rho": -0.1}, "rho must be finite, not negative"),
+        (
+            FriendlyPGD,
+            {"rho": 1.0, "margin": "probability"},
+            "rho must be .* below 1 for a margin of probability; got 1.0",
+        ),
         (FriendlyPGD, {"eps": float("inf")}, "a uniform start needs a finite eps"),
         (FriendlyPGD, {"omega": -0.1}, "omega must be between 0 and 1, got -0.1"),
         (FABT, {"targets": 0}, "targets must be a whole number of at least 1, got 0"),

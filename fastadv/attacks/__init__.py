@@ -10,6 +10,7 @@ from .cwlinf import CWLinf
 from .ddn import DDN
 from .deepfool import DeepFool
 from .dra import DRA
+from .dynamic import DynamicPGD
 from .epgd import EPGD
 from .fab import FAB, FABT
 from .fgsm import FGSM, RFGSM
@@ -39,6 +40,7 @@ __all__ = [
     "AutoAttack",
     "CWLinf",
     "DeepFool",
+    "DynamicPGD",
     "FriendlyPGD",
     "Model",
     "MultiAttack",
@@ -60,6 +62,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "ddn": DDN,
     "deepfool": DeepFool,
     "dra": DRA,
+    "dynamic": DynamicPGD,
     "epgd": EPGD,
     "fab": FAB,
     "fabt": FABT,

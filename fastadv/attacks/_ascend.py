@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from ._stem import faster_stem
 Model = Callable[[Tensor], Tensor]
 Budget = float | Tensor
 """One number for all samples, or a tensor with one a sample, [B]."""
+Start = float | Literal["gaussian"]
+"""A share of the budget, or ``gaussian``; see `start`."""
 
 
 @contextmanager
@@ -243,6 +246,20 @@ DUALS = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """The norm of a gradient that tells how far, in each norm, a boundary is."""
 STARTS = {"linf": "uniform", "l2": "l2", "l1": "l1"}
 """The law of `ops.random_start` that is uniform in each norm's ball."""
+
+
+def start(attack: object, rows: Rows, restart: int = 0) -> Tensor:
+    """Where the attack of `rows` starts, [B, ...], within `attack.bounds`.
+
+    Uniform in the ball of radius ``attack.random_start * rows.eps`` in `attack.norm`, which is x for 0; or, for
+    ``gaussian``, x with normal noise of standard deviation 0.001 on every entry.
+    """
+    if attack.random_start == 0:
+        return rows.x.clone()
+    law, size = "gaussian", 0.001
+    if attack.random_start != "gaussian":
+        law, size = STARTS[attack.norm], attack.random_start * rows.eps
+    return ops.random_start(rows.x, rows.ids, size, attack.seed, restart, law, *attack.bounds)
 
 
 def ball_ascent(attack: object, rows: Rows, loss: Loss, alpha: Budget, against: str = "y") -> Step:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import Budget, Model, Rows, isolated
+from ._ascend import Budget, Model, Rows, Start, isolated
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -60,8 +60,21 @@ class Attack(ABC):
 
     def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         """The adversarial samples of `x` [B, ...], detached, in its dtype; see `run`."""
+        return self.rows(model, x, y, ids).x_adv
+
+    def rows(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> Rows:
+        """The samples after the attack, with its counts of each; see `run`, which tries them on the model as well."""
         with isolated(model):
-            return self._attack(model, x, y, ids).x_adv
+            rows = Rows(model, *self._checked(x, y, ids), self.targeted)
+            self.perturb(rows)
+        if bool(rows.nonfinite.any()):
+            warnings.warn(
+                f"{type(self).__name__}: {int(rows.nonfinite.sum())} of {len(x)} samples had NaN or infinite "
+                "gradients, which move nothing",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return rows
 
     def run(
         self,
@@ -82,9 +95,9 @@ class Attack(ABC):
         Raises TypeError or ValueError for inputs that are no floating-point tensor, not finite, outside `bounds`, or
         labels of a wrong shape or out of range.
         """
-        with isolated(model), isolated(model if source is None else source):
-            rows = self._attack(model if source is None else source, x, y, ids)
-            rows.model = model
+        rows = self.rows(model if source is None else source, x, y, ids)
+        rows.model = model
+        with isolated(model):
             target = rows.predictions()
             norm = ops.row_norms(rows.x_adv, self.norm, rows.x)
             return AttackResult(rows.x_adv, rows.fooled(target), rows.steps, rows.grads, norm, target)
@@ -102,18 +115,6 @@ class Attack(ABC):
                 f"{name}.at scales alpha with eps, which needs one positive eps to start from; got {self.eps}"
             )
         return dataclasses.replace(self, eps=eps, alpha=alpha * (eps / self.eps))
-
-    def _attack(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Rows:
-        rows = Rows(model, *self._checked(x, y, ids), self.targeted)
-        self.perturb(rows)
-        if bool(rows.nonfinite.any()):
-            warnings.warn(
-                f"{type(self).__name__}: {int(rows.nonfinite.sum())} of {len(x)} samples had NaN or infinite "
-                "gradients, which move nothing",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return rows
 
     def _checked(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, int]:
         name = type(self).__name__
@@ -176,6 +177,13 @@ def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) 
         hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if most < numbers[1] <= 255 else ""
         allowed = "finite and at least 0" if whole else f"between 0 and {most:g}"
         raise ValueError(f"{type(attack).__name__}: {name} must be {allowed}, got {got}{hint}")
+
+
+def check_start(attack: Attack, value: Start) -> None:
+    """Raises ValueError unless `value` is ``gaussian`` or a share of the budget."""
+    name = type(attack).__name__
+    if value != "gaussian" and (isinstance(value, str) or not 0 <= value <= 1):
+        raise ValueError(f"{name}: random_start must be a share of eps, between 0 and 1, or gaussian, got {value!r}")
 
 
 def check_count(attack: Attack, name: str, value: int, least: int) -> None:

@@ -5,11 +5,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .. import ops
 from ..losses import cross_entropy, kl
-from ._ascend import Rows, ascend
-from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._ascend import Rows, Start, ascend, start
+from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
 
 
 @dataclass(frozen=True)
@@ -22,56 +23,66 @@ class FriendlyPGD(Attack):
 
     Args:
         eps: L-infinity budget, in the units of the inputs; a number or one a sample. Infinity: no projection, only the
-            box (Appendix B).
+            box (Appendix B, with random_start 0).
         alpha: step size; a number or one a sample.
         steps: number of gradient steps at the most, the paper's K.
         tau: steps after the first misclassification; a number or one a sample, [B] int64.
-        start: ``uniform`` in the ball (FAT), ``gaussian`` of standard deviation 0.001 (FAT for TRADES and MART), or
-            ``natural``, at x.
+        random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0 (Algorithm 1);
+            ``gaussian`` for x with normal noise of standard deviation 0.001 (FAT for TRADES and MART).
         omega: standard deviation of the noise added to every step; 0.001 in FAT, 0 in FAT for TRADES and MART.
         loss: ``ce``, or ``kl``, the divergence from the prediction at x (TRADES).
+        rho: a sample counts as misclassified where it is so by this margin (section 3).
+        margin: of what: ``loss``, the cross-entropy with the label above that with the best class, or ``probability``,
+            the best class's above the label's (Appendix A.1).
     """
 
     eps: Budget = 8 / 255
     alpha: Budget = 2 / 255
     steps: int = 10
-    tau: int | torch.Tensor = 0
-    start: str = "uniform"
+    tau: int | Tensor = 0
+    random_start: Start = 1.0
     omega: float = 0.0
     loss: str = "ce"
+    rho: float = 0.0
+    margin: str = "loss"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.eps, float) and self.eps == math.inf):
+        unbounded = isinstance(self.eps, float) and self.eps == math.inf
+        if not unbounded:
             check_budget(self, "eps", self.eps)
         check_budget(self, "alpha", self.alpha)
         check_count(self, "steps", self.steps, 0)
-        check_choice(self, "start", self.start, ("uniform", "gaussian", "natural"))
+        check_start(self, self.random_start)
         check_choice(self, "loss", self.loss, ("ce", "kl"))
+        check_choice(self, "margin", self.margin, ("loss", "probability"))
         check_budget(self, "omega", self.omega)
         if isinstance(self.tau, int):
             check_count(self, "tau", self.tau, 0)
-        if self.start == "uniform" and isinstance(self.eps, float) and self.eps == math.inf:
-            raise ValueError("FriendlyPGD: a uniform start needs a finite eps; use start='natural'")
+        if unbounded and self.random_start not in (0, "gaussian"):
+            raise ValueError(f"{type(self).__name__}: a uniform start needs a finite eps; set random_start to 0")
+        if not 0 <= self.rho < (math.inf if self.margin == "loss" else 1):
+            raise ValueError(
+                f"{type(self).__name__}: rho must be finite, not negative, and below 1 for a margin of probability; "
+                f"got {self.rho}"
+            )
 
     def perturb(self, rows: Rows) -> None:
-        rows.eps = ops.per_sample("FriendlyPGD", "eps", self.eps, rows.x)
-        rows.alpha = ops.per_sample("FriendlyPGD", "alpha", self.alpha, rows.x)
+        name = type(self).__name__
+        rows.eps = ops.per_sample(name, "eps", self.eps, rows.x)
+        rows.alpha = ops.per_sample(name, "alpha", self.alpha, rows.x)
         rows.tau = torch.as_tensor(self.tau, device=rows.x.device).expand(len(rows.x)).clone()
         if self.loss == "kl":
             rows.natural = rows.scores()
-        if self.start != "natural":
-            size = rows.eps if self.start == "uniform" else 0.001
-            rows.x_adv = ops.random_start(rows.x, rows.ids, size, self.seed, 0, self.start, *self.bounds)
+        rows.x_adv = start(self, rows)
         draws = itertools.count(1)  # the start is number 0
         ascend(rows, self.steps, lambda live: self._step(live, next(draws)))
 
-    def _step(self, live: Rows, draw: int) -> torch.Tensor:
+    def _step(self, live: Rows, draw: int) -> Tensor:
         x_adv, logits = live.differentiable(live.x_adv)
-        _, goes_on, _, _ = ops.early_stop(logits.detach(), live.y, live.tau)
         loss = kl(logits, live.natural) if self.loss == "kl" else cross_entropy(logits, live.y)
-        (grad,) = torch.autograd.grad(loss.sum(), x_adv)
-        live.counted(grad)
+        grad = live.counted(torch.autograd.grad(loss.sum(), x_adv)[0])
+        goes_on = self.goes_on(live, logits.detach(), grad)
         if self.omega:
             wide = (-math.inf, math.inf)
             noisy = (live.x_adv, live.ids, self.omega, self.seed, draw, "gaussian", *wide)
@@ -81,3 +92,10 @@ class FriendlyPGD(Attack):
         live.steps -= stopped
         live.grads -= stopped
         return goes_on
+
+    def goes_on(self, live: Rows, logits: Tensor, grad: Tensor) -> Tensor:
+        """Which samples make another step, [B], given logits and gradient where they stand."""
+        if self.rho:
+            scores = logits.softmax(dim=1) if self.margin == "probability" else logits
+            logits = scores.scatter_add(1, live.y.unsqueeze(1), scores.new_full((len(scores), 1), self.rho))
+        return ops.early_stop(logits, live.y, live.tau)[1]

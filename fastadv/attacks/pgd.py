@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from functools import partial
 
-from .. import ops
 from ..losses import LOSSES, kl, margin
-from ._ascend import STARTS, STEPS, Rows, ascend, ball_ascent
-from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._ascend import STEPS, Rows, Start, ascend, ball_ascent, start
+from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class PGD(Attack):
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.
         alpha: step size, likewise.
         steps: number of gradient steps.
-        random_start: the start is uniform in the ball of radius ``random_start * eps``; 0 starts at x.
+        random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0; ``gaussian``
+            for x with normal noise of standard deviation 0.001, as in TRADES and MART.
         loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``dlr`` or ``kl`` (the
             divergence from the prediction at x, TRADES' loss).
         kappa: the confidence beyond which ``margin`` asks for no more.
@@ -32,7 +32,7 @@ class PGD(Attack):
     eps: Budget = 8 / 255
     alpha: Budget = 2 / 255
     steps: int = 10
-    random_start: float = 1.0
+    random_start: Start = 1.0
     loss: str = "ce"
     kappa: float = 50.0
     restarts: int = 1
@@ -45,8 +45,7 @@ class PGD(Attack):
         check_budget(self, "eps", self.eps, whole=self.norm != "linf")
         check_budget(self, "alpha", self.alpha, whole=self.norm != "linf")
         check_count(self, "steps", self.steps, 0)
-        if not 0 <= self.random_start <= 1:
-            raise ValueError(f"PGD: random_start must be a share of eps, between 0 and 1, got {self.random_start}")
+        check_start(self, self.random_start)
         check_choice(self, "loss", self.loss, (*LOSSES, "kl"))
         check_count(self, "restarts", self.restarts, 1)
         if self.restarts > 1 and not self.random_start:
@@ -63,10 +62,7 @@ class PGD(Attack):
             step = ball_ascent(self, rows, loss, self.alpha)
         for restart in range(self.restarts):
             part, where = (rows, None) if restart == 0 else rows.unfooled()
-            if self.random_start:
-                law = STARTS[self.norm]
-                start = self.random_start * part.eps
-                part.x_adv = ops.random_start(part.x, part.ids, start, self.seed, restart, law, *self.bounds)
+            part.x_adv = start(self, part, restart)
             ascend(part, self.steps, step)
             if where is not None:
                 rows.put(where, part)

@@ -1,16 +1,28 @@
 """Training methods, and `fit`, which trains a network by any of them."""
 
-from ._adversarial import AdversarialTraining, AttackMethod
+from ._adversarial import AdversarialTraining, AttackMethod, PairedTraining
 from ._fit import Batch, Method, check_settings, fit
+from .alp import ALP
 from .bilateral import Bilateral
 from .blind import Blind
+from .cat import CAT
+from .dat import DAT
 from .deepfool import DeepFoolTraining
 from .fgsm import FGSMTraining
+from .friendly import Friendly, FriendlyMART, FriendlyTRADES
+from .madry import Madry
+from .mart import MART
 from .pgd import PGDTraining
 from .standard import Standard
+from .trades import TRADES
 
 __all__ = [
+    "ALP",
+    "CAT",
+    "DAT",
+    "MART",
     "METHODS",
+    "TRADES",
     "AdversarialTraining",
     "AttackMethod",
     "Batch",
@@ -18,18 +30,32 @@ __all__ = [
     "Blind",
     "DeepFoolTraining",
     "FGSMTraining",
+    "Friendly",
+    "FriendlyMART",
+    "FriendlyTRADES",
+    "Madry",
     "Method",
     "PGDTraining",
+    "PairedTraining",
     "Standard",
     "check_settings",
     "fit",
 ]
 
 METHODS: dict[str, type[Method]] = {
+    "alp": ALP,
     "bilateral": Bilateral,
     "blind": Blind,
+    "cat": CAT,
+    "dat": DAT,
     "deepfool": DeepFoolTraining,
     "fgsm": FGSMTraining,
+    "friendly": Friendly,
+    "friendly_mart": FriendlyMART,
+    "friendly_trades": FriendlyTRADES,
+    "madry": Madry,
+    "mart": MART,
     "pgd": PGDTraining,
     "standard": Standard,
+    "trades": TRADES,
 }

@@ -1,11 +1,13 @@
-"""Training on adversarial samples, the frame that most methods fill."""
+"""Training on adversarial samples, the frames that most methods fill."""
 
 import dataclasses
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import Attack
 from ..data import Dataset
@@ -16,7 +18,8 @@ from ._fit import Batch, Method, check_share
 class AttackMethod(Method):
     """A method that trains on the samples an attack makes.
 
-    Training sets the attack's `bounds` and `seed` to those of the data and the run.
+    Training sets the attack's `bounds` and `seed` to those of the data and the run. The history has ``gradients``: how
+    many a sample took, on average.
 
     Args:
         attack: makes the adversarial samples.
@@ -27,16 +30,50 @@ class AttackMethod(Method):
     def begin(self, train: Dataset, seed: int) -> None:
         self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
 
+    def attack_in(self, epoch: int) -> Attack:
+        """The attack of an epoch, which counts from 0."""
+        return self.attack
+
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         """The adversarial samples to train on, [B, ...]."""
-        return self.attack(model, batch.x, batch.y, batch.ids)
+        return self.attacked(model, batch, batch.y)
+
+    def attacked(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Tensor:
+        """What the attack makes of the batch, away from `y` or from the model's own predictions, [B, ...]."""
+        rows = self.attack_in(batch.epoch).rows(model, batch.x, y, batch.ids)
+        batch.stats["gradients"] = rows.grads.float().mean()
+        return rows.x_adv
 
 
 @dataclass
-class AdversarialTraining(AttackMethod):
-    """``L(x, y) + L(x_adv, y)``, the sum of clean and adversarial loss (Xie et al., section 2.1), for any attack.
+class PairedTraining(AttackMethod):
+    """A method whose loss compares what the network says of natural samples and of their adversarial ones."""
 
-    Clean and adversarial halves go through one forward pass.
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        clean, adversarial = both(model, batch.x, self.examples(model, batch))
+        batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
+        batch.stats["adversarial_accuracy"] = (adversarial.argmax(1) == batch.y).float().mean()
+        return self.compare(clean, adversarial, batch.y)
+
+    @abstractmethod
+    def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+        """The loss, a scalar, from the logits [B, K] of either kind and the labels [B]."""
+
+
+def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of `x` and of `x_adv`, from one forward pass.
+
+    From one for each, as published, where a batch norm in train mode would mix the statistics of the two.
+    """
+    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+        return model(x), model(x_adv)
+    clean, adversarial = model(torch.cat((x, x_adv))).chunk(2)
+    return clean, adversarial
+
+
+@dataclass
+class AdversarialTraining(PairedTraining):
+    """``L(x, y) + L(x_adv, y)``, the sum of clean and adversarial loss (Xie et al., section 2.1), for any attack.
 
     Args:
         label_smoothing: share of the label spread evenly over all classes; 0.1 in the Blind AT paper's baselines.
@@ -47,11 +84,7 @@ class AdversarialTraining(AttackMethod):
     def __post_init__(self) -> None:
         check_share("label_smoothing", self.label_smoothing)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        x_adv = self.examples(model, batch)
-        clean, adversarial = model(torch.cat((batch.x, x_adv))).chunk(2)
-        batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
-        batch.stats["adversarial_accuracy"] = (adversarial.argmax(1) == batch.y).float().mean()
-        return F.cross_entropy(clean, batch.y, label_smoothing=self.label_smoothing) + F.cross_entropy(
-            adversarial, batch.y, label_smoothing=self.label_smoothing
+    def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(clean, y, label_smoothing=self.label_smoothing) + F.cross_entropy(
+            adversarial, y, label_smoothing=self.label_smoothing
         )

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,16 @@ class Batch:
 class Method(ABC):
     """A training method: its options are its fields, and it says what is minimised."""
 
+    in_epochs: ClassVar[tuple[str, ...]] = ()  # the options that are epochs, or lists of them
+
+    def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
+        """Raises ValueError for options out of range."""
+
     def begin(self, train: Dataset, seed: int) -> None:  # noqa: B027 - most methods have nothing to prepare
         """Called once, before the first epoch."""
+
+    def end_epoch(self, row: Row) -> None:  # noqa: B027 - most methods have nothing to adapt
+        """Called after every epoch with its row of the history; by a resumed run, with all rows until then."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -54,6 +62,18 @@ def check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1), got {value}")
 
 
+def check_weight(name: str, value: float) -> None:
+    """Raises ValueError unless `value` is finite and not negative."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def check_epochs(name: str, epochs: Sequence[int]) -> None:
+    """Raises ValueError unless `epochs` are whole numbers from 1 on, in order."""
+    if any(not isinstance(epoch, int) or epoch < 1 for epoch in epochs) or list(epochs) != sorted(epochs):
+        raise ValueError(f"{name} must be epochs from 1 on, in order, got {list(epochs)}")
+
+
 def check_settings(
     epochs: int,
     batch_size: int,
@@ -61,6 +81,7 @@ def check_settings(
     optimizer: str = "adam",
     weight_decay: float = 0.0,
     milestones: Sequence[int] = (),
+    lr_decay: float | Sequence[float] = 0.1,
     patience: int = 0,
 ) -> None:
     """Raises ValueError for settings that `fit` cannot train with."""
@@ -68,12 +89,20 @@ def check_settings(
         if not isinstance(count, int) or count < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {count}")
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
+        check_weight(name, value)
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
-    if any(epoch < 1 for epoch in milestones) or list(milestones) != sorted(milestones):
-        raise ValueError(f"milestones must be epochs from 1 on, in order, got {list(milestones)}")
+    check_epochs("milestones", milestones)
+    for value in _decays(lr_decay, milestones):
+        check_weight("lr_decay", value)
+
+
+def _decays(lr_decay: float | Sequence[float], milestones: Sequence[int]) -> list[float]:
+    """What the learning rate is multiplied by at each milestone. Raises ValueError where their numbers differ."""
+    decays = list(lr_decay) if isinstance(lr_decay, Sequence) else [lr_decay] * len(milestones)
+    if len(decays) != len(milestones):
+        raise ValueError(f"lr_decay must be one number, or one for each of {len(milestones)} milestones, got {decays}")
+    return decays
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -101,6 +130,7 @@ def fit(
     optimizer: str = "adam",
     weight_decay: float = 0.0,
     milestones: Sequence[int] = (),
+    lr_decay: float | Sequence[float] = 0.1,
     augment: Augment | None = None,
     seed: int = 0,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -124,7 +154,8 @@ def fit(
         lr: learning rate at the start.
         optimizer: ``adam``, or ``sgd`` with momentum 0.9.
         weight_decay: factor of half the squared weights in the loss; biases and normalisation layers have none.
-        milestones: after each of these epochs the learning rate is a tenth of what it was.
+        milestones: after each of these epochs the learning rate is multiplied by `lr_decay`.
+        lr_decay: one factor for all milestones, or one for each.
         augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
         seed: of data order, augmentation and random starts.
         validate: called with the model after every epoch; gives figures for the history, the first of them the one
@@ -141,7 +172,8 @@ def fit(
             have taken names, or a `resume` of another network or optimiser.
         FloatingPointError: when the mean loss of an epoch is NaN or infinite.
     """
-    check_settings(epochs, batch_size, lr, optimizer, weight_decay, milestones, patience)
+    check_settings(epochs, batch_size, lr, optimizer, weight_decay, milestones, lr_decay, patience)
+    decays = _decays(lr_decay, milestones)
     if patience and not validate:
         raise ValueError(f"patience {patience} needs a figure to watch: give validate, or patience 0")
     parameter = next(model.parameters(), None)
@@ -150,13 +182,15 @@ def fit(
     method.begin(train, seed)
     model.train()
     history = _resume(resume, model, descent) if resume else []
+    for row in history:
+        method.end_epoch(row)
     batches = -(-len(train) // batch_size)
     for epoch in range(len(history), epochs):
         if patience and history and _stale(history, patience):
             break
         started = time.perf_counter()
         for group in descent.param_groups:
-            group["lr"] = lr * 0.1 ** sum(epoch >= milestone for milestone in milestones)
+            group["lr"] = lr * math.prod(decays[: sum(epoch >= milestone for milestone in milestones)])
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         totals: Stats = {}
         for step, index in enumerate(order.to(train.x.device).split(batch_size)):
@@ -177,6 +211,7 @@ def fit(
             raise FloatingPointError(
                 f"the loss became {means['loss']} in epoch {epoch + 1}; try a smaller lr than {lr:g}"
             )
+        method.end_epoch(row)
         history.append(row | (_checked(validate(model), row) if validate else {}))
         if on_epoch:
             on_epoch(history[-1], _state(model, descent, history))
