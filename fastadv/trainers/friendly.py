@@ -1,0 +1,74 @@
+"""Friendly adversarial training (Zhang et al., 2020: Attacks Which Do Not Kill Training ...), for three losses."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..attacks import FriendlyPGD
+from ._adversarial import AttackMethod
+from ._fit import check_epochs
+from .madry import Madry
+from .mart import MART
+from .trades import TRADES
+
+Schedule = list[int] | Callable[[int], int]
+
+
+@dataclass
+class _Friendly(AttackMethod):
+    """A method whose attack stops a sample `tau` steps after it is first misclassified, with a tau that rises.
+
+    With an ``attack.tau`` of ``attack.steps`` it is the method that it varies.
+
+    Args:
+        attack: PGD-K-tau.
+        tau_schedule: after each of these epochs, tau is one more than ``attack.tau``, which it stays where there are
+            none; or a function that gives tau for an epoch, counted from 1.
+    """
+
+    attack: FriendlyPGD = field(kw_only=True)
+    tau_schedule: Schedule = field(kw_only=True)
+
+    in_epochs = ("tau_schedule",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.tau_schedule):
+            check_epochs("tau_schedule", self.tau_schedule)
+
+    def attack_in(self, epoch: int) -> FriendlyPGD:
+        if callable(self.tau_schedule):
+            return dataclasses.replace(self.attack, tau=self.tau_schedule(epoch + 1))
+        return dataclasses.replace(self.attack, tau=self.attack.tau + sum(epoch >= rise for rise in self.tau_schedule))
+
+
+@dataclass
+class Friendly(_Friendly, Madry):
+    """FAT (Algorithm 2): cross-entropy on friendly samples, which have only just been misclassified."""
+
+    attack: FriendlyPGD = field(
+        default_factory=lambda: FriendlyPGD(eps=8 / 255, alpha=0.007, steps=10, omega=0.001), kw_only=True
+    )
+    tau_schedule: Schedule = field(default_factory=lambda: [50, 90], kw_only=True)
+
+
+@dataclass
+class FriendlyTRADES(_Friendly, TRADES):
+    """FAT for TRADES (equation 9; Algorithm 4 prints the clean term with x_adv)."""
+
+    attack: FriendlyPGD = field(
+        default_factory=lambda: FriendlyPGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian", loss="kl"),
+        kw_only=True,
+    )
+    tau_schedule: Schedule = field(default_factory=lambda: [30, 50, 70], kw_only=True)
+
+
+@dataclass
+class FriendlyMART(_Friendly, MART):
+    """FAT for MART (equation 11, Algorithm 5)."""
+
+    attack: FriendlyPGD = field(
+        default_factory=lambda: FriendlyPGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian"),
+        kw_only=True,
+    )
+    tau_schedule: Schedule = field(default_factory=lambda: [20, 40, 60, 80], kw_only=True)

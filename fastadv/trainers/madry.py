@@ -1,0 +1,26 @@
+"""Standard adversarial training (Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, 2018)."""
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attacks import PGD, Attack
+from ._adversarial import AttackMethod
+from ._fit import Batch
+
+
+@dataclass
+class Madry(AttackMethod):
+    """Cross-entropy on PGD samples alone; the clean ones are not seen.
+
+    By default with the budget and steps of the friendly adversarial training paper. `PGDTraining` is the Blind AT
+    paper's, with a clean term.
+    """
+
+    attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10), kw_only=True)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = model(self.examples(model, batch))
+        batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+        return F.cross_entropy(logits, batch.y)

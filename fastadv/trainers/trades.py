@@ -1,0 +1,35 @@
+"""TRADES (Zhang et al.: Theoretically Principled Trade-off between Robustness and Accuracy, 2019)."""
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attacks import PGD, Attack
+from ..losses import kl
+from ._adversarial import PairedTraining
+from ._fit import check_weight
+
+
+@dataclass
+class TRADES(PairedTraining):
+    """``CE(z(x), y) + beta KL(p(x) || p(x_adv))`` (Zhang et al., 2020, equation 7).
+
+    Gradients flow through both sides of the divergence.
+
+    Args:
+        attack: PGD on the same divergence.
+        beta: the weight of robustness, 1 / lambda in the paper.
+    """
+
+    attack: Attack = field(
+        default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian", loss="kl"),
+        kw_only=True,
+    )
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_weight("beta", self.beta)
+
+    def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(clean, y) + self.beta * kl(adversarial, clean).mean()
