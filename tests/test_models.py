@@ -15,7 +15,9 @@ from fastadv.models import (
     MadryResNet,
     Normalize,
     ResNet18,
+    ResNet50,
     SmallCNN,
+    SmallCNN8,
     TwoCirclesNet,
     WideResNet,
     build,
@@ -43,8 +45,16 @@ NETWORKS = [
     ("resnet18", (3, 32, 32), 10, 11_173_962),
     ("resnet18", (1, 28, 28), 10, 11_172_810),
     ("resnet18", (3, 32, 32), 100, 11_220_132),
+    ("resnet34", (3, 8, 8), 10, 21_282_122),
+    ("resnet34", (3, 8, 8), 100, 21_328_292),
+    ("resnet50", (3, 8, 8), 10, 23_520_842),
+    ("resnet50", (1, 7, 9), 100, 23_705_252 - 2 * 9 * 64),
+    ("resnet101", (3, 8, 8), 10, 42_512_970),
+    ("resnet101", (3, 8, 8), 100, 42_697_380),
     ("small-cnn", (1, 28, 28), 10, 312_202),
     ("small-cnn", (3, 32, 16), 7, 312_202 + 2 * 9 * 32 + (5 * 1 - 4 * 4) * 64 * 200 - 3 * 201),
+    ("small-cnn-8", (3, 32, 32), 10, 1_639_282),
+    ("small-cnn-8", (1, 23, 8), 7, 1_639_282 - 2 * 9 * 64 + (2 * 1 - 4 * 4) * 196 * 256 - 3 * 257),
     ("two-circles-net", (2,), 2, 25),
     ("w32-10", (3, 8, 8), 10, 45_901_914),
     ("w32-10", (1, 7, 9), 7, 45_901_914 - 2 * 9 * 16 - 3 * 641),
@@ -52,11 +62,13 @@ NETWORKS = [
     ("wrn-28-4", (1, 7, 9), 7, 5_849_050 - 2 * 9 * 16 - 3 * 257),
     ("wrn-28-10", (3, 8, 8), 10, 36_479_194),
     ("wrn-28-10", (3, 8, 8), 100, 36_536_884),
+    ("wrn-32-10", (3, 8, 8), 10, 46_160_474),
     ("wrn-34-10", (3, 8, 8), 10, 46_160_474),
     ("wrn-34-10", (3, 8, 8), 100, 46_218_164),
     ("wrn-40-4", (3, 8, 8), 10, 8_949_210),
     ("wrn-58-10", (3, 8, 8), 10, 84_885_594),
 ]
+SIDES = {name: shape[1:] for name, shape, *_ in NETWORKS if len(shape) == 3}
 
 
 @pytest.mark.parametrize(("name", "shape", "classes", "parameters"), NETWORKS)
@@ -72,6 +84,32 @@ def test_networks(name, shape, classes, parameters):
     torch.testing.assert_close(model(x[1:2]), logits[1:2], rtol=1e-4, atol=1e-4 * logits.abs().max().item())
     logits.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_image_networks_compute_in_channels_last_what_they_do_in_order(name):
+    model = build(name, (3, *SIDES[name]), 10).eval()
+    for parameter in model.parameters():
+        if not parameter.any():  # the logits of some start at zero, where nothing would be compared
+            nn.init.normal_(parameter)
+    x, seen = torch.rand(4, 3, *SIDES[name]), []
+    with torch.no_grad():
+        logits = model(x)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        found = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item())
+    assert seen
+    assert all(given.is_contiguous(memory_format=torch.channels_last) for given in seen)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 7), (4, 1000)])
+@pytest.mark.parametrize("name", SIDES)
+def test_image_networks_take_any_channels_and_classes(name, channels, classes):
+    with torch.device("meta"):  # which computes shapes alone
+        logits = build(name, (channels, *SIDES[name]), classes)(torch.rand(5, channels, *SIDES[name]))
+    assert logits.shape == (5, classes)
 
 
 def test_every_network_is_registered_and_tried():
@@ -102,8 +140,13 @@ def test_build_draws_from_the_global_generator():
         ("lenet5-wide", (3, 30, 32), 10, r"LeNet5Wide takes .*\(3, 30, 32\)"),
         ("lenet5-wide", (784,), 10, r"LeNet5Wide takes .*\(784,\)"),
         ("resnet18", (32, 32), 10, r"ResNet18 takes .*\(32, 32\)"),
+        ("resnet34", (784,), 10, r"ResNet34 takes .*\(784,\)"),
+        ("resnet50", (32, 32), 10, r"ResNet50 takes .*\(32, 32\)"),
+        ("resnet101", (1, 3, 32, 32), 10, r"ResNet101 takes .*\(1, 3, 32, 32\)"),
         ("small-cnn", (1, 28, 15), 10, r"SmallCNN takes .*\(1, 28, 15\)"),
         ("small-cnn", (784,), 10, r"SmallCNN takes .*\(784,\)"),
+        ("small-cnn-8", (3, 7, 32), 10, r"SmallCNN8 takes .*\(3, 7, 32\)"),
+        ("small-cnn-8", (32, 32), 10, r"SmallCNN8 takes .*\(32, 32\)"),
         ("fitnet4", (3, 32, 3), 10, r"FitNet4 takes .*\(3, 32, 3\)"),
         ("fitnet4-plain", (784,), 10, r"FitNet4 takes .*\(784,\)"),
         ("w32-10", (32, 32), 10, r"MadryResNet takes .*\(32, 32\)"),
@@ -125,22 +168,53 @@ def test_small_cnn_starts_from_zero_logits():
     assert not SmallCNN()(torch.rand(2, 1, 28, 28)).any()
 
 
-@pytest.mark.parametrize("side", [28, 32])
-def test_resnet_halves_the_image_three_times(side):
-    model, sides = ResNet18((1, side, side)).eval(), []
+@pytest.mark.parametrize(("kind", "side"), [(ResNet18, 28), (ResNet18, 32), (ResNet50, 8)])
+def test_resnets_halve_the_image_three_times(kind, side):
+    model, sides = kind((1, side, side)).eval(), []
     for layer in model.features[:-2]:
         layer.register_forward_hook(lambda _, args, out: sides.append(out.shape[-1]))
     model(torch.rand(2, 1, side, side))
-    assert sides == [side] * 5 + [side // 2] * 2 + [side // 4] * 2 + [4] * 2
+    stem, (first, *others) = 3, kind.depths
+    halved = [side // 2, side // 4, math.ceil(side / 8)]
+    assert sides == [side] * (stem + first) + [s for s, depth in zip(halved, others, strict=True) for _ in range(depth)]
+    strided = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
+    assert [layer.kernel_size for layer in strided] == [(3, 3), (1, 1)] * 3  # that of the block, that of its shortcut
 
 
-def test_resnet_blocks_add_to_what_comes_in():
-    same, wider = (block.eval() for block in ResNet18().features[4:6])
-    x = torch.randn(2, 64, 8, 8)
+@pytest.mark.parametrize(("kind", "channels"), [(ResNet18, 64), (ResNet50, 256)])
+def test_resnet_blocks_add_to_what_comes_in(kind, channels):
+    features = kind().eval().features
+    same, wider = features[4], features[3 + kind.depths[0]]
+    x = torch.randn(2, channels, 8, 8)
     for block in (same, wider):
         nn.init.zeros_(block.residual[-1].weight)
     torch.testing.assert_close(same(x), x.relu())
     torch.testing.assert_close(wider(x), wider.shortcut(x).relu())
+
+
+def test_bottlenecks_are_three_convolutions_through_a_quarter_of_the_channels():
+    block = ResNet50().eval().features[4]
+    convolutions = [layer for layer in block.residual if isinstance(layer, nn.Conv2d)]
+    widths = [(layer.kernel_size[0], layer.in_channels, layer.out_channels) for layer in convolutions]
+    assert widths == [(1, 256, 64), (3, 64, 64), (1, 64, 256)]
+    x = torch.randn(2, 256, 8, 8)
+    first, second, third = convolutions
+    norm = math.sqrt(1 + 1e-5)  # batch norm as it starts
+    inner = (second((first(x) / norm).relu()) / norm).relu()
+    torch.testing.assert_close(block(x), (x + third(inner) / norm).relu())
+
+
+def test_small_cnn_8_is_three_pairs_of_convolutions_and_two_layers():
+    model, x = SmallCNN8((2, 9, 16), 4).eval(), torch.rand(5, 2, 9, 16)
+    convolutions = [layer for layer in model.features if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [64, 64, 128, 128, 196, 196]
+    maps = x
+    for first, second in zip(convolutions[::2], convolutions[1::2], strict=True):
+        for layer in (first, second):
+            maps = (layer(maps) / math.sqrt(1 + 1e-5)).relu()  # batch norm as it starts
+        maps = F.max_pool2d(maps, 2)
+    hidden, _, last = model.classifier
+    torch.testing.assert_close(model(x), last(hidden(maps.flatten(1)).relu()))
 
 
 @pytest.mark.parametrize("side", [28, 32])

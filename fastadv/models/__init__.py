@@ -9,8 +9,8 @@ from torch import nn
 from .fitnet import FitNet4
 from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
 from .normalize import Normalize
-from .resnet import ResNet18
-from .small_cnn import SmallCNN
+from .resnet import ResNet18, ResNet34, ResNet50, ResNet101
+from .small_cnn import SmallCNN, SmallCNN8
 from .two_circles import TwoCirclesNet
 from .wide_resnet import MadryResNet, WideResNet
 
@@ -23,7 +23,11 @@ __all__ = [
     "MadryResNet",
     "Normalize",
     "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
     "SmallCNN",
+    "SmallCNN8",
     "TwoCirclesNet",
     "WideResNet",
     "build",
@@ -39,11 +43,16 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "lenet5-wide": LeNet5Wide,
     "lenet-caffe": LeNetCaffe,
     "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "resnet101": ResNet101,
     "small-cnn": SmallCNN,
+    "small-cnn-8": SmallCNN8,
     "two-circles-net": TwoCirclesNet,
     "w32-10": MadryResNet,
     "wrn-28-4": partial(WideResNet, depth=28, widen=4),
     "wrn-28-10": partial(WideResNet, depth=28, widen=10),
+    "wrn-32-10": partial(WideResNet, depth=34, widen=10),  # what friendly adversarial training calls WRN-34-10
     "wrn-34-10": partial(WideResNet, depth=34, widen=10),
     "wrn-40-4": partial(WideResNet, depth=40, widen=4),
     "wrn-58-10": partial(WideResNet, depth=58, widen=10),
