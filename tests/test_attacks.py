@@ -627,6 +627,65 @@ def test_friendly_pgd_without_projection_goes_as_far_as_its_steps():
     torch.testing.assert_close(linf(found.x_adv - x), torch.full((16,), 0.3, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("margin", "rho"), [("loss", 0.5), ("probability", 0.2)])
+def test_friendly_pgd_asks_for_a_margin(margin, rho):
+    """Appendix A.1: it stops where the loss or the probability of the best class leaves the label's behind by rho."""
+    model, x, y = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64), labels(24, 5)
+    y[::2] = model(x[::2]).argmax(1)
+    options = {"eps": 0.2, "alpha": 0.005, "steps": 12, "random_start": 0}
+    found = FriendlyPGD(**options, rho=rho, margin=margin).run(model, x, y)
+    path = [FriendlyPGD(**(options | {"steps": k}), tau=k)(model, x, y) for k in range(13)]
+    for i in range(24):
+        p = torch.stack([model(points[i : i + 1])[0].softmax(0) for points in path])
+        ahead = p.log().amax(1) - p[:, y[i]].log() if margin == "loss" else p.amax(1) - p[:, y[i]]
+        made = next((k for k in range(12) if ahead[k] >= rho), 12)
+        assert found.steps[i] == made
+        torch.testing.assert_close(found.x_adv[i], path[made][i], atol=1e-12, rtol=0)
+    assert len(set(found.steps.tolist())) > 4
+    plain = FriendlyPGD(**options).run(model, x, y)
+    assert (found.steps >= plain.steps).all()
+    assert (found.steps > plain.steps).any()
+
+
+def dynamic(model: nn.Module, x: Tensor, y: int, start: Tensor, eps: float, alpha: float, steps: int, fosc: float):
+    """DAT's attack on one sample as published, and the steps made."""
+    point = start.clone()
+    for made in range(steps):
+        leaf = point.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(cross_entropy(model(leaf), torch.tensor([y])).sum(), leaf)
+        if made and eps * grad.abs().sum() - ((point - x) * grad).sum() <= fosc:
+            return point, made
+        point = (x + (point + alpha * grad.sign() - x).clip(-eps, eps)).clip(0, 1)
+    return point, steps
+
+
+@pytest.mark.parametrize("fosc", [1.0, 3.0])
+def test_dynamic_pgd_stops_at_a_stationary_point(fosc):
+    model, x, y = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64), labels(24, 5)
+    attack = DynamicPGD(0.05, 0.02, steps=8, fosc=fosc)
+    found = attack.run(model, x, y)
+    starts = PGD(0.05, 0.02, steps=0)(model, x, y)
+    for i in range(24):
+        one = slice(i, i + 1)
+        point, made = dynamic(model, x[one], int(y[i]), starts[one], 0.05, 0.02, 8, fosc)
+        torch.testing.assert_close(found.x_adv[one], point, atol=1e-12, rtol=0)
+        assert found.steps[i] == found.grads[i] == made
+    assert len(set(found.steps.tolist())) > 2
+
+
+def test_dynamic_pgd_in_a_corner_of_a_linear_model():
+    """One step of 2 eps leads into the corner, where c is 0, unless the box is in the way."""
+    model, x, y = (
+        linear(48, 2, torch.float64),
+        samples(16, *SHAPE, low=0.3, high=0.7, dtype=torch.float64),
+        labels(16, 2),
+    )
+    found = DynamicPGD(0.1, 0.2, steps=5, fosc=1e-9).run(model, x, y)
+    assert found.steps.tolist() == [1] * 16
+    assert torch.equal(found.x_adv, PGD(0.1, 0.2, steps=5)(model, x, y))
+    assert DynamicPGD(0.1, 0.2, steps=5, fosc=-1.0).run(model, x, y).steps.tolist() == [5] * 16
+
+
 def test_noise_in_friendly_pgd_is_new_at_every_step():
     x, y = middle(dtype=torch.float32), torch.zeros(16, dtype=torch.int64)
     still = lambda x: x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0])  # noqa: E731

@@ -13,22 +13,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 
-from fastadv.attacks import DDN, FAB, FGSM, PGD, DeepFool, OneStepTargeted
+from fastadv.attacks import DDN, FAB, FGSM, PGD, DeepFool, DynamicPGD, FriendlyPGD, OneStepTargeted
 from fastadv.data import Dataset, load
 from fastadv.evaluation import evaluate
 from fastadv.models import LeNet5, TwoCirclesNet
 from fastadv.trainers import (
+    ALP,
+    CAT,
+    DAT,
+    MART,
     METHODS,
+    TRADES,
+    AttackMethod,
     Batch,
     Bilateral,
     Blind,
     DeepFoolTraining,
     FGSMTraining,
+    Friendly,
+    FriendlyMART,
+    FriendlyTRADES,
+    Madry,
     Method,
+    PairedTraining,
     PGDTraining,
     Standard,
     fit,
 )
+from fastadv.trainers._adversarial import both
 
 ADVERSARIAL = {name: method for name, method in METHODS.items() if method is not Standard}
 SMOOTHED = [method for method in METHODS.values() if hasattr(method, "label_smoothing")]
@@ -106,7 +118,10 @@ def test_accuracies_reported(method):
     method = method()
     method.loss(model, batch)
     x_adv = method.examples(model, batch)
-    for name, x in {"clean_accuracy": batch.x, "adversarial_accuracy": x_adv}.items():
+    seen = {"clean_accuracy": batch.x, "adversarial_accuracy": x_adv}
+    if isinstance(method, Madry):
+        del seen["clean_accuracy"]  # no forward pass of the clean samples
+    for name, x in seen.items():
         torch.testing.assert_close(batch.stats[name], (model(x).argmax(1) == batch.y).float().mean())
 
 
@@ -198,6 +213,17 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: Bilateral(beta=0.5), "beta must be at least 1, got 0.5"),
         (lambda: Bilateral(gamma=0), "gamma must be positive, got 0"),
         (lambda: Bilateral(top_k=-1), "top_k must be a number of classes, or 0 for all, got -1"),
+        *[
+            (lambda kind=kind: kind(beta=-1.0), "beta must be finite and not negative, got -1")
+            for kind in (TRADES, MART, ALP, FriendlyTRADES, FriendlyMART)
+        ],
+        *[
+            (lambda kind=kind: kind(tau_schedule=[3, 2]), "tau_schedule must be epochs from 1 on, in order, got")
+            for kind in (Friendly, FriendlyTRADES, FriendlyMART)
+        ],
+        (lambda: DAT(fosc=math.nan), "fosc must be finite and not negative, got nan"),
+        (lambda: DAT(fosc_epochs=0), "fosc_epochs must be at least 1, got 0"),
+        (lambda: CAT(accuracy=1.0), r"accuracy must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_wrong_options(make, message):
@@ -319,6 +345,228 @@ def test_bilateral_means_the_same_budget_in_any_range(images):
     assert methods[1].attack == PGD(16 / 255, 4 / 255, 7, seed=3, bounds=(-1.0, 1.0))
 
 
+EPS = {"eps": 0.1, "alpha": 0.03, "steps": 4}
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p.log() - q.log())).sum(1)
+
+
+def test_madry_sees_adversarial_samples_alone():
+    model, batch = a_batch()
+    x_adv = PGD(**EPS)(model, batch.x, batch.y, batch.ids)
+    assert_same_loss(model, Madry(attack=PGD(**EPS)).loss(model, batch), smoothed(model(x_adv), batch.y, 0))
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
+def test_trades(beta):
+    """Equation 7, with samples that maximise the divergence (8) from a normal start."""
+    model, batch = a_batch()
+    method = TRADES(attack=PGD(**EPS, random_start="gaussian", loss="kl"), beta=beta)
+    x_adv = method.attack(model, batch.x, batch.y, batch.ids)
+    start = dataclasses.replace(method.attack, steps=0)(model, batch.x, batch.y, batch.ids)
+    assert 0.0005 < (start - batch.x).std() < 0.001, "of 0.001, less what the box cuts off"
+    p, q = model(batch.x).softmax(1), model(x_adv).softmax(1)
+    assert (divergence(p, q) > divergence(p, model(start).softmax(1))).all()
+    expected = smoothed(model(batch.x), batch.y, 0) + beta * divergence(p, q).mean()
+    assert_same_loss(model, method.loss(model, batch), expected)
+
+
+@pytest.mark.parametrize("beta", [0.0, 5.0])
+def test_mart(beta):
+    """Equation 10, a sample at a time, with the published code's 1.0001."""
+    model, batch = a_batch()
+    method = MART(attack=PGD(**EPS, random_start="gaussian"), beta=beta)
+    x_adv = method.attack(model, batch.x, batch.y, batch.ids)
+    p, q = model(batch.x).softmax(1), model(x_adv).softmax(1)
+    losses = []
+    for i, y in enumerate(batch.y.tolist()):
+        rival = max(q[i, j] for j in range(5) if j != y)
+        boosted = -q[i, y].log() - (1.0001 - rival).log()
+        losses.append(boosted + beta * divergence(p, q)[i] * (1 - p[i, y]))
+    assert_same_loss(model, method.loss(model, batch), torch.stack(losses).mean())
+
+
+def test_alp():
+    model, batch = a_batch()
+    clean, wrong = model(batch.x), model(PGD(**EPS)(model, batch.x, batch.y, batch.ids))
+    expected = (smoothed(clean, batch.y, 0) + smoothed(wrong, batch.y, 0)) / 2 + 0.5 * (clean - wrong).square().mean()
+    assert_same_loss(model, ALP(attack=PGD(**EPS)).loss(model, batch), expected)
+
+
+@pytest.mark.parametrize("method", [TRADES, MART, ALP])
+def test_losses_are_finite_far_from_the_boundary(method):
+    """Where probabilities are 0 and 1 in float32: no logarithm of 0, and gradients without NaN."""
+    logits = torch.tensor([[3e4, -3e4, 0.0], [-3e4, 3e4, 0.0], [0.0, 0.0, 0.0]])
+    clean, adversarial = logits.clone().requires_grad_(), logits.flip(0).clone().requires_grad_()
+    loss = method().compare(clean, adversarial, torch.tensor([0, 0, 2]))
+    assert loss.isfinite()
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(loss, (clean, adversarial)))
+
+
+TWINS = {
+    "fat": (Friendly, Madry, {}),
+    "fat for trades": (FriendlyTRADES, TRADES, {"random_start": "gaussian", "loss": "kl"}),
+    "fat for mart": (FriendlyMART, MART, {"random_start": "gaussian"}),
+}
+
+
+@pytest.mark.parametrize(("friendly", "twin", "options"), TWINS.values(), ids=TWINS)
+def test_friendly_training_that_never_stops_is_its_twin(friendly, twin, options, images):
+    """tau = K, to the last bit of two epochs; and with tau = 0 it is not."""
+    attack = FriendlyPGD(**EPS, **options, tau=4)
+    runs = [
+        trained(lambda: friendly(attack=attack, tau_schedule=[]), images, epochs=2),
+        trained(lambda: twin(attack=PGD(**EPS, **options)), images, epochs=2),
+        trained(lambda: friendly(attack=dataclasses.replace(attack, tau=0)), images, epochs=2),
+    ]
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert not torch.equal(runs[2][0], runs[1][0])
+    assert [row["gradients"] for row in runs[0][1]] == [4, 4]
+    assert all(row["gradients"] < 4 for row in runs[2][1])
+
+
+@pytest.mark.parametrize("method", [Friendly, FriendlyTRADES, FriendlyMART])
+def test_friendly_as_in_the_paper_by_default(method):
+    """tau is 0 until epoch 50, 1 until 90 and then 2 for FAT; 30, 50, 70 and 20, 40, 60, 80 for the others."""
+    rises = {Friendly: [50, 90], FriendlyTRADES: [30, 50, 70], FriendlyMART: [20, 40, 60, 80]}[method]
+    taus = [method().attack_in(epoch).tau for epoch in range(120)]
+    assert taus == [sum(epoch > rise for rise in rises) for epoch in range(1, 121)]
+    attack = method().attack
+    assert (attack.eps, attack.alpha, attack.steps) == (8 / 255, 0.007, 10)
+    assert attack.omega == (0.001 if method is Friendly else 0)
+    assert attack.random_start == (1.0 if method is Friendly else "gaussian")
+    assert attack.loss == ("kl" if method is FriendlyTRADES else "ce")
+
+
+def test_tau_by_a_function_or_fixed():
+    attack = FriendlyPGD(**EPS, tau=1)
+    squares = Friendly(attack=attack, tau_schedule=lambda epoch: epoch**2)
+    assert [squares.attack_in(epoch).tau for epoch in range(3)] == [1, 4, 9]
+    assert [Friendly(attack=attack, tau_schedule=[]).attack_in(epoch).tau for epoch in (0, 99)] == [1, 1]
+    assert [Friendly(attack=attack, tau_schedule=[2]).attack_in(epoch).tau for epoch in (0, 1, 2)] == [1, 1, 2]
+
+
+def test_tau_rises_in_training(images):
+    """More gradients from the epoch after the one where tau rises, with weights that stay."""
+    method = Friendly(attack=FriendlyPGD(**EPS), tau_schedule=[2])
+    _, history = trained(lambda: method, images, epochs=3, lr=0)
+    model = lenet()
+    for row, tau in zip(history, (0, 0, 1), strict=True):
+        ids = torch.arange(24) + (row["epoch"] - 1) * 24
+        grads = FriendlyPGD(**EPS, tau=tau).run(model, images.x, images.y, ids).grads
+        assert row["gradients"] == pytest.approx(float(grads.double().mean()))
+
+
+@pytest.mark.parametrize("method", [Madry, TRADES, MART, ALP, CAT, Bilateral])
+def test_baselines_take_the_friendly_attack(method):
+    model, batch = a_batch()
+    method = method(attack=FriendlyPGD(**EPS, tau=1))
+    if isinstance(method, CAT):
+        method.k = 4
+        method.attack = dataclasses.replace(method.attack, steps=4, alpha=0.03)
+    assert method.loss(model, batch).isfinite()
+    assert 0 < batch.stats["gradients"] < 4
+    if not isinstance(method, CAT):
+        x_adv = FriendlyPGD(**EPS, tau=1)(model, batch.x, batch.y, batch.ids)
+        assert torch.equal(method.examples(model, batch), x_adv)
+
+
+def test_dat_asks_for_more_convergence_by_the_epoch():
+    """c_t = max(c_max - t c_max / T', 0), t from 0."""
+    method = DAT()
+    assert (method.fosc, method.fosc_epochs) == (0.5, 100)
+    found = [method.attack_in(epoch).fosc for epoch in range(120)]
+    assert found == pytest.approx([max(0.5 - t * 0.5 / 100, 0) for t in range(120)])
+
+
+def test_dat_is_madry_where_nothing_converges(images):
+    """c is never negative: a bound below 0 is PGD."""
+    never = DynamicPGD(**EPS, fosc=-1.0)
+    dynamic = DAT(attack=never)
+    dynamic.attack_in = lambda epoch: dynamic.attack
+    assert torch.equal(trained(lambda: dynamic, images)[0], trained(lambda: Madry(attack=PGD(**EPS)), images)[0])
+
+
+def test_dat_with_friendly_stops():
+    model, batch = a_batch()
+    attack = DynamicPGD(**EPS, tau=0)
+    x_adv = DAT(attack=attack, fosc=0.0).examples(model, batch)
+    assert torch.equal(x_adv, FriendlyPGD(**EPS, tau=0)(model, batch.x, batch.y, batch.ids))
+
+
+def test_cat_mixes_attacks_of_all_strengths():
+    model, batch = a_batch()
+    method = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=10, seed=5))
+    assert torch.equal(method.examples(model, batch), batch.x), "k = 0 is training on clean samples"
+    method.k = 3
+    x_adv = method.examples(model, batch)
+    assert torch.equal(x_adv[:4], batch.x[:4])
+    for steps in (1, 2, 3):
+        part = slice(4 * steps, 4 * steps + 4)
+        ids = batch.ids[part]
+        alpha = method.step_sizes(steps, ids)
+        found = PGD(0.1, alpha, steps, seed=5)(model, batch.x[part], batch.y[part], ids)
+        assert torch.equal(x_adv[part], found)
+    assert batch.stats["gradients"] == (0 + 1 + 2 + 3) / 4
+
+
+def test_step_sizes_of_cat():
+    """2 eps / k times a number between 1 and 10 / k, at most 2 eps, which crosses the ball."""
+    method, ids = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=10)), torch.arange(4000)
+    for steps in (1, 2, 5, 10):
+        factors = method.step_sizes(steps, ids) / (0.2 / steps)
+        assert factors.min() == pytest.approx(1, abs=0.01)
+        assert factors.max() == pytest.approx(min(10 / steps, steps), abs=0.01)
+        assert (factors >= 0.9999).all()
+    half = method.step_sizes(5, ids[2000:])
+    assert torch.equal(half, method.step_sizes(5, ids)[2000:])
+    assert (half / 0.04).mean() == pytest.approx(1.5, abs=0.02)
+
+
+def test_cat_grows_with_accuracy(images):
+    method = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=2), accuracy=0.5)
+    method.begin(images, seed=0)
+    ks = []
+    for accuracy in (0.4, 0.6, 0.5, 0.7, 0.9):
+        method.end_epoch({"adversarial_accuracy": accuracy})
+        ks.append(method.k)
+    assert ks == [0, 1, 1, 2, 2], "no more than the attack's steps"
+    method.begin(images, seed=0)
+    assert method.k == 0
+
+
+def test_cat_goes_on_where_it_stood(images):
+    """k is not lost by a resumed run: it follows from the history."""
+    states, method = [], CAT(attack=PGD(eps=0.1, alpha=0.02, steps=5), accuracy=0.0)
+    whole, _ = trained(lambda: method, images, epochs=3, on_epoch=lambda _, state: states.append(state))
+    assert method.k == 3
+    again = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=5), accuracy=0.0)
+    assert torch.equal(trained(lambda: again, images, epochs=3, resume=states[1])[0], whole)
+    assert again.k == 3
+
+
+def test_one_forward_pass_for_both_unless_batch_norm_would_mix_them():
+    model, batch = a_batch()
+    calls = []
+    model.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    TRADES(attack=PGD(steps=0, loss="kl")).loss(model, batch)
+    assert calls[-1] == 32
+
+    normed, x = BatchNormNet().train(), samples(8, 3, 6, 6)
+    x_adv = (x + 0.3).clamp(max=1)
+    seen = copy.deepcopy(normed)
+    normed[7].p = seen[7].p = 0.0  # dropout
+    clean, adversarial = both(normed, x, x_adv)
+    torch.testing.assert_close(clean, seen(x))
+    torch.testing.assert_close(adversarial, seen(x_adv))
+    assert normed[1].num_batches_tracked == 2
+    frozen = normed.eval()
+    before = frozen.forwards
+    torch.testing.assert_close(both(frozen, x, x_adv), (frozen(x), frozen(x_adv)))
+    assert frozen.forwards == before + 3
+
+
 # ---------------------------------------------------------------------------------------------------------- the loop
 
 
@@ -337,7 +585,8 @@ def test_every_method_trains(method, images):
     weights, (row,) = trained(method, images)
     assert weights.isfinite().all()
     assert (weights != bits(lenet())).double().mean() > 0.5
-    reported = {"clean_accuracy"} | ({"adversarial_accuracy"} if method is not Standard else set())
+    reported = set() if issubclass(method, Madry) else {"clean_accuracy"}
+    reported |= {"adversarial_accuracy", "gradients"} if issubclass(method, AttackMethod) else set()
     reported |= {Blind: {"mean_norm"}, Bilateral: {"label_budget"}}.get(method, set())
     assert row.keys() == {"epoch", "loss", "seconds", "images_per_second"} | reported
     assert row["epoch"] == 1
@@ -394,7 +643,8 @@ def test_batch_statistics_see_each_step_once(method):
     fit(model, method(), data, epochs=2, batch_size=4)
     assert model.training
     assert all(module.training for module in model.modules())
-    assert model[1].num_batches_tracked == model[4].num_batches_tracked == 6
+    passes = 12 if issubclass(method, PairedTraining) else 6  # a pass each for natural and adversarial samples
+    assert model[1].num_batches_tracked == model[4].num_batches_tracked == passes
 
 
 @adversarial
@@ -468,6 +718,20 @@ def test_sgd_with_milestones_and_weight_decay(images):
         optimizer.zero_grad()
         decay = sum(p.square().sum() for p in other.parameters() if p.dim() > 1)
         (F.cross_entropy(other(batch.x), batch.y, label_smoothing=0.1) + 0.01 * decay / 2).backward()
+        optimizer.step()
+    torch.testing.assert_close(bits(model), bits(other))
+
+
+def test_a_decay_of_its_own_at_each_milestone(images):
+    """0.05, 0.025, 0.02, 0.02: as 0.1 ... 0.001, 0.0005 of friendly adversarial training."""
+    model, other, recorder = lenet(), lenet(), Recorder()
+    settings = {"optimizer": "sgd", "lr": 0.05, "milestones": [1, 2], "lr_decay": [0.5, 0.8]}
+    fit(model, recorder, images, epochs=4, batch_size=24, **settings)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.05, momentum=0.9)
+    for batch, rate in zip(recorder.batches, (0.05, 0.025, 0.02, 0.02), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        F.cross_entropy(other(batch.x), batch.y, label_smoothing=0.1).backward()
         optimizer.step()
     torch.testing.assert_close(bits(model), bits(other))
 
@@ -594,6 +858,8 @@ def test_callbacks(images):
         {"optimizer": "adma"},
         {"milestones": [5, 3]},
         {"milestones": [0]},
+        {"lr_decay": -0.1},
+        {"lr_decay": [0.1, 0.1]},
     ],
 )
 def test_fit_refuses(options, images):

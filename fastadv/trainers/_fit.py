@@ -93,16 +93,21 @@ def check_settings(
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     check_epochs("milestones", milestones)
-    for value in _decays(lr_decay, milestones):
-        check_weight("lr_decay", value)
+    _decays(lr_decay, milestones)
 
 
 def _decays(lr_decay: float | Sequence[float], milestones: Sequence[int]) -> list[float]:
-    """What the learning rate is multiplied by at each milestone. Raises ValueError where their numbers differ."""
-    decays = list(lr_decay) if isinstance(lr_decay, Sequence) else [lr_decay] * len(milestones)
-    if len(decays) != len(milestones):
-        raise ValueError(f"lr_decay must be one number, or one for each of {len(milestones)} milestones, got {decays}")
-    return decays
+    """What the learning rate is multiplied by at each milestone. Raises ValueError where that cannot be."""
+    if not isinstance(lr_decay, Sequence):
+        check_weight("lr_decay", lr_decay)
+        return [lr_decay] * len(milestones)
+    if len(lr_decay) != len(milestones):
+        raise ValueError(
+            f"lr_decay must be one number, or one for each of {len(milestones)} milestones, got {lr_decay}"
+        )
+    for value in lr_decay:
+        check_weight("lr_decay", value)
+    return list(lr_decay)
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

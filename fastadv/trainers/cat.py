@@ -31,6 +31,8 @@ class CAT(Madry):
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=1.6 / 255, steps=10), kw_only=True)
     accuracy: float = 0.95
 
+    k = 0
+
     def __post_init__(self) -> None:
         check_share("accuracy", self.accuracy)
 
