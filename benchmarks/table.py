@@ -17,6 +17,7 @@ def of_run(run: dict) -> str:
     infos = [one["extra_info"] for one in run["benchmarks"]]
     tables = [of_ops(run)] if any("case" in info for info in infos) else []
     tables += [of_attacks(run)] if any("attack" in info for info in infos) else []
+    tables += [of_training(run)] if any("training" in info for info in infos) else []
     return "\n\n".join([first, *tables])
 
 
@@ -67,6 +68,30 @@ def of_attacks(run: dict) -> str:
 def _found(side: dict) -> str:
     passes = f"{side['forwards']:.0f}+{side['gradients']:.0f}"
     return f"({passes}; {side['accuracy']:.1%}; {side['norm']:.3f})" if "norm" in side else f"({passes})"
+
+
+def of_training(run: dict) -> str:
+    """How many times as long as fastadv's epoch each other side's takes."""
+    infos = [one["extra_info"] for one in run["benchmarks"] if "training" in one["extra_info"]]
+    columns = [side for side in infos[0]["sides"] if side != "fastadv"]
+    lines = [
+        "An epoch by fastadv in seconds, the others as multiples of it. In brackets: passes forward + backward, an image.",
+        f"Images of {infos[0]['data']}.",
+        "",
+        f"| training | network | images | fastadv, s | {' | '.join(columns)} |",
+        f"| --- | --- | --: | --: {'| --: ' * len(columns)}|",
+    ]
+    for info in infos:
+        sides = info["sides"]
+        own = sides["fastadv"]["seconds"]
+        cells = [f"{own:.2f} ({_passes(sides['fastadv'])})"]
+        cells += [f"{sides[side]['seconds'] / own:.2f} ({_passes(sides[side])})" for side in columns]
+        lines.append(f"| {info['training']} | {info['network']} | {info['images']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _passes(side: dict) -> str:
+    return f"{side['forwards']:.1f}+{side['gradients']:.1f}"
 
 
 if __name__ == "__main__":

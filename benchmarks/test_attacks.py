@@ -6,15 +6,9 @@ timed again, by turns. ``tuned`` is fastadv with the memory format that `attacks
 prints the table (benchmarks/table.py): times as ratios, passes, quality.
 """
 
-import gc
-import statistics
-import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,11 +28,11 @@ from .peers import (
     passes,
     torchattacks,
 )
+from .timing import DEVICE, Counted, Timed
 
 # Peers use what Python and NumPy are about to remove.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SECONDS = 15.0  # for the rounds of one comparison, beyond the first two
 POINT = 0.01  # of accuracy, by which sides may differ
 LARGER = 1.05  # by which a perturbation may be larger than another library's
@@ -131,7 +125,7 @@ CASES = {
     ),
     "PGD-10-0": Case(
         "FriendlyPGD",
-        {**PGD, "tau": 0, "start": "natural"},
+        {**PGD, "tau": 0, "random_start": 0.0},
         (LENET, ROBUST, SMALL, RESNET),
         {"as published": early_stop_as_published(EPS, ALPHA, steps=10)},
     ),
@@ -164,52 +158,6 @@ CASES = {
         )
     },
 }
-
-
-class Counted(nn.Module):
-    """`model`, counting the samples that pass through it forwards and backwards."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.model(x)
-        self.forwards += len(x)
-        if logits.requires_grad:
-            logits.register_hook(self._backward)
-        return logits
-
-    def _backward(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
-
-
-class Timed:
-    """An attack that records how long its calls take."""
-
-    def __init__(self, attack: Callable[[], Tensor]):
-        self.attack = attack
-        self.seconds: list[float] = []
-
-    def __call__(self) -> Tensor:
-        gc.collect()  # or one side pays for another's garbage
-        start = _clock()
-        x_adv = self.attack()
-        self.seconds.append(_clock() - start)
-        return x_adv
-
-    def median(self) -> float:
-        return statistics.median(self.seconds[1:] or self.seconds)  # the first call also warms up
-
-
-def _clock() -> float:
-    """Seconds, but for those in which this thread waited for a core that others had, where Linux counts them."""
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    now = time.perf_counter()
-    with suppress(OSError):
-        now -= int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    return now
 
 
 @dataclass(frozen=True)
