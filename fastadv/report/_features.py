@@ -1,9 +1,7 @@
 """The outputs of layers, drawn in two dimensions."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -32,12 +30,6 @@ def plot_features(features: Features, classes: Sequence[str], method: str, path:
     names = [classes[k] for k in present.tolist()]
     dots = [Line2D([], [], linestyle="", marker="o", markersize=5, color=f"C{i}") for i in range(len(names))]
     figure.legend(dots, names, loc="outside lower center", ncols=min(5, len(names)), fontsize=8)
-    figure.suptitle(f"{method} of each layer's outputs; both scores are taken before it", fontsize=9)
+    name = {"pca": "PCA", "tsne": "t-SNE"}[method]
+    figure.suptitle(f"{name} of the outputs of layers; the scores are of the outputs themselves", fontsize=9)
     return save(figure, path)
-
-
-def write_records(rows: Sequence[Any], path: Path) -> Path:
-    """Named tuples as CSV."""
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([rows[0]._fields, *rows])
-    return path
