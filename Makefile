@@ -27,7 +27,7 @@ lint: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark hypothesis ruff scipy
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark hypothesis ruff scikit-learn scipy
 	touch $@
 
 # adv-lib without its dependencies: visdom no longer builds, and its attacks do not use it.

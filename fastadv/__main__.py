@@ -1,4 +1,4 @@
-"""The command line, ``fastadv train | evaluate | compare | reproduce | info``: flags derived from what they set."""
+"""The command line, ``fastadv train | evaluate | compare | features | reproduce | info``: flags from settings."""
 
 import dataclasses
 import sys
@@ -10,10 +10,12 @@ import torch
 
 from .commands import (
     Data,
+    Diagnosis,
     Reproduction,
     Testing,
     Training,
     compare,
+    diagnose,
     evaluate_checkpoint,
     list_recipes,
     reproduce,
@@ -63,6 +65,10 @@ def parser() -> Parser:
     sub.add_argument(
         "--transfer_from", type=str | None, default=None, help="a run whose network the samples are made on"
     )
+    sub = add(commands, "features", "Draw what layers give for natural and adversarial samples.", Data, Diagnosis)
+    sub.set_defaults(data=None)
+    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figures")
     sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
@@ -102,6 +108,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         train(name, _build(METHODS[name], options), _build(Training, options), options.test)
     elif command == "reproduce":
         list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
+    elif command == "features":
+        diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from . import models, recipes, report
-from .attacks import ATTACKS, Attack, DeepFool, MultiAttack
+from .attacks import ATTACKS, PGD, Attack, DeepFool, FriendlyPGD, MultiAttack
 from .data import AUGMENTATIONS, Dataset, load
-from .evaluation import PROTOCOL, Evaluation, evaluate
+from .evaluation import PROTOCOL, Evaluation, evaluate, features, last_layers, reducer
 from .info import environment
 from .runs import Run, load_checkpoint, replace_file
 from .trainers import METHODS, AttackMethod, Method, Standard, check_settings, fit
@@ -189,7 +189,7 @@ class Testing:
 
     def chosen(self) -> dict[str, Attack]:
         known = {name: kind() for name, kind in ATTACKS.items() if kind is not MultiAttack} | PROTOCOL
-        names = [name.strip() for name in self.attacks.split(",") if name.strip()]
+        names = listed(self.attacks)
         for name in names:
             if name not in known:
                 raise ValueError(f"unknown attack {name!r}: choose among {', '.join(sorted(known))}")
@@ -203,6 +203,11 @@ class Testing:
         settings = {"label": self.label, "batch_size": self.at_once, "source": source}
         with progress(f"evaluating {name}", "batches") as step:
             return evaluate(model, test, self.chosen(), **settings, on_step=step)
+
+
+def listed(names: str) -> list[str]:
+    """The names in a flag that takes several, with commas between."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def budgeted(attack: Attack, eps: float) -> Attack:
@@ -396,6 +401,80 @@ def evaluate_checkpoint(
 
 
 @dataclass
+class Diagnosis:
+    """Which layers to look at, on which samples.
+
+    Args:
+        layers: names of modules, with commas between; by default the last three that have parameters.
+        classes: test samples of these classes only, their numbers or names, with commas between; by default of all.
+        eps: L-infinity budget of PGD and of its friendly form (PGD-K-tau), which both start at the natural sample.
+        alpha: their step size; by default eps/10.
+        steps: their steps at the most.
+        tau: steps of the friendly form after a sample is first misclassified.
+        limit: how many test samples of these classes, from the first on; 0 takes all.
+        reduction: to two dimensions by pca, by tsne (half a minute a layer for 1000 samples), or by both.
+        at_once: test samples attacked at a time; it decides memory and speed only.
+    """
+
+    layers: str = ""
+    classes: str = ""
+    eps: float = 0.1
+    alpha: float | None = None
+    steps: int = 20
+    tau: int = 0
+    limit: int = 1000
+    reduction: Literal["pca", "tsne", "both"] = "both"
+    at_once: int = 500
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.at_once < 1:
+            raise ValueError(f"limit and at_once must be numbers of samples, got {self.limit} and {self.at_once}")
+        for method in self.reductions():
+            reducer(method)  # raises where scikit-learn is missing
+
+    def reductions(self) -> list[str]:
+        return ["pca", "tsne"] if self.reduction == "both" else [self.reduction]
+
+    def attacks(self) -> dict[str, Attack]:
+        settings = (self.eps, self.eps / 10 if self.alpha is None else self.alpha, self.steps)
+        return {"PGD": PGD(*settings, random_start=0), "friendly": FriendlyPGD(*settings, self.tau, random_start=0)}
+
+    def chosen_layers(self, model: nn.Module) -> list[str]:
+        return listed(self.layers) or last_layers(model)
+
+    def samples(self, source: Data) -> Dataset:
+        test = source.load("test")
+        if self.classes:
+            known = {name: k for k, name in enumerate(test.classes)}
+            numbers = {str(k): k for k in known.values()} | known  # a digit's name is its number
+            for name in listed(self.classes):
+                if name not in numbers:
+                    raise ValueError(
+                        f"unknown class {name!r}: choose among {', '.join(known)}, or their numbers from 0"
+                    )
+            chosen = torch.tensor([numbers[name] for name in listed(self.classes)], device=test.y.device)
+            test = test.subset(torch.isin(test.y, chosen))
+        return test.take(self.limit) if self.limit else test
+
+
+def diagnose(checkpoint: str, source: Data, options: Diagnosis, out: str) -> None:
+    """``fastadv features CHECKPOINT``: what layers give for natural, PGD's and friendly samples."""
+    source.data = source.data or load_checkpoint(checkpoint)["data"]
+    test, attacks = options.samples(source), options.attacks()
+    model, _ = load_network(checkpoint, test)
+    layers = options.chosen_layers(model)
+    features(model, test, {}, layers)  # what is wrong with layers or samples shows before a folder is made
+    folder = Run(out, as_yaml(source, options), environment()).folder
+    with progress("attacking", "kinds of samples") as step:
+        found = features(model, test, attacks, layers, batch_size=options.at_once, on_step=step)
+    console.print(report.records_table(found.rows, f"{len(test)} test samples of {test.name}, eps {options.eps:g}"))
+    written = [report.write_records(found.rows, folder / "mixing.csv")]
+    for method in options.reductions():
+        written.append(report.plot_features(found, test.classes, method, folder / f"features_{method}.png"))
+    say("written: " + ", ".join(str(path) for path in written))
+
+
+@dataclass
 class Reproduction(Data):
     """How much of a published experiment to run, and what to change in it; by default nothing.
 
@@ -458,7 +537,7 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
     experiments = [name for name in names if name in recipes.EXPERIMENTS]
     chosen = recipes.select([name for name in names if name not in recipes.EXPERIMENTS])
     if options.attacks is not None:
-        chosen = [recipe.only([name.strip() for name in options.attacks.split(",")]) for recipe in chosen]
+        chosen = [recipe.only(listed(options.attacks)) for recipe in chosen]
     if experiments and dataclasses.replace(options, out=None, resume=False, epochs=None) != Reproduction():
         raise ValueError(f"{experiments[0]} can be changed by epochs and out only: run it by itself")
     sources = recipes.select([name for recipe in chosen for name in recipe.sources()])

@@ -11,17 +11,26 @@ from .. import ops
 from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
 from ..data import Dataset
 from ._curve import AACurve, radial_curve
+from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
 from ._gradients import GradientNorms, gradient_norms
 
 __all__ = [
     "PROTOCOL",
     "AACurve",
     "Evaluation",
+    "Features",
     "GradientNorms",
+    "MixingRow",
     "Result",
     "evaluate",
+    "features",
     "gradient_norms",
+    "last_layers",
+    "layer_outputs",
+    "mixing",
+    "project",
     "radial_curve",
+    "reducer",
     "swept_curve",
 ]
 

@@ -1,7 +1,8 @@
 """Tables and figures of runs."""
 
+from ._features import plot_features
 from ._plots import plot_aa_curves, plot_examples, plot_history
-from ._recipes import figures_csv, figures_table, markdown, plot_variants, read_figures, records_table
+from ._recipes import figures_csv, figures_table, markdown, plot_variants, read_figures, records_table, write_records
 from ._table import Entry, rows, table, write_table
 
 __all__ = [
@@ -11,11 +12,13 @@ __all__ = [
     "markdown",
     "plot_aa_curves",
     "plot_examples",
+    "plot_features",
     "plot_history",
     "plot_variants",
     "read_figures",
     "records_table",
     "rows",
     "table",
+    "write_records",
     "write_table",
 ]

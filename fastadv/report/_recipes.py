@@ -43,6 +43,13 @@ def records_table(rows: Sequence[Any], title: str) -> Table:
     return shown
 
 
+def write_records(rows: Sequence[Any], path: Path) -> Path:
+    """Named tuples as CSV."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([rows[0]._fields, *rows])
+    return path
+
+
 def figures_csv(figures: Sequence[Figure]) -> str:
     """The figures of one recipe as CSV; what was not printed is empty."""
     file = io.StringIO()
