@@ -75,8 +75,8 @@ def of_training(run: dict) -> str:
     infos = [one["extra_info"] for one in run["benchmarks"] if "training" in one["extra_info"]]
     columns = [side for side in infos[0]["sides"] if side != "fastadv"]
     lines = [
-        "An epoch by fastadv in seconds, the others as multiples of it. In brackets: passes forward + backward, an image.",
-        f"Images of {infos[0]['data']}.",
+        "An epoch by fastadv in seconds, the others as multiples of it. In brackets: passes forward + backward, an",
+        f"image. Images of {infos[0]['data']}.",
         "",
         f"| training | network | images | fastadv, s | {' | '.join(columns)} |",
         f"| --- | --- | --: | --: {'| --: ' * len(columns)}|",

@@ -24,8 +24,8 @@ from .peers import early_stop_as_published
 from .timing import DEVICE, Counted, Timed
 
 ATTACK = {"eps": 0.1, "alpha": 0.025, "steps": 10, "random_start": 0.0}
-BATCH, LR, ROUNDS = 128, 0.01, 5
-IMAGES = {"lenet5": 6400, "lenet5, robust": 6400, "small-cnn": 2560, "resnet18": 512}
+BATCH, LR, ROUNDS = 128, 0.01, 4
+IMAGES = {"lenet5": 2560, "lenet5, robust": 2560, "small-cnn": 1280, "resnet18": 256}
 CLOSE = 0.05  # of the loss, by which two ways to train the same may differ
 
 Epoch = Callable[[nn.Module, fastadv.Dataset], float]
