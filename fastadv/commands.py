@@ -319,7 +319,7 @@ def _plain(settings: Any, key: str) -> Any:
     value = getattr(settings, key)
     if isinstance(value, Attack):
         return {"class_path": type(value).__name__, "init_args": dataclasses.asdict(value)}
-    return value
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value
 
 
 def train(name: str, method: Method, options: Training, testing: Testing) -> None:

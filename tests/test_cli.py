@@ -118,6 +118,17 @@ def test_any_attack_can_be_chosen_by_its_name(images: str, tmp_path: Path) -> No
     assert main(["evaluate", str(first), "--attacks", "pgd", "--transfer-from", str(second)]) == 0
 
 
+@pytest.mark.parametrize(("schedule", "kept"), [("[1]", [1]), ("math.isqrt", "math.isqrt")])
+def test_tau_is_scheduled_by_epochs_or_by_a_function(schedule, kept, images: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--data", images, "--epochs", "2", "--attack.steps", "3", "--test.attacks", "fgsm"]
+    assert main(["train", "friendly-mart", *flags, "--tau-schedule", schedule, "--out", str(first)]) == 0
+    assert yaml.safe_load((first / "config.yaml").read_text())["tau_schedule"] == kept
+    assert main(["train", "friendly-mart", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
+    a, b = load_checkpoint(first), load_checkpoint(second)
+    assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
+
+
 def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"
     flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool, apgd"]
