@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one call of under ten minutes: builds against the PyTorch that is installed, runs every test on
-# CUDA, the kernels under compute-sanitizer, the benchmarks of ops and of some attacks, and a short comparison of trainings.
+# CUDA, the kernels under compute-sanitizer, the benchmarks of ops, of some attacks and of training, and a short comparison of trainings.
 #
-#   benchmarks/gpu.sh [FOLDER]      FOLDER (default: runs/gpu) receives log.txt, ops.json, attacks.json and summary.json
+#   benchmarks/gpu.sh [FOLDER]      FOLDER (default: runs/gpu) receives log.txt, ops.json, attacks.json, training.json and summary.json
 #
 # PYTHON (default: python3) has a CUDA build of PyTorch, and pytest, pytest-benchmark and hypothesis. Nothing is downloaded:
 # libraries to compare with that are missing are skipped.
@@ -37,7 +37,9 @@ step ops 240 "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -
   --benchmark-max-time=0.2 --benchmark-json="$out/ops.json"
 step attacks 200 "$python" -m pytest -q -p no:cacheprovider benchmarks/test_attacks.py \
   -k "PGD-10-lenet5 or PGD-10-small or PGD-10-0-small or DeepFool-10-lenet5 or FAB or 5x100" --benchmark-json="$out/attacks.json"
-step trainings 60 "$python" -m fastadv compare standard pgd blind --device cuda --epochs 4 --out "$(mktemp -d)/trainings"
+step training 90 "$python" -m pytest -q -p no:cacheprovider benchmarks/test_training.py -k "lenet5 or small" \
+  --benchmark-json="$out/training.json"
+step trainings 60 "$python" -m fastadv compare standard pgd blind madry friendly --device cuda --epochs 4 --out "$(mktemp -d)/trainings"
 
 printf '{%s}\n' "$(IFS=,; echo "${results[*]}")" >"$out/summary.json"
 exit "$failed"
