@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one call of under ten minutes: builds against the PyTorch that is installed, runs every test on
-# CUDA, the kernels under compute-sanitizer, the benchmarks of ops, of some attacks and of training, and a short comparison of trainings.
+# CUDA, the kernels under compute-sanitizer, the benchmarks of ops, of some attacks and of friendly training, and a short
+# comparison of trainings.
 #
-#   benchmarks/gpu.sh [FOLDER]      FOLDER (default: runs/gpu) receives log.txt, ops.json, attacks.json, training.json and summary.json
+#   benchmarks/gpu.sh [FOLDER]      FOLDER (default: runs/gpu) receives log.txt, summary.json, and ops.json, attacks.json
+#                                   and training.json
 #
 # PYTHON (default: python3) has a CUDA build of PyTorch, and pytest, pytest-benchmark and hypothesis. Nothing is downloaded:
 # libraries to compare with that are missing are skipped.
