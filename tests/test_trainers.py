@@ -537,7 +537,7 @@ def test_cat_grows_with_accuracy(images):
 
 
 def test_cat_goes_on_where_it_stood(images):
-    """k is not lost by a resumed run: it follows from the history."""
+    """k is not lost by a resumed run."""
     states, method = [], CAT(attack=PGD(eps=0.1, alpha=0.02, steps=5), accuracy=0.0)
     whole, _ = trained(lambda: method, images, epochs=3, on_epoch=lambda _, state: states.append(state))
     assert method.k == 3

@@ -41,6 +41,7 @@ class Method(ABC):
     """A training method: its options are its fields, and it says what is minimised."""
 
     in_epochs: ClassVar[tuple[str, ...]] = ()  # the options that are epochs, or lists of them
+    kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
 
     def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
         """Raises ValueError for options out of range."""
@@ -49,7 +50,7 @@ class Method(ABC):
         """Called once, before the first epoch."""
 
     def end_epoch(self, row: Row) -> None:  # noqa: B027 - most methods have nothing to adapt
-        """Called after every epoch with its row of the history; by a resumed run, with all rows until then."""
+        """Called after every epoch with its row of the history."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -186,9 +187,7 @@ def fit(
     descent = make_optimizer(model, optimizer, lr, weight_decay)
     method.begin(train, seed)
     model.train()
-    history = _resume(resume, model, descent) if resume else []
-    for row in history:
-        method.end_epoch(row)
+    history = _resume(resume, model, method, descent) if resume else []
     batches = -(-len(train) // batch_size)
     for epoch in range(len(history), epochs):
         if patience and history and _stale(history, patience):
@@ -219,25 +218,37 @@ def fit(
         method.end_epoch(row)
         history.append(row | (_checked(validate(model), row) if validate else {}))
         if on_epoch:
-            on_epoch(history[-1], _state(model, descent, history))
+            on_epoch(history[-1], _state(model, method, descent, history))
     return history
 
 
-def _state(model: nn.Module, descent: torch.optim.Optimizer, history: list[Row]) -> dict[str, Any]:
+def _state(model: nn.Module, method: Method, descent: torch.optim.Optimizer, history: list[Row]) -> dict[str, Any]:
     """All that the next epoch depends on, as a copy."""
-    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    kept = {name: getattr(method, name) for name in method.kept}
     return {
         "epoch": len(history),
-        "state": weights,
+        "state": {name: _copy(value) for name, value in model.state_dict().items()},
+        "method": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
         "optimizer": copy.deepcopy(descent.state_dict()),
         "history": [dict(row) for row in history],
         "generator": torch.get_rng_state(),
     }
 
 
-def _resume(state: Mapping[str, Any], model: nn.Module, descent: torch.optim.Optimizer) -> list[Row]:
-    """Puts model, optimiser and torch's generator where `state` says, and returns the history until then."""
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
+
+
+def _resume(state: Mapping[str, Any], model: nn.Module, method: Method, descent: torch.optim.Optimizer) -> list[Row]:
+    """Puts model, method, optimiser and torch's generator where `state` says, and returns the history until then."""
     try:
+        for name in method.kept:
+            now, value = getattr(method, name), state["method"][name]
+            if isinstance(now, Tensor):
+                if now.shape != value.shape:
+                    raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
+                value = value.to(now)
+            setattr(method, name, value)
         model.load_state_dict(state["state"])
         now, before = (each["param_groups"] for each in (descent.state_dict(), state["optimizer"]))
         if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:

@@ -32,6 +32,7 @@ class CAT(Madry):
     accuracy: float = 0.95
 
     k = 0
+    kept = ("k",)
 
     def __post_init__(self) -> None:
         check_share("accuracy", self.accuracy)
