@@ -338,9 +338,9 @@ def test_bilateral_sees_the_network_in_eval_mode():
 def test_bilateral_means_the_same_budget_in_any_range(images):
     wide = dataclasses.replace(images, x=2 * images.x - 1, bounds=(-1.0, 1.0))
     methods = [Bilateral(attack=PGD(8 / 255, 2 / 255, 7)) for _ in range(2)]
-    methods[0].begin(images, seed=3)
+    methods[0].begin(images, seed=3, epochs=1)
     for _ in range(2):  # a second run does not scale again
-        methods[1].begin(wide, seed=3)
+        methods[1].begin(wide, seed=3, epochs=1)
     assert methods[0].attack == PGD(8 / 255, 2 / 255, 7, seed=3)
     assert methods[1].attack == PGD(16 / 255, 4 / 255, 7, seed=3, bounds=(-1.0, 1.0))
 
@@ -526,13 +526,13 @@ def test_step_sizes_of_cat():
 
 def test_cat_grows_with_accuracy(images):
     method = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=2), accuracy=0.5)
-    method.begin(images, seed=0)
+    method.begin(images, seed=0, epochs=1)
     ks = []
     for accuracy in (0.4, 0.6, 0.5, 0.7, 0.9):
         method.end_epoch({"adversarial_accuracy": accuracy})
         ks.append(method.k)
     assert ks == [0, 1, 1, 2, 2], "no more than the attack's steps"
-    method.begin(images, seed=0)
+    method.begin(images, seed=0, epochs=1)
     assert method.k == 0
 
 
@@ -631,7 +631,7 @@ def test_two_circles(method):
 def test_bounds_and_seed_are_those_of_data_and_run(method, images):
     given = method()
     method = dataclasses.replace(given, attack=dataclasses.replace(given.attack, bounds=(0.0, 2.0), seed=3))
-    method.begin(images, seed=11)
+    method.begin(images, seed=11, epochs=1)
     expected = dataclasses.replace(given.attack, bounds=(0.0, 1.0), seed=11)
     assert method.attack == (expected.at(given.attack.eps / 2) if isinstance(method, Bilateral) else expected)
 
@@ -661,10 +661,10 @@ class Recorder(Standard):
     """Standard training that keeps what it is given."""
 
     batches: list[Batch] = field(default_factory=list)
-    begun: list[tuple[Dataset, int]] = field(default_factory=list)
+    begun: list[tuple[int, int]] = field(default_factory=list)
 
-    def begin(self, train: Dataset, seed: int) -> None:
-        self.begun.append((train, seed))
+    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+        self.begun.append((seed, epochs))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         assert model.training
@@ -684,7 +684,7 @@ def test_batches(images):
     assert torch.equal(orders.sort(dim=1).values, torch.arange(24).expand(3, 24))
     assert len(orders.unique(dim=0)) == 3, "every epoch has an order of its own"
     assert len(torch.cat([batch.ids for batch in method.batches]).unique()) == 72, "ids are new every epoch"
-    assert [seed for _, seed in method.begun] == [4]
+    assert method.begun == [(4, 3)]
 
 
 def test_history_holds_means_over_samples(images):

@@ -1,6 +1,6 @@
 """Attacks: frozen dataclasses of options, called as ``attack(model, x, y)``."""
 
-from ._ascend import Model, checked_logits, isolated
+from ._ascend import Model, Rows, checked_logits, isolated
 from ._attack import Attack, AttackResult
 from ._tuned import Tuned, tuned
 from .apgd import APGD, APGDT
@@ -46,6 +46,7 @@ __all__ = [
     "MultiAttack",
     "Noise",
     "OneStepTargeted",
+    "Rows",
     "Square",
     "Tuned",
     "checked_logits",

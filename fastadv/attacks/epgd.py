@@ -1,12 +1,12 @@
 """SMD's exploring attack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from .. import ops
 from ..losses import cross_entropy
-from ._ascend import Rows, ascend
+from ._ascend import STEPS, Rows, ascend
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
@@ -20,11 +20,12 @@ class EPGD(Attack):
     whether any iterate was misclassified.
 
     Args:
-        eps: the margin, in the units of the inputs; a number or, as in SMD, one a sample.
+        eps: the margin in `norm`, in the units of the inputs; a number or, as in SMD, one a sample.
         alpha: step size, likewise; by default ``4 * eps / steps``.
         steps: number of gradient steps.
         bisections: how often the segment is halved.
         bisect: ``true`` or ``literal``.
+        norm: ``linf`` or ``l2``.
     """
 
     eps: Budget = 8 / 255
@@ -32,12 +33,14 @@ class EPGD(Attack):
     steps: int = 20
     bisections: int = 10
     bisect: str = "true"
+    norm: str = field(default="linf", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
+        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_budget(self, "eps", self.eps, whole=self.norm == "l2")
         if self.alpha is not None:
-            check_budget(self, "alpha", self.alpha)
+            check_budget(self, "alpha", self.alpha, whole=self.norm == "l2")
         check_count(self, "steps", self.steps, 1)
         check_count(self, "bisections", self.bisections, 0)
         check_choice(self, "bisect", self.bisect, ("true", "literal"))
@@ -71,7 +74,7 @@ class EPGD(Attack):
         x_adv, logits = live.differentiable(live.x_adv)
         live.crossed |= logits.detach().argmax(dim=1) != live.y  # the step's own forward pass shows it
         (grad,) = torch.autograd.grad(cross_entropy(logits, live.y).sum(), x_adv)
-        ops.linf_step(live.x_adv, live.counted(grad), live.x, live.alpha, live.eps, *self.bounds)
+        STEPS[self.norm](live.x_adv, live.counted(grad), live.x, live.alpha, live.eps, *self.bounds)
 
     def _literal(self, rows: Rows) -> torch.Tensor:
         out, point = rows.x.clone(), rows.x_adv

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..attacks import Attack
+from ..attacks import Attack, Rows
 from ..data import Dataset
 from ._fit import Batch, Method, check_share
 
@@ -27,7 +27,7 @@ class AttackMethod(Method):
 
     attack: Attack = dataclasses.field(kw_only=True)
 
-    def begin(self, train: Dataset, seed: int) -> None:
+    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
         self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
 
     def attack_in(self, epoch: int) -> Attack:
@@ -36,13 +36,13 @@ class AttackMethod(Method):
 
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         """The adversarial samples to train on, [B, ...]."""
-        return self.attacked(model, batch, batch.y)
+        return self.attacked(model, batch, batch.y).x_adv
 
-    def attacked(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Tensor:
-        """What the attack makes of the batch, away from `y` or from the model's own predictions, [B, ...]."""
+    def attacked(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Rows:
+        """The batch after the attack, away from `y` or from the model's own predictions."""
         rows = self.attack_in(batch.epoch).rows(model, batch.x, y, batch.ids)
         batch.stats["gradients"] = rows.grads.float().mean()
-        return rows.x_adv
+        return rows
 
 
 @dataclass

@@ -46,8 +46,8 @@ class Method(ABC):
     def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
         """Raises ValueError for options out of range."""
 
-    def begin(self, train: Dataset, seed: int) -> None:  # noqa: B027 - most methods have nothing to prepare
-        """Called once, before the first epoch."""
+    def begin(self, train: Dataset, seed: int, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare
+        """Called once, before the first epoch of a run of so many."""
 
     def end_epoch(self, row: Row) -> None:  # noqa: B027 - most methods have nothing to adapt
         """Called after every epoch with its row of the history."""
@@ -185,7 +185,7 @@ def fit(
     parameter = next(model.parameters(), None)
     train = train.to(parameter.device if parameter is not None else train.x.device)
     descent = make_optimizer(model, optimizer, lr, weight_decay)
-    method.begin(train, seed)
+    method.begin(train, seed, epochs)
     model.train()
     history = _resume(resume, model, method, descent) if resume else []
     batches = -(-len(train) // batch_size)

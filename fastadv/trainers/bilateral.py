@@ -52,11 +52,11 @@ class Bilateral(AttackMethod):
         if self.top_k < 0:
             raise ValueError(f"top_k must be a number of classes, or 0 for all, got {self.top_k}")
 
-    def begin(self, train: Dataset, seed: int) -> None:
+    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
         ratio = (train.bounds[1] - train.bounds[0]) / (self.attack.bounds[1] - self.attack.bounds[0])
         sizes = {name: getattr(self.attack, name, None) for name in ("eps", "alpha")}
         scaled = {name: size * ratio for name, size in sizes.items() if size is not None}
-        super().begin(train, seed)
+        super().begin(train, seed, epochs)
         self.attack = dataclasses.replace(self.attack, **scaled)
 
     def soft_labels(self, logits: Tensor, y: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class CAT(Madry):
     def __post_init__(self) -> None:
         check_share("accuracy", self.accuracy)
 
-    def begin(self, train: Dataset, seed: int) -> None:
-        super().begin(train, seed)
+    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+        super().begin(train, seed, epochs)
         self.k = 0
 
     def end_epoch(self, row: Row) -> None:

@@ -20,4 +20,4 @@ class DeepFoolTraining(AdversarialTraining):
     attack: Attack = field(default_factory=lambda: DeepFool(steps=10, overshoot=0.02), kw_only=True)
 
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self.attacked(model, batch, None)
+        return self.attacked(model, batch, None).x_adv
