@@ -1,7 +1,15 @@
 """Tables and figures of runs."""
 
-from ._plots import plot_aa_curves, plot_examples, plot_history
-from ._recipes import figures_csv, figures_table, markdown, plot_variants, read_figures, records_table
+from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history
+from ._recipes import (
+    figures_csv,
+    figures_table,
+    markdown,
+    plot_variant_gradients,
+    plot_variants,
+    read_figures,
+    records_table,
+)
 from ._table import Entry, rows, table, write_table
 
 __all__ = [
@@ -11,7 +19,9 @@ __all__ = [
     "markdown",
     "plot_aa_curves",
     "plot_examples",
+    "plot_gradients",
     "plot_history",
+    "plot_variant_gradients",
     "plot_variants",
     "read_figures",
     "records_table",
