@@ -290,21 +290,27 @@ def seconds_per_epoch(history: History) -> float:
     return sum(row["seconds"] for row in history) / len(history)
 
 
+def plot_histories(histories: Mapping[str, History], folder: Path) -> None:
+    """Draws what training reported."""
+    report.plot_history(histories, folder / "history.png")
+    if counted := {name: history for name, history in histories.items() if "gradients" in history[0]}:
+        report.plot_gradients(counted, folder / "gradients.png")
+
+
 def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module], test: Dataset, theta: float) -> None:
     """Prints the table and writes it to `folder`, with the figures that can be drawn of these models."""
     report.write_table(entries, theta, folder / "table.csv")
-    written = [folder / "table.csv"]
     results = entries[0].evaluation.results
     for name, result in results.items():
         if result.curve is not None:
             curves = {entry.name: entry.evaluation.results[name].curve for entry in entries}
-            written.append(report.plot_aa_curves(curves, theta, name, folder / f"aa_{name}.png"))
+            report.plot_aa_curves(curves, theta, name, folder / f"aa_{name}.png")
     attacks = [result.attack for result in results.values() if result.curve is None]
     if attacks and len(test.sample_shape) == 3:
         models = {entry.name: network for entry, network in zip(entries, networks, strict=True)}
-        written.append(report.plot_examples(models, test, attacks[-1], folder / "examples.png"))
+        report.plot_examples(models, test, attacks[-1], folder / "examples.png")
     console.print(report.table(entries, theta))
-    say("written: " + ", ".join(str(path) for path in sorted([*written, *folder.glob("history.png")])))
+    say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.png"), folder / "table.csv"])))
 
 
 def as_yaml(*settings: Any, **more: Any) -> str:
@@ -329,7 +335,7 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
     config = as_yaml(method, options, test=dataclasses.asdict(testing))
     run = Run(options.run_folder(name), config, environment(), resume=options.resume)
     model, history = train_one(name, method, options, train_set, run)
-    report.plot_history({name: history}, run.folder / "history.png")
+    plot_histories({name: history}, run.folder)
     trained_on, _ = options.split(train_set)
     seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
     say(
@@ -359,7 +365,7 @@ def compare(names: list[str], options: Training, testing: Testing) -> None:
         model, histories[name] = train_one(name, method, options, train_set, run)
         networks.append(model)
         entries.append(report.Entry(name, testing.evaluate(model, test, name), seconds_per_epoch(histories[name])))
-    report.plot_history(histories, folder / "history.png")
+    plot_histories(histories, folder)
     conclude(folder, entries, networks, test, testing.theta)
 
 
@@ -481,7 +487,8 @@ class Reproduction(Data):
     Args:
         data: other data than the recipes'.
         model: another network than the recipes'.
-        epochs: other epochs than the recipes'; milestones keep their places in the schedule.
+        epochs: other epochs than the recipes'; milestones, and options of methods that are epochs, keep their places
+            in the schedule.
         batch_size: samples a step.
         per_class: how many training samples of each class; 0 takes all.
         seed: added to the recipes' seeds, which are 0 but for networks trained twice.
@@ -515,11 +522,23 @@ class Reproduction(Data):
         names = ("data", "model", "epochs", "batch_size", "per_class")
         changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
-        if self.epochs and "milestones" in settings:
-            share = self.epochs / recipe.training["epochs"]
-            settings["milestones"] = [max(1, round(epoch * share)) for epoch in settings["milestones"]]
+        if "milestones" in settings:
+            settings["milestones"] = self.in_place(settings["milestones"], recipe)
         place = {"folder": self.folder, "download": self.download, "device": self.device}
         return Training(**settings, **place)
+
+    def method(self, recipe: recipes.Recipe) -> Method:
+        """The recipe's method, in the changed schedule."""
+        method = recipe.build_method()
+        moved = {name: self.in_place(getattr(method, name), recipe) for name in method.in_epochs}
+        return dataclasses.replace(method, **moved)
+
+    def in_place(self, epochs: int | list[int], recipe: recipes.Recipe) -> int | list[int]:
+        """Where an epoch of the recipe's schedule, or a list of them, is in the changed one; 1 at the least."""
+        if isinstance(epochs, list):
+            return [self.in_place(epoch, recipe) for epoch in epochs]
+        share = self.epochs / recipe.training["epochs"] if self.epochs else 1
+        return max(1, round(epochs * share))
 
 
 def list_recipes() -> None:
@@ -557,12 +576,15 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
     for name in experiments:
         run_experiment(name, options.epochs, folder / name)
     networks: dict[str, nn.Module] = {}
+    histories: dict[str, History] = {}
     for recipe in (*sources, *rows):
-        if recipe.name not in networks:
-            training, method = trainings[recipe.name], recipe.build_method()
-            run = Run(folder / recipe.name, as_yaml(method, training), environment(), resume=True)
+        name, training = recipe.network or recipe.name, trainings[recipe.name]
+        if name not in networks:
+            method = options.method(recipe)
+            run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
             data = training_data(training.data, training.per_class)
-            networks[recipe.name] = train_one(recipe.name, method, training, data, run)[0]
+            networks[name], histories[name] = train_one(name, method, training, data, run)
+        networks[recipe.name] = networks[name]
     results = {}
     for recipe in rows:
         training = trainings[recipe.name]
@@ -573,9 +595,10 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         replace_file(folder / "results.md", lambda file: file.write(report.markdown(results, notes).encode()))
         say(f"written: {folder / 'results.md'}, and a folder a recipe beside it")
     for recipe in (recipe for recipe in chosen if recipe.vary):
-        ((option, values),) = recipe.vary.items()
-        found = {value: results[variant.name] for value, variant in zip(values, recipe.variants(), strict=True)}
-        say(f"written: {report.plot_variants(option, found, recipe.row, folder / f'{recipe.name}.png')}")
+        written = [report.plot_variants(recipe, results, folder / f"{recipe.name}.png")]
+        if "gradients" in histories[recipe.variants()[0].name][0]:
+            written.append(report.plot_variant_gradients(recipe, histories, folder / f"{recipe.name}-gradients.png"))
+        say("written: " + ", ".join(str(path) for path in written))
 
 
 def run_experiment(name: str, epochs: int | None, folder: Path) -> None:
@@ -601,6 +624,7 @@ def measure_recipe(
 ) -> list[recipes.Figure]:
     """The figures of a trained recipe, from ``figures.csv`` in its folder where they are there already."""
     path = folder / "figures.csv"
+    path.parent.mkdir(exist_ok=True)  # not there where the network is another recipe's
     if not path.is_file():
         test = training.load("test")
         test = test.take(options.limit) if options.limit else test

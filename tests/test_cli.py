@@ -140,13 +140,15 @@ def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, cap
     attacks = {"pgd", "apgd", "deepfool_avg_aa", "deepfool_norm"}
     assert set(rows[0]) == {"method", "clean", "seconds_per_epoch"} | attacks
     assert "eps 0.05" in capsys.readouterr().out
-    assert (folder / "aa_deepfool.png").is_file()
+    for figure in ("aa_deepfool.png", "gradients.png"):
+        assert (folder / figure).read_bytes().startswith(PNG)
     assert load_checkpoint(folder / "fgsm")["method"] == "fgsm"
 
 
 def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
     assert main(["train", "standard", "--data", images, "--epochs", "1", "--out", str(run)]) == 0
+    assert not (run / "gradients.png").exists()  # the method counts none
     assert main(["evaluate", str(run), "--out", str(again)]) == 0  # on the data it was trained with
     tables = [next(csv.DictReader((folder / "table.csv").read_text().splitlines())) for folder in (run, again)]
     tables[0].pop("seconds_per_epoch")

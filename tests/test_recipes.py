@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from toys import labels, samples, stop_at_a_checkpoint
 
 from fastadv import models, recipes, report
 from fastadv.__main__ import main
-from fastadv.attacks import FGSM, Attack, DeepFool
+from fastadv.attacks import FGSM, PGD, Attack, DeepFool, FriendlyPGD
 from fastadv.commands import Reproduction
 from fastadv.data import DATASETS, Dataset
 from fastadv.evaluation import evaluate, gradient_norms
 from fastadv.recipes import Figure, Recipe
 from fastadv.runs import load_checkpoint
-from fastadv.trainers import METHODS, Bilateral, Blind
+from fastadv.trainers import METHODS, Bilateral, Blind, Friendly, FriendlyTRADES
 
 every = pytest.mark.parametrize("name", recipes.names())
 
@@ -58,6 +59,9 @@ def test_every_table_is_there():
         assert {f"blind-{data}-{row}" for row in ("nt", "fgsm", "pgd", "df-at", "bat")} <= have
     rows = {1: 2, 3: 6, 5: 11, 6: 7, 7: 2, 8: 7, 9: 5, 10: 3, 11: 4}
     assert {n: sum(name.startswith(f"bilateral-table{n}-") for name in have) for n in rows} == rows
+    assert [sum(name.startswith(f"friendly-table{n}-") for name in have) for n in (1, 2, 3, 4)] == [5, 5, 5, 5]
+    figures = {int(name.removeprefix("friendly-figure").split("-")[0]) for name in have if "friendly-figure" in name}
+    assert figures == {4, 5, 6, 7, 9, 10, *range(13, 21)}
 
 
 def test_recipes_are_installed_with_the_package():
@@ -87,6 +91,55 @@ def test_recipes_are_the_papers():
     assert own == pytest.approx(0.5)  # the printed eps_y
 
 
+def test_friendly_recipes_are_the_papers():
+    assert recipes.load("friendly-table1-fat-16").printed == {
+        "clean": 87.0, "fgsm": 65.94, "pgd20": 49.86, "pgd100": 49.56, "cw30": 48.65, "autoattack": None
+    }  # fmt: skip
+    assert recipes.load("friendly-table2-trades-6").printed["pgd100"] == 55.47
+    assert recipes.load("friendly-table3-wrn-58-fat-16").printed["cw30"] == 55.89
+    assert recipes.load("friendly-table4-fat-8").printed["fgsm"] == 68.94
+    fat = recipes.load("friendly-table1-fat-16")
+    attack = FriendlyPGD(eps=0.062, alpha=0.007, steps=10, omega=0.001)
+    assert fat.build_method() == Friendly(attack=attack, tau_schedule=[50, 90])
+    training = Reproduction().training(fat)
+    assert (training.lr, training.weight_decay, training.epochs) == (0.1, 2e-4, 120)
+    assert training.lr_decay == [0.1, 0.1, 0.5]  # 0.1, 0.01, 0.001, 0.0005
+    for name, tau_schedule in (("table2-fat-6-16", [30, 50, 70]), ("table4-fat-16", [20, 40, 60, 80])):
+        method = recipes.load(f"friendly-{name}").build_method()
+        assert (method.beta, method.tau_schedule, method.attack.eps) == (6, tau_schedule, 0.062)
+        assert (method.attack.random_start, method.attack.omega) == ("gaussian", 0)
+    for figure, method, tau, steps in ((6, Friendly, 3, 10), (16, FriendlyTRADES, 3, 10), (20, FriendlyTRADES, 20, 20)):
+        variants = {v.name: v.build_method() for v in recipes.load(f"friendly-figure{figure}").variants()}
+        assert len(variants) == 9 * 4
+        drawn = variants[f"friendly-figure{figure}/attack.at=0.15,attack.tau={tau}"]
+        assert isinstance(drawn, method)
+        attack = drawn.attack
+        assert (attack.eps, attack.alpha, attack.tau, attack.steps) == (0.15, pytest.approx(0.015), tau, steps)
+    unbounded = recipes.load("friendly-figure10").variants()[-1].build_method().attack
+    assert (unbounded.eps, unbounded.alpha, unbounded.random_start) == (math.inf, 0.015, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "eps", "alpha", "start"),
+    [
+        ("dat", 0.031, 0.031 / 4, 1),
+        ("trades", 0.031, 0.003, 0),
+        ("trades-start", 0.031, 0.003, 1),
+        ("mart", 8 / 255, 0.8 / 255, 1),
+        ("friendly-cifar10", 8 / 255, 2 / 255, 1),
+        ("friendly-svhn", 4 / 255, 2 / 255, 1),
+    ],
+)
+def test_friendly_protocols_are_the_papers(name, eps, alpha, start):
+    attacks = recipes.protocol(name).attacks
+    for key, steps, loss in (("pgd20", 20, "ce"), ("pgd100", 100, "ce"), ("cw30", 30, "margin")):
+        expected = PGD(eps=eps, alpha=attacks[key].alpha, steps=steps, loss=loss, random_start=start)
+        assert attacks[key] == expected
+        assert attacks[key].alpha == pytest.approx(alpha)
+    assert attacks["fgsm"] == (PGD(eps=eps, alpha=eps, steps=1) if start else FGSM(eps=eps))
+    assert attacks["autoattack"].eps == eps
+
+
 def test_protocols_are_the_papers():
     rules = recipes.protocol("blind")
     pgd = rules.attacks["pgd"].at(0.1)
@@ -101,6 +154,18 @@ def test_protocols_are_the_papers():
 def test_milestones_keep_their_places(epochs, milestones):
     training = Reproduction(epochs=epochs).training(recipes.load("bilateral-table5-r-mc-la"))
     assert (training.epochs, training.milestones) == (epochs or 100, milestones)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rises", "fosc_epochs"),
+    [(None, [50, 90], 100), (12, [5, 9], 10), (1, [1, 1], 1), (240, [100, 180], 200)],
+)
+def test_options_that_are_epochs_keep_their_places(epochs, rises, fosc_epochs):
+    options = Reproduction(epochs=epochs)
+    assert options.method(recipes.load("friendly-table1-fat-8")).tau_schedule == rises
+    assert options.method(recipes.load("friendly-table1-dat")).fosc_epochs == fosc_epochs
+    madry = recipes.load("friendly-table1-madry")
+    assert options.method(madry) == madry.build_method()
 
 
 class TwoPlanes(nn.Module):
@@ -197,6 +262,47 @@ def test_variants_differ_in_one_option():
     assert 0 in cutoffs
 
 
+def test_a_figure_of_two_options_has_a_panel_for_each_accuracy(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fastadv.report._recipes.save", lambda figure, path: drawn.append(figure))
+    recipe = recipes.load("friendly-fashion-mnist-eps")
+    results = {
+        f"{recipe.name}/attack.at={eps},attack.tau={tau}": [
+            Figure("clean", 90 - 100 * eps, None), Figure("fgsm 0.1", 10 * tau + 10 * eps, None),
+        ]
+        for tau in (0, 1, 3, 10) for eps in (0.05, 0.1, 0.15, 0.2, 0.3)
+    }  # fmt: skip
+    report.plot_variants(recipe, results, Path())
+    clean, fgsm = drawn[0].axes
+    assert (clean.get_title(), fgsm.get_title()) == ("clean", "fgsm 0.1")
+    assert [line.get_label() for line in fgsm.lines] == ["tau 0", "tau 1", "tau 3", "tau 10"]
+    x, y = fgsm.lines[2].get_data()
+    assert list(x) == [0.05, 0.1, 0.15, 0.2, 0.3]
+    assert list(y) == [30.5, 31, 31.5, 32, 33]
+    assert clean.get_ylim() == (0, 100)
+
+
+def test_a_figure_of_gradients_has_a_line_a_variant(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fastadv.report._plots.save", lambda figure, path: drawn.append(figure))
+    for name in ("friendly-fashion-mnist-tau", "friendly-fashion-mnist-eps"):
+        recipe = recipes.load(name)
+        histories = {
+            variant.name: [{"epoch": epoch, "gradients": i + epoch / 10} for epoch in (1, 2, 3)]
+            for i, variant in enumerate(recipe.variants())
+        }
+        report.plot_variant_gradients(recipe, histories, Path())
+    tau, both = drawn
+    assert [line.get_label() for line in tau.axes[0].lines] == [f"tau {n}" for n in (0, 1, 2, 3, 5, 10)]
+    assert [axes.get_title() for axes in both.axes] == ["eps 0.05", "eps 0.1", "eps 0.15", "eps 0.2", "eps 0.3"]
+    assert list(both.axes[1].lines[2].get_ydata()) == [6.1, 6.2, 6.3]
+
+
+def test_a_recipe_varies_two_options_at_most():
+    with pytest.raises(ValueError, match="vary takes one option or two, got a, b, c"):
+        dataclasses.replace(a_recipe(), vary={"a": [1], "b": [2], "c": [3]})
+
+
 def test_only_some_attacks():
     recipe = recipes.load("blind-fashion-mnist-bat").only(["pgd"])
     assert list(recipe.printed) == ["clean", "pgd", "pgd from blind-fashion-mnist-nt"]
@@ -272,6 +378,29 @@ def test_a_sweep_has_a_figure(tmp_path):
     assert main(["reproduce", "blind-figure4-cutoff", *quick, "--out", str(out)]) == 0
     assert (out / "blind-figure4-cutoff.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(out.rglob("figures.csv"))) == 7
+
+
+def test_a_sweep_of_two_options(tmp_path):
+    out = tmp_path / "out"
+    quick = ["--data", "fashion-mnist-mini", "--epochs", "1", "--per-class", "1", "--limit", "3", "--attacks", "fgsm"]
+    assert main(["reproduce", "friendly-fashion-mnist-eps", *quick, "--out", str(out)]) == 0
+    for name in ("friendly-fashion-mnist-eps.png", "friendly-fashion-mnist-eps-gradients.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    runs = {path.parent.name: yaml.safe_load(path.read_text()) for path in out.rglob("*/*/config.yaml")}
+    assert len(runs) == 5 * 4
+    attack = runs["attack.at=0.2,attack.tau=3"]["attack"]["init_args"]
+    assert (attack["eps"], attack["alpha"], attack["tau"]) == (0.2, pytest.approx(0.02), 3)
+
+
+def test_a_network_of_two_tables_is_trained_once(tmp_path):
+    out = tmp_path / "out"
+    names = ["friendly-table2-trades-6", "friendly-table3-trades"]
+    quick = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "1", "--per-class", "1", "--limit", "3"]
+    quick += ["--attacks", "fgsm", "--resume", "true", "--out", str(out)]
+    assert main(["reproduce", *reversed(names), *quick]) == 0
+    assert [path.parent.name for path in out.rglob("checkpoint.pt")] == names[:1]
+    assert [figures_of(out / name)["fgsm"]["printed"] for name in names] == ["61.06", "67"]
+    assert main(["reproduce", *reversed(names), *quick]) == 0
 
 
 def test_experiments_with_programs_of_their_own(tmp_path, capsys):

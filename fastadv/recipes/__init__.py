@@ -1,10 +1,11 @@
-"""Published experiments. A YAML file here is one row of a published table: what is trained, how it is evaluated, and
-what was printed. ``two_circles`` and ``propositions`` are experiments with programs of their own.
+"""Published experiments. A YAML file here is one row of a published table, or a figure: what is trained, how it is
+evaluated, and what was printed. ``two_circles`` and ``propositions`` are experiments with programs of their own.
 """
 
 import difflib
 import fnmatch
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ PROTOCOLS = "protocols.yaml"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One row of a published table.
+    """One row of a published table, or the curves of a figure.
 
     `paper`, `row`: where it was printed. `training`: data, network and schedule, as ``fastadv train`` has them.
     `method`: its name, `options`: what of it differs from the defaults, or matters. `evaluation`: the name of a
@@ -42,7 +43,9 @@ class Recipe:
     `GradientNorms`, here in the units in which the network sees the data), or attacks of the protocol, followed by
     `` from NAME`` for samples made on the network of that recipe; its values a figure, at the protocol's budget, or
     figures by budget, ``norm`` or ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`:
-    an option of the method and the values that it takes in turn. `note`: what was left open in print.
+    an option of the method and the values that it takes in turn, or two, for all pairs: the first is the x axis of the
+    figure, the second gives the lines. `note`: what was left open in print. `network`: the recipe that trains the
+    network, where that is another; training and method are then its.
     """
 
     name: str
@@ -55,6 +58,11 @@ class Recipe:
     printed: dict[str, Any]
     vary: dict[str, list[Any]] = field(default_factory=dict)
     note: str = ""
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.vary) > 2:
+            raise ValueError(f"vary takes one option or two, got {', '.join(self.vary)}")
 
     def build_method(self) -> Method:
         """The training method with its options."""
@@ -74,15 +82,22 @@ class Recipe:
         """The recipes whose networks samples are made on."""
         return sorted({key.partition(" from ")[2] for key in self.printed} - {""})
 
+    def points(self) -> list[tuple[Any, ...]]:
+        """The values of the options that vary, for every variant."""
+        return list(itertools.product(*self.vary.values()))
+
     def variants(self) -> "list[Recipe]":
-        """The recipe for every value of the option that varies, or itself."""
+        """The recipe for every point of the options that vary, or itself."""
         if not self.vary:
             return [self]
-        ((option, values),) = self.vary.items()
-        return [
-            replace(self, name=f"{self.name}/{option}={value}", options=_with(self.options, option, value), vary={})
-            for value in values
-        ]
+        variants = []
+        for point in self.points():
+            options, name = self.options, []
+            for option, value in zip(self.vary, point, strict=True):
+                options = _with(options, option, value)
+                name.append(f"{option}={value}")
+            variants.append(replace(self, name=f"{self.name}/{','.join(name)}", options=options, vary={}))
+        return variants
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,8 @@ def select(patterns: Iterable[str]) -> list[Recipe]:
 def load(name: str) -> Recipe:
     """The recipe called `name`. Raises ValueError for one that misses something or has something unknown."""
     given = _read(FOLDER / f"{name}.yaml")
+    if "network" in given:
+        given |= {key: _read(FOLDER / f"{given['network']}.yaml")[key] for key in ("training", "method")}
     try:
         ((method, options),) = given.pop("method").items()
         return Recipe(name=name, method=method, options=options or {}, **given)
@@ -225,9 +242,11 @@ def _numbers(tree: Any) -> Any:
 
 
 def _attack(settings: Mapping[str, Any]) -> Attack:
-    """An attack from its name in `ATTACKS` and its options."""
+    """An attack from its name in `ATTACKS` and its options, with ``at`` a budget that its step sizes follow."""
     options = dict(settings)
-    return ATTACKS[options.pop("name")](**options)
+    kind, eps = ATTACKS[options.pop("name")], options.pop("at", None)
+    attack = kind(**options)
+    return attack if eps is None else attack.at(eps)
 
 
 def _with(options: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:

@@ -1,8 +1,17 @@
 """Tables and figures of runs."""
 
 from ._features import plot_features
-from ._plots import plot_aa_curves, plot_examples, plot_history
-from ._recipes import figures_csv, figures_table, markdown, plot_variants, read_figures, records_table, write_records
+from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history
+from ._recipes import (
+    figures_csv,
+    figures_table,
+    markdown,
+    plot_variant_gradients,
+    plot_variants,
+    read_figures,
+    records_table,
+    write_records,
+)
 from ._table import Entry, rows, table, write_table
 
 __all__ = [
@@ -13,7 +22,9 @@ __all__ = [
     "plot_aa_curves",
     "plot_examples",
     "plot_features",
+    "plot_gradients",
     "plot_history",
+    "plot_variant_gradients",
     "plot_variants",
     "read_figures",
     "records_table",

@@ -12,11 +12,37 @@ from ..attacks import Attack, Model, isolated
 from ..data import Dataset
 from ..evaluation import AACurve
 
+History = Sequence[Mapping[str, float]]
+
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes a figure as PNG."""
     figure.savefig(path, dpi=150, bbox_inches="tight")
     return path
+
+
+def draw_panels(
+    panels: Mapping[str, Mapping[str, Mapping[float | None, float]]], xlabel: str, ylabel: str, title: str = ""
+) -> Figure:
+    """A panel an entry, and in it a line an entry, y by x; a y at None is a dashed line across. One legend for all."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.5 * columns + 3, 3 * rows + 1), layout="constrained")
+    for place, (name, lines) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, columns, place)
+        for i, (label, points) in enumerate(lines.items()):
+            x = sorted(value for value in points if value is not None)
+            style = "-:"[i // 10 % 2]  # there are ten colours
+            axes.plot(x, [points[value] for value in x], style, color=f"C{i}", marker=".", label=label)
+            if None in points:
+                axes.axhline(points[None], color=f"C{i}", linestyle="--", linewidth=1)
+        axes.set_title(name, fontsize="medium")
+        axes.grid(alpha=0.3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    figure.supxlabel(xlabel, fontsize="medium")
+    figure.supylabel(ylabel, fontsize="medium")
+    figure.suptitle(title, fontsize="medium", wrap=True)
+    return figure
 
 
 def plot_aa_curves(curves: Mapping[str, AACurve], theta: float, attack: str, path: Path) -> Path:
@@ -35,7 +61,7 @@ def plot_aa_curves(curves: Mapping[str, AACurve], theta: float, attack: str, pat
     return save(figure, path)
 
 
-def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> Path:
+def plot_history(histories: Mapping[str, History], path: Path) -> Path:
     """Training accuracies over the epochs: clean solid, on the method's own adversarial samples dashed."""
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
@@ -50,6 +76,24 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: P
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return save(figure, path)
+
+
+def draw_gradients(panels: Mapping[str, Mapping[str, History]], title: str, path: Path) -> Path:
+    """Gradients that training took for a sample, over the epochs: a panel an entry, and in it a line a history."""
+    lines = {
+        panel: {name: {row["epoch"]: row["gradients"] for row in history} for name, history in histories.items()}
+        for panel, histories in panels.items()
+    }
+    figure = draw_panels(lines, "epoch", "gradients a sample", title)
+    for axes in figure.axes:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=0)
+    return save(figure, path)
+
+
+def plot_gradients(histories: Mapping[str, History], path: Path) -> Path:
+    """Gradients that the attack of each method took for a sample, over the epochs; of methods that count them."""
+    return draw_gradients({"": histories}, "", path)
 
 
 def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, path: Path, count: int = 6) -> Path:

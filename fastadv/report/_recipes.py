@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure as Canvas
 from rich.table import Table
 
 from ..recipes import Figure, Recipe
-from ._plots import save
+from ._plots import History, draw_gradients, draw_panels, save
 
 
 def _text(value: float, figure: Figure) -> str:
@@ -82,21 +81,40 @@ def markdown(results: Mapping[str, Sequence[Figure]], notes: Sequence[str]) -> s
     return "\n".join([*lines, "", *notes]) + "\n"
 
 
-def plot_variants(option: str, results: Mapping[float | None, Sequence[Figure]], title: str, path: Path) -> Path:
-    """Every accuracy over the values of an option; where the option was left to the method (None), a dashed line."""
-    canvas = Canvas(figsize=(6, 4))
-    axes = canvas.subplots()
-    values = sorted(value for value in results if value is not None)
-    names = [figure.name for figure in next(iter(results.values())) if not figure.name.endswith("norm")]
-    for i, name in enumerate(names):
-        found = {value: next(f.measured for f in figures if f.name == name) for value, figures in results.items()}
-        axes.plot(values, [found[value] for value in values], color=f"C{i}", marker=".", label=name)
-        if None in found:
-            axes.axhline(found[None], color=f"C{i}", linestyle="--", linewidth=1)
-    if None in results:
-        axes.plot([], [], color="0.5", linestyle="--", label=f"{option} by the method itself")
-    axes.set(xlabel=option, ylabel="accuracy, %", ylim=(0, 100))
-    axes.set_title(title, fontsize="medium", wrap=True)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
+def plot_variants(recipe: Recipe, results: Mapping[str, Sequence[Figure]], path: Path) -> Path:
+    """Every accuracy over the option that varies; of two, in a panel each, with a line a value of the second.
+
+    Where the option was left to the method (None), a dashed line. `results` has the figures of every variant, by name.
+    """
+    options = list(recipe.vary)
+    panels: dict[str, dict[str, dict[float | None, float]]] = {}
+    for (x, *second), variant in zip(recipe.points(), recipe.variants(), strict=True):
+        for figure in results[variant.name]:
+            if not figure.name.endswith("norm"):
+                panel, line = (figure.name, _named(options[1], *second)) if second else ("", figure.name)
+                panels.setdefault(panel, {}).setdefault(line, {})[x] = figure.measured
+    by_itself = " (dashed: by the method itself)" if None in recipe.vary[options[0]] else ""
+    canvas = draw_panels(panels, f"{_label(options[0])} in training{by_itself}", "accuracy, %", recipe.row)
+    for axes in canvas.axes:
+        axes.set_ylim(0, 100)
     return save(canvas, path)
+
+
+def plot_variant_gradients(recipe: Recipe, histories: Mapping[str, History], path: Path) -> Path:
+    """What training took for every variant, as `plot_gradients`; with two options, in a panel a value of the first."""
+    panels: dict[str, dict[str, History]] = {}
+    for point, variant in zip(recipe.points(), recipe.variants(), strict=True):
+        *panel, line = (_named(option, value) for option, value in zip(recipe.vary, point, strict=True))
+        panels.setdefault("".join(panel), {})[line] = histories[variant.name]
+    return draw_gradients(panels, recipe.row, path)
+
+
+def _label(option: str) -> str:
+    """An option as figures call it, without the path to it."""
+    name = option.rpartition(".")[2]
+    return "eps" if name == "at" else name
+
+
+def _named(option: str, value: Any) -> str:
+    shown = "by the method itself" if value is None else f"{value:g}" if isinstance(value, int | float) else value
+    return f"{_label(option)} {shown}"
