@@ -228,7 +228,7 @@ def _state(model: nn.Module, method: Method, descent: torch.optim.Optimizer, his
     return {
         "epoch": len(history),
         "state": {name: _copy(value) for name, value in model.state_dict().items()},
-        "method": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
+        "kept": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
         "optimizer": copy.deepcopy(descent.state_dict()),
         "history": [dict(row) for row in history],
         "generator": torch.get_rng_state(),
@@ -243,7 +243,7 @@ def _resume(state: Mapping[str, Any], model: nn.Module, method: Method, descent:
     """Puts model, method, optimiser and torch's generator where `state` says, and returns the history until then."""
     try:
         for name in method.kept:
-            now, value = getattr(method, name), state["method"][name]
+            now, value = getattr(method, name), state["kept"][name]
             if isinstance(now, Tensor):
                 if now.shape != value.shape:
                     raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
