@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
+from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
 
-from fastadv.attacks import DDN, FAB, FGSM, PGD, DeepFool, DynamicPGD, FriendlyPGD, OneStepTargeted
+from fastadv.attacks import DDN, EPGD, FAB, FGSM, PGD, DeepFool, DynamicPGD, FriendlyPGD, OneStepTargeted
 from fastadv.data import Dataset, load
 from fastadv.evaluation import evaluate
 from fastadv.models import LeNet5, TwoCirclesNet
@@ -21,8 +21,11 @@ from fastadv.trainers import (
     ALP,
     CAT,
     DAT,
+    GAIRAT,
+    MAIL,
     MART,
     METHODS,
+    SMD,
     TRADES,
     AttackMethod,
     Batch,
@@ -116,11 +119,14 @@ def test_adversarial_loss(method, attack, smoothing):
 def test_accuracies_reported(method):
     model, batch = a_batch()
     method = method()
+    started(method, batch)
     method.loss(model, batch)
     x_adv = method.examples(model, batch)
     seen = {"clean_accuracy": batch.x, "adversarial_accuracy": x_adv}
     if isinstance(method, Madry):
         del seen["clean_accuracy"]  # no forward pass of the clean samples
+    if isinstance(method, SMD):
+        del seen["adversarial_accuracy"]  # its samples are the last ones that are classified correctly
     for name, x in seen.items():
         torch.testing.assert_close(batch.stats[name], (model(x).argmax(1) == batch.y).float().mean())
 
@@ -222,6 +228,11 @@ def test_the_cut_shortens_what_is_too_long(eps):
             for kind in (Friendly, FriendlyTRADES, FriendlyMART)
         ],
         (lambda: DAT(fosc=math.nan), "fosc must be finite and not negative, got nan"),
+        (lambda: SMD(rho=1.5), r"rho must be in \[0, 1\], got 1.5"),
+        (lambda: SMD(misclassified="drop"), "misclassified must be keep or reset, got 'drop'"),
+        (lambda: GAIRAT(weighting="linear"), "weighting must be one of tanh, sigmoid, discrete, got 'linear'"),
+        (lambda: GAIRAT(attack=FriendlyPGD(tau=3)), "the attack must not stop: set tau to its 10 steps"),
+        (lambda: MAIL(burn_in=-1), "burn_in must be a number of epochs, got -1"),
         (lambda: DAT(fosc_epochs=0), "fosc_epochs must be at least 1, got 0"),
         (lambda: CAT(accuracy=1.0), r"accuracy must be in \[0, 1\), got 1.0"),
     ],
@@ -546,6 +557,136 @@ def test_cat_goes_on_where_it_stood(images):
     assert again.k == 3
 
 
+def started(method: Method, batch: Batch, epochs: int = 150) -> Method:
+    """`method` at the start of a run on the batch's samples."""
+    method.begin(Dataset(batch.x, batch.y, classes=tuple("abcde")), seed=0, epochs=epochs)
+    return method
+
+
+@pytest.mark.parametrize(("epochs", "levels"), [(150, 2), (80, 4), (255, 1), (1000, 1), (1, 128)])
+@pytest.mark.parametrize(("norm", "ones"), [("linf", 1.0), ("l2", 48**0.5)])
+def test_smd_starts_with_a_step_that_crosses_the_range_in_time(epochs, levels, norm, ones):
+    """Equation 12: 2/255 for 150 epochs, 4/255 for 80."""
+    _, batch = a_batch()
+    method = started(SMD(attack=EPGD(norm=norm)), batch, epochs)
+    torch.testing.assert_close(method.margins, torch.full((16,), ones * levels / 255))
+
+
+def bisected(model: nn.Module, x: Tensor, point: Tensor, y: Tensor) -> Tensor:
+    inner, outer = x, point
+    for _ in range(10):
+        middle = (inner + outer) / 2
+        inner, outer = (middle, outer) if model(middle).argmax(1) == y else (inner, middle)
+    return inner
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_smd_is_algorithm_1(norm):
+    """A sample at a time: loss, margins, and what the margins become."""
+    model, batch = a_batch()
+    method = started(SMD(attack=EPGD(norm=norm, steps=20)), batch)
+    unit = (1 if norm == "linf" else 48**0.5) / 255
+    order = {"linf": torch.inf, "l2": 2}[norm]
+    margins = unit * (1 + torch.arange(16, dtype=torch.float64) % 7)
+    method.margins = margins.float()
+    noisy, clean, after = [], F.cross_entropy(model(batch.x), batch.y), margins.clone()
+    for i in range(16):
+        x, y, eps = batch.x[i : i + 1], batch.y[i : i + 1], float(method.margins[i])
+        if model(x).argmax(1) != y:
+            continue
+        point, crossed = x, False
+        for _ in range(20):
+            leaf = point.clone().requires_grad_()
+            logits = model(leaf)
+            crossed |= bool(logits.argmax(1) != y)
+            (grad,) = torch.autograd.grad(F.cross_entropy(logits, y), leaf)
+            way = grad.sign() if norm == "linf" else grad / grad.norm()
+            delta = point + eps / 5 * way - x
+            delta = delta.clip(-eps, eps) if norm == "linf" else delta * min(1, eps / float(delta.norm()))
+            point = (x + delta).clip(0, 1)
+        crossed |= bool(model(point).argmax(1) != y)
+        refined = bisected(model, x, point, y)
+        noisy.append(F.cross_entropy(model(refined), y))
+        leaf = refined.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
+        gamma_1, gamma_2 = 0.9 ** round(eps / unit), 1 / (1 + grad.flatten().norm(p=order))
+        reached = (refined - x).flatten().norm(p=order)
+        after[i] = reached if crossed else eps + 2 * unit * gamma_1 * gamma_2
+    assert 0 < len(noisy) < 16
+    assert (after < margins).any()
+    assert (after > margins).any()
+    loss = method.loss(model, batch)
+    torch.testing.assert_close(loss, (clean + torch.stack(noisy).mean()) / 2)
+    torch.testing.assert_close(method.margins.double(), after, atol=1e-5, rtol=1e-4)
+
+
+def test_smd_margins_belong_to_samples_and_have_an_end():
+    model, batch = a_batch()
+    other = Batch(*(t.flip(0) for t in (batch.x, batch.y, batch.index, batch.ids)), epoch=0)
+    methods = [started(SMD(), batch) for _ in range(2)]
+    methods[0].loss(model, batch)
+    methods[1].loss(model, other)
+    torch.testing.assert_close(methods[0].margins, methods[1].margins)
+    still = linear(48, 5, torch.float64)
+    still[1].weight.data.zero_()
+    y = still(batch.x).argmax(1)
+    for _ in range(400):  # nothing ever crosses, and gradients are 0
+        methods[0].loss(still, Batch(batch.x, y, batch.index, batch.ids, epoch=0))
+    assert methods[0].margins.max() <= 128 / 255 + 1e-6
+    methods[0].end_epoch({"epoch": 3})
+    assert methods[0].histogram.sum(1).tolist() == [0, 0, 16] + [0] * 147
+
+
+@pytest.mark.parametrize(("misclassified", "expected"), [("keep", 0.1), ("reset", 2 / 255)])
+def test_smd_of_misclassified_samples(misclassified, expected):
+    model, batch = a_batch()
+    method = started(SMD(misclassified=misclassified), batch)
+    method.margins = torch.full((16,), 0.1)
+    method.loss(model, batch)
+    wrong = model(batch.x).argmax(1) != batch.y
+    torch.testing.assert_close(method.margins[wrong], torch.full_like(method.margins[wrong], expected))
+
+
+@pytest.mark.parametrize("weighting", ["tanh", "sigmoid", "discrete"])
+def test_gairat_weights_by_the_steps_that_fail(weighting):
+    model, batch = a_batch()
+    near = {"eps": 0.02, "alpha": 0.004, "steps": 4}
+    method = GAIRAT(attack=FriendlyPGD(**near, tau=4), weighting=weighting, burn_in=0)
+    points = [FriendlyPGD(**(near | {"steps": k}), tau=4)(model, batch.x, batch.y, batch.ids) for k in range(5)]
+    kappa = sum((model(point).argmax(1) == batch.y).double() for point in points[:4])
+    assert len(kappa.unique()) > 2
+    closeness = -1 + 5 * (1 - 2 * kappa / 4)
+    weights = {
+        "tanh": (1 + closeness.tanh()) / 2,
+        "sigmoid": 1 / (1 + (-closeness).exp()),
+        "discrete": (5 - kappa) / 5,
+    }[weighting]
+    losses = F.cross_entropy(model(points[4]), batch.y, reduction="none")
+    assert_same_loss(model, method.loss(model, batch), (weights * losses).sum() / weights.sum())
+
+
+def test_mail_weights_by_the_margin():
+    model, batch = a_batch()
+    x_adv = PGD(**EPS)(model, batch.x, batch.y, batch.ids)
+    p = model(x_adv).softmax(1).detach()
+    margins = torch.stack([max(row[j] for j in range(5) if j != y) - row[y] for row, y in zip(p, batch.y, strict=True)])
+    weights = 1 / (1 + (-10 * (margins - 0.5)).exp())
+    losses = F.cross_entropy(model(x_adv), batch.y, reduction="none")
+    loss = MAIL(attack=PGD(**EPS), burn_in=0).loss(model, batch)
+    assert_same_loss(model, loss, (weights * losses).sum() / weights.sum())
+
+
+@pytest.mark.parametrize("method", [GAIRAT(attack=FriendlyPGD(**EPS, tau=4)), MAIL(attack=PGD(**EPS))])
+def test_weights_are_one_while_burning_in(method):
+    """Until epoch 60 of GAIRAT's 120 and 75, from 0, of MAIL's."""
+    model, batch = a_batch()
+    expected = Madry(attack=PGD(**EPS, random_start=method.attack.random_start)).loss(model, batch)
+    assert_same_loss(model, method.loss(model, batch), expected)
+    batch.epoch = method.burn_in
+    assert method.loss(model, batch) != expected
+    assert method.burn_in == {GAIRAT: 59, MAIL: 76}[type(method)]
+
+
 def test_one_forward_pass_for_both_unless_batch_norm_would_mix_them():
     model, batch = a_batch()
     calls = []
@@ -587,7 +728,7 @@ def test_every_method_trains(method, images):
     assert (weights != bits(lenet())).double().mean() > 0.5
     reported = set() if issubclass(method, Madry) else {"clean_accuracy"}
     reported |= {"adversarial_accuracy", "gradients"} if issubclass(method, AttackMethod) else set()
-    reported |= {Blind: {"mean_norm"}, Bilateral: {"label_budget"}}.get(method, set())
+    reported |= {Blind: {"mean_norm"}, Bilateral: {"label_budget"}, SMD: {"margin"}}.get(method, set())
     assert row.keys() == {"epoch", "loss", "seconds", "images_per_second"} | reported
     assert row["epoch"] == 1
     assert all(isinstance(value, float | int) and math.isfinite(value) for value in row.values())
@@ -644,7 +785,8 @@ def test_batch_statistics_see_each_step_once(method):
     assert model.training
     assert all(module.training for module in model.modules())
     passes = 12 if issubclass(method, PairedTraining) else 6  # a pass each for natural and adversarial samples
-    assert model[1].num_batches_tracked == model[4].num_batches_tracked == passes
+    if method is not SMD:  # no pass of adversarial samples where none is classified correctly
+        assert model[1].num_batches_tracked == model[4].num_batches_tracked == passes
 
 
 @adversarial

@@ -10,9 +10,12 @@ from .dat import DAT
 from .deepfool import DeepFoolTraining
 from .fgsm import FGSMTraining
 from .friendly import Friendly, FriendlyMART, FriendlyTRADES
+from .gairat import GAIRAT
 from .madry import Madry
+from .mail import MAIL
 from .mart import MART
 from .pgd import PGDTraining
+from .smd import SMD
 from .standard import Standard
 from .trades import TRADES
 
@@ -20,8 +23,11 @@ __all__ = [
     "ALP",
     "CAT",
     "DAT",
+    "GAIRAT",
+    "MAIL",
     "MART",
     "METHODS",
+    "SMD",
     "TRADES",
     "AdversarialTraining",
     "AttackMethod",
@@ -53,9 +59,12 @@ METHODS: dict[str, type[Method]] = {
     "friendly": Friendly,
     "friendly_mart": FriendlyMART,
     "friendly_trades": FriendlyTRADES,
+    "gairat": GAIRAT,
     "madry": Madry,
+    "mail": MAIL,
     "mart": MART,
     "pgd": PGDTraining,
+    "smd": SMD,
     "standard": Standard,
     "trades": TRADES,
 }

@@ -1,0 +1,46 @@
+"""Geometry-aware instance-reweighted adversarial training (Zhang et al., 2021)."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..attacks import FriendlyPGD, Rows
+from ._weighted import WeightedTraining
+
+
+@dataclass
+class GAIRAT(WeightedTraining):
+    """Samples weigh more that fewer steps of PGD suffice to misclassify.
+
+    With kappa, how many of the points before each of the K steps are classified correctly, the weight is
+    ``(1 + tanh(lam + 5 (1 - 2 kappa / K))) / 2``, the logistic function of the same, or ``(K + 1 - kappa) / (K + 1)``.
+
+    Args:
+        attack: PGD that counts; `tau` is at least `steps`, so that none stops.
+        weighting: ``tanh``, ``sigmoid`` or ``discrete``.
+        lam: the higher the more alike are weights.
+        burn_in: epochs in which all weights are 1.
+    """
+
+    attack: FriendlyPGD = field(
+        default_factory=lambda: FriendlyPGD(eps=8 / 255, alpha=0.007, steps=10, tau=10), kw_only=True
+    )
+    weighting: str = "tanh"
+    lam: float = -1.0
+    burn_in: int = 59
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weighting not in ("tanh", "sigmoid", "discrete"):
+            raise ValueError(f"weighting must be one of tanh, sigmoid, discrete, got {self.weighting!r}")
+        if self.attack.tau < self.attack.steps:
+            raise ValueError(f"the attack must not stop: set tau to its {self.attack.steps} steps")
+
+    def weights(self, rows: Rows, logits: Tensor) -> Tensor:
+        steps = self.attack.steps
+        kappa = steps - (self.attack.tau - rows.tau).to(logits.dtype)
+        if self.weighting == "discrete":
+            return (steps + 1 - kappa) / (steps + 1)
+        closeness = self.lam + 5 * (1 - 2 * kappa / steps)
+        return torch.sigmoid(closeness) if self.weighting == "sigmoid" else (1 + torch.tanh(closeness)) / 2
