@@ -68,6 +68,8 @@ class Training(Data):
         model: the network, a name from fastadv.models.
         mean: what is subtracted from every pixel before the network sees it.
         std: what the difference is divided by; 0.5 and 0.5 show images in [0, 1] to the network as [-1, 1].
+        cosine: the scale of a head of cosines in place of the last linear layer, 5 for spat; 0 leaves that as it is.
+        weights: a run, whose network training starts from.
         epochs: passes over the training data.
         batch_size: samples a step.
         lr: learning rate at the start.
@@ -87,6 +89,8 @@ class Training(Data):
     model: str = "lenet5"
     mean: float = 0.0
     std: float = 1.0
+    cosine: float = 0.0
+    weights: str | None = None
     epochs: int = 10
     batch_size: int = 128
     lr: float = 1e-3
@@ -128,8 +132,14 @@ class Training(Data):
 
     def build(self, train: Dataset) -> nn.Module:
         torch.manual_seed(self.seed)
-        model = build_network(self.model, train.sample_shape, len(train.classes), self.mean, self.std)
+        model = build_network(train.sample_shape, len(train.classes), **self.network())
+        if self.weights:
+            load_weights(model, self.model, self.weights)
         return model.to(train.x.device)
+
+    def network(self) -> dict[str, Any]:
+        """What `build_network` takes of these."""
+        return {name: getattr(self, name) for name in ("model", "mean", "std", "cosine")}
 
     def fit_settings(self) -> dict[str, Any]:
         """What `fit` takes of these."""
@@ -148,9 +158,13 @@ class Training(Data):
         return Path(self.out or Path("runs", name))
 
 
-def build_network(name: str, shape: Sequence[int], classes: int, mean: float, std: float) -> nn.Module:
-    """The network called `name`, which sees ``(x - mean) / std``."""
-    network = models.build(name, tuple(shape), classes)
+def build_network(
+    shape: Sequence[int], classes: int, model: str, mean: float = 0.0, std: float = 1.0, cosine: float = 0.0
+) -> nn.Module:
+    """The network called `model`, which sees ``(x - mean) / std`` and, with a `cosine`, ends in `CosineHead`."""
+    network = models.build(model, tuple(shape), classes)
+    if cosine:
+        network = models.with_cosine_head(network, cosine)
     if (mean, std) == (0, 1):
         return network
     if len(shape) != 3:
@@ -241,9 +255,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
     train, held_out = options.split(data)
     about = {
         "method": name,
-        "model": options.model,
-        "mean": options.mean,
-        "std": options.std,
+        **options.network(),
         "data": options.data,
         "shape": list(train.sample_shape),
         "classes": list(train.classes),
@@ -380,13 +392,18 @@ def load_network(checkpoint: str | Path, test: Dataset) -> tuple[nn.Module, dict
             f"{checkpoint} was trained on samples of {saved['shape']} in {len(saved['classes'])} classes, but "
             f"{test.name} has {list(test.sample_shape)} in {len(test.classes)}: choose other data with --data"
         )
-    scale = saved.get("mean", 0.0), saved.get("std", 1.0)
-    model = build_network(saved["model"], saved["shape"], len(saved["classes"]), *scale).to(test.x.device)
-    try:
-        model.load_state_dict(saved["state"])
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {checkpoint} do not fit {saved['model']}: {error}") from None
+    how = {name: saved[name] for name in ("model", "mean", "std", "cosine") if name in saved}
+    model = build_network(saved["shape"], len(saved["classes"]), **how).to(test.x.device)
+    load_weights(model, saved["model"], checkpoint)
     return model, saved
+
+
+def load_weights(model: nn.Module, name: str, checkpoint: str | Path) -> None:
+    """Gives `model`, called `name`, the weights of a run. Raises ValueError where they do not fit."""
+    try:
+        model.load_state_dict(load_checkpoint(checkpoint)["state"])
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {checkpoint} do not fit {name}: {error}") from None
 
 
 def evaluate_checkpoint(

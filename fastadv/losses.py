@@ -75,6 +75,16 @@ def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits, y) - (1.0001 - rival).log()
 
 
+def self_paced_consistency(logits: Tensor, natural: Tensor, kl_weight: float = 0.2) -> Tensor:
+    """``kl_weight KL(p || q) + sum_j (p_j log(p_j / q_j))^2``, p of `natural`, q of `logits` (SPAT, 3.14 and 3.15).
+
+    From two sets of logits [B, K], per sample, at least in float32.
+    """
+    log_p, log_q = _wide(natural).log_softmax(dim=1), _wide(logits).log_softmax(dim=1)
+    terms = log_p.exp() * (log_p - log_q)
+    return kl_weight * terms.sum(dim=1) + terms.square().sum(dim=1)
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 

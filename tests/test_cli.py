@@ -129,6 +129,24 @@ def test_tau_is_scheduled_by_epochs_or_by_a_function(schedule, kept, images: str
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
 
 
+def test_a_second_phase_starts_from_the_weights_of_a_first(images: str, tmp_path: Path, capsys) -> None:
+    flags = ["--data", images, "--epochs", "1", "--lr", "0", "--test.attacks", "fgsm"]
+    for name in ("first", "cosine"):
+        head = ["--cosine", "5"] if name == "cosine" else []
+        assert main(["train", "standard", *flags, *head, "--seed", "3", "--out", str(tmp_path / name)]) == 0
+        for method in ("dra", "spat"):
+            out = tmp_path / f"{name}-{method}"
+            assert main(["train", method, *flags, *head, "--weights", str(tmp_path / name), "--out", str(out)]) == 0
+            before, after = (load_checkpoint(folder)["state"] for folder in (tmp_path / name, out))
+            assert all(torch.equal(before[key], after[key]) for key in before)
+            assert main(["evaluate", str(out), "--attacks", "fgsm"]) == 0
+    assert load_checkpoint(tmp_path / "cosine-spat")["cosine"] == 5
+    capsys.readouterr()
+    assert main(["train", "spat", *flags, "--weights", str(tmp_path / "cosine"), "--out", str(tmp_path / "no")]) == 2
+    assert f"the weights in {tmp_path / 'cosine'} do not fit lenet5" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"
     flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool, apgd"]

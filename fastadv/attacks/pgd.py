@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..losses import LOSSES, kl, margin
+from ..losses import LOSSES, Loss, kl, margin, self_paced_consistency
 from ._ascend import STEPS, Rows, Start, ascend, ball_ascent, start
 from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
 
@@ -21,8 +21,9 @@ class PGD(Attack):
         steps: number of gradient steps.
         random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0; ``gaussian``
             for x with normal noise of standard deviation 0.001, as in TRADES and MART.
-        loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``dlr`` or ``kl`` (the
-            divergence from the prediction at x, TRADES' loss).
+        loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``dlr``, ``kl`` (the
+            divergence from the prediction at x, TRADES' loss) or ``spat`` (SPAT's, of the same two).
+        kl_weight: the weight of the divergence in ``spat``.
         kappa: the confidence beyond which ``margin`` asks for no more.
         restarts: how many random starts are tried.
         norm: ``linf``, ``l2`` or ``l1``.
@@ -36,6 +37,7 @@ class PGD(Attack):
     loss: str = "ce"
     kappa: float = 50.0
     restarts: int = 1
+    kl_weight: float = field(default=0.2, kw_only=True)
     norm: str = field(default="linf", kw_only=True)
     targeted: bool = field(default=False, kw_only=True)
 
@@ -46,17 +48,21 @@ class PGD(Attack):
         check_budget(self, "alpha", self.alpha, whole=self.norm != "linf")
         check_count(self, "steps", self.steps, 0)
         check_start(self, self.random_start)
-        check_choice(self, "loss", self.loss, (*LOSSES, "kl"))
+        check_choice(self, "loss", self.loss, (*LOSSES, *self._pairs()))
         check_count(self, "restarts", self.restarts, 1)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("PGD: restarts need a random start; without one they are all the same")
-        if self.targeted and self.loss in ("kl", "dlr"):
+        if self.targeted and self.loss in ("dlr", *self._pairs()):
             raise ValueError(f"PGD: loss {self.loss} knows no target; use ce or margin")
 
+    def _pairs(self) -> dict[str, Loss]:
+        """The losses that compare logits with those at x."""
+        return {"kl": kl, "spat": partial(self_paced_consistency, kl_weight=self.kl_weight)}
+
     def perturb(self, rows: Rows) -> None:
-        if self.loss == "kl":
+        if self.loss in self._pairs():
             rows.natural = rows.scores()
-            step = ball_ascent(self, rows, kl, self.alpha, against="natural")
+            step = ball_ascent(self, rows, self._pairs()[self.loss], self.alpha, against="natural")
         else:
             loss = partial(margin, kappa=self.kappa) if self.loss == "margin" else LOSSES[self.loss]
             step = ball_ascent(self, rows, loss, self.alpha)

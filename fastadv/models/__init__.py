@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import nn
 
+from .cosine import CosineHead, with_cosine_head
 from .fitnet import FitNet4
 from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
 from .normalize import Normalize
@@ -16,6 +17,7 @@ from .wide_resnet import MadryResNet, WideResNet
 
 __all__ = [
     "MODELS",
+    "CosineHead",
     "FitNet4",
     "LeNet5",
     "LeNet5Wide",
@@ -31,6 +33,7 @@ __all__ = [
     "TwoCirclesNet",
     "WideResNet",
     "build",
+    "with_cosine_head",
 ]
 
 # A class, or one with some of its options set.

@@ -8,6 +8,7 @@ from .blind import Blind
 from .cat import CAT
 from .dat import DAT
 from .deepfool import DeepFoolTraining
+from .dra import DRAFineTuning
 from .fgsm import FGSMTraining
 from .friendly import Friendly, FriendlyMART, FriendlyTRADES
 from .gairat import GAIRAT
@@ -16,6 +17,7 @@ from .mail import MAIL
 from .mart import MART
 from .pgd import PGDTraining
 from .smd import SMD
+from .spat import SPAT
 from .standard import Standard
 from .trades import TRADES
 
@@ -28,12 +30,14 @@ __all__ = [
     "MART",
     "METHODS",
     "SMD",
+    "SPAT",
     "TRADES",
     "AdversarialTraining",
     "AttackMethod",
     "Batch",
     "Bilateral",
     "Blind",
+    "DRAFineTuning",
     "DeepFoolTraining",
     "FGSMTraining",
     "Friendly",
@@ -55,6 +59,7 @@ METHODS: dict[str, type[Method]] = {
     "cat": CAT,
     "dat": DAT,
     "deepfool": DeepFoolTraining,
+    "dra": DRAFineTuning,
     "fgsm": FGSMTraining,
     "friendly": Friendly,
     "friendly_mart": FriendlyMART,
@@ -65,6 +70,7 @@ METHODS: dict[str, type[Method]] = {
     "mart": MART,
     "pgd": PGDTraining,
     "smd": SMD,
+    "spat": SPAT,
     "standard": Standard,
     "trades": TRADES,
 }

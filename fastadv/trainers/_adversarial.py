@@ -51,8 +51,7 @@ class PairedTraining(AttackMethod):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean, adversarial = both(model, batch.x, self.examples(model, batch))
-        batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
-        batch.stats["adversarial_accuracy"] = (adversarial.argmax(1) == batch.y).float().mean()
+        report(batch, clean, adversarial)
         return self.compare(clean, adversarial, batch.y)
 
     @abstractmethod
@@ -69,6 +68,12 @@ def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         return model(x), model(x_adv)
     clean, adversarial = model(torch.cat((x, x_adv))).chunk(2)
     return clean, adversarial
+
+
+def report(batch: Batch, clean: Tensor, adversarial: Tensor) -> None:
+    """Puts the accuracies of both kinds of logits [B, K] into the batch's `stats`."""
+    batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
+    batch.stats["adversarial_accuracy"] = (adversarial.argmax(1) == batch.y).float().mean()
 
 
 @dataclass

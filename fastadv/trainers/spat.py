@@ -1,0 +1,96 @@
+"""Self-paced adversarial training (Hou: thesis, chapter 3)."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attacks import PGD
+from ..losses import kl, self_paced_consistency
+from ._adversarial import AttackMethod, both, report
+from ._fit import Batch, check_weight
+
+
+@dataclass
+class SPAT(AttackMethod):
+    """``L_acc(x, y) + lam L_rob(x, x_adv)`` (equation 3.9), both at a sample's own pace, on a head of cosines.
+
+    `L_acc` is cross-entropy on logits that are multiplied by how far their cosines are from where they should be:
+    ``1 - cos_y + beta`` for the label and ``cos_j + beta`` for the other classes (3.10, 3.11). `L_rob` is
+    ``alpha KL(p || q) + sum_j (p_j log(p_j / q_j))^2`` (3.14, 3.15) of the predictions p at x and q at x_adv, and PGD
+    maximises the same. The network ends in a `fastadv.models.CosineHead`; where it is another linear layer, the cosines
+    are those of its input and rows, and the logits its own (Table 3.8, CE).
+
+    Args:
+        attack: PGD with the loss ``spat``, or ``kl`` where `pace_robustness` is off; its `kl_weight` is set to `alpha`.
+        alpha: weight of the divergence in `L_rob`.
+        beta: how much of the factors is left where cosines are as they should be.
+        lam: weight of `L_rob`.
+        pace_accuracy: without it, `L_acc` is cross-entropy.
+        pace_robustness: without it, `L_rob` is the divergence.
+        detach: no gradient flows through the factors, which are not negative either way.
+    """
+
+    attack: PGD = field(
+        default_factory=lambda: PGD(eps=8 / 255, alpha=2 / 255, steps=10, random_start="gaussian", loss="spat"),
+        kw_only=True,
+    )
+    alpha: float = 0.2
+    beta: float = 0.2
+    lam: float = 6.0
+    pace_accuracy: bool = True
+    pace_robustness: bool = True
+    detach: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "lam"):
+            check_weight(name, getattr(self, name))
+        loss = "spat" if self.pace_robustness else "kl"
+        self.attack = dataclasses.replace(self.attack, loss=loss, kl_weight=self.alpha)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        x_adv = self.examples(model, batch)
+        with cosines_of(model) as seen:
+            clean, adversarial = both(model, batch.x, x_adv)
+        report(batch, clean, adversarial)
+        cosines = seen[0][: len(clean)] if seen else clean[:, :0]  # of the natural samples, which come first
+        if cosines.shape != clean.shape:
+            raise ValueError(
+                f"SPAT needs a network that ends in a linear layer with a row for each of {clean.shape[1]} classes, or "
+                "better in cosines: fastadv.models.with_cosine_head(network, scale=5)"
+            )
+        return self.accuracy_loss(clean, cosines, batch.y) + self.lam * self.robustness_loss(clean, adversarial)
+
+    def accuracy_loss(self, logits: Tensor, cosines: Tensor, y: Tensor) -> Tensor:
+        """`L_acc` of logits and cosines [B, K] at the natural samples."""
+        if not self.pace_accuracy:
+            return F.cross_entropy(logits, y)
+        label = F.one_hot(y, cosines.shape[1]).to(cosines.dtype)
+        pace = (cosines + self.beta + label * (1 - 2 * cosines)).clamp_min(0)  # at the label, 1 - cos + beta
+        return F.cross_entropy((pace.detach() if self.detach else pace) * logits, y)
+
+    def robustness_loss(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        """`L_rob` of the logits [B, K] at natural and adversarial samples."""
+        if not self.pace_robustness:
+            return kl(adversarial, clean).mean()
+        return self_paced_consistency(adversarial, clean, self.alpha).mean()
+
+
+@contextmanager
+def cosines_of(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that receives, at every forward pass, the cosines between the last linear layer's input and its rows."""
+
+    def see(layer: nn.Linear, inputs: tuple[Tensor], _: Tensor) -> None:
+        seen.append(F.linear(F.normalize(inputs[0]), F.normalize(layer.weight)))
+
+    seen: list[Tensor] = []
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [module.register_forward_hook(see) for module in linear[-1:]]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
