@@ -33,6 +33,13 @@ def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
     return -(lead(logits, y) + kappa).clamp_min(0)
 
 
+def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """``log sum_{j != y} exp z_j - z_y``, per sample, at least in float32 (soft margin of Ding et al., 2020: MMA)."""
+    logits = _wide(logits)
+    true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+    return logits.scatter(1, y.unsqueeze(1), -torch.inf).logsumexp(dim=1) - true
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio ``-(z_y - max_{j != y} z_j) / (z_1st - z_3rd + 1e-12)`` (Croce and Hein, 2020).
 

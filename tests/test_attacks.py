@@ -12,6 +12,7 @@ from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, tra
 
 from fastadv import ops
 from fastadv.attacks import (
+    ANPGD,
     APGD,
     APGDT,
     ATTACKS,
@@ -40,6 +41,7 @@ from fastadv.attacks._ascend import Rows, ascend, ball_ascent
 from fastadv.losses import cross_entropy, lead
 
 CASES: dict[str, Attack] = {
+    "anpgd": ANPGD(0.1, steps=5, longest=0.1),
     "apgd": APGD(0.1, steps=5),
     "apgdt": APGDT(0.1, steps=3, targets=2),
     "autoattack": AutoAttack(0.1, "custom", ("apgd-ce",)),
@@ -735,6 +737,23 @@ def test_epgd_ends_just_before_the_boundary():
     torch.testing.assert_close(found.norm, margin, atol=0.3 / 1024 + 1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_anpgd_finds_the_distance_of_a_linear_boundary(norm):
+    """PGD's direction is the shortest; where that is longer than `longest`, that is how far it goes."""
+    model, x = linear(48, 2, torch.float64), middle()
+    y = model(x).argmax(1)
+    w = away(model, y).flatten(1)
+    dual = w.abs().sum(1) if norm == "linf" else w.norm(dim=1)
+    distance = -(w * (x.flatten(1) - 0.5)).sum(1) / dual
+    longest = float(distance.median())
+    attack = ANPGD(longest, steps=10, longest=longest, bisections=20, random_start=0.0, norm=norm)
+    rows, found = attack.rows(model, x, y), attack.run(model, x, y)
+    torch.testing.assert_close(rows.distance, distance.clamp(max=longest), atol=1e-5 * longest, rtol=0)
+    torch.testing.assert_close(found.norm, rows.distance)
+    assert torch.equal(found.success, distance < longest)
+    assert (rows.grads == 10).all()
+
+
 def test_epgd_as_printed_gets_stuck_half_way():
     model, x = linear(48, 2, torch.float64), middle()
     y = model(x).argmax(1)
@@ -791,9 +810,9 @@ def test_results_lie_in_ball_and_box(attack, bounds):
     model, x = linear(48, 5), samples(32, *SHAPE, low=bounds[0], high=bounds[1])
     x_adv = attack(model, x)
     assert bounds[0] <= x_adv.min() < x_adv.max() <= bounds[1]
-    if not isinstance(attack, EPGD):  # which comes back from where it was
+    if not isinstance(attack, ANPGD | EPGD):  # which come back from where they were
         assert (x_adv.min(), x_adv.max()) == bounds, "the box is never reached: a weak test"
-    if hasattr(attack, "eps"):
+    if attack.has_budget:
         size = spent(attack, x_adv - x)
         assert size.max() <= attack.eps + 1e-7
         # One comes back from where it was, the other leaves robust samples as they are.
@@ -803,7 +822,7 @@ def test_results_lie_in_ball_and_box(attack, bounds):
 @every
 def test_bounds_hold_as_the_samples_round_them(attack):
     bounds = (0.7, 0.8)  # float32 rounds the first down and the second up
-    attack = dataclasses.replace(attack.at(0.02) if hasattr(attack, "eps") else attack, bounds=bounds)
+    attack = dataclasses.replace(attack.at(0.02) if attack.has_budget else attack, bounds=bounds)
     model, x = Wavy(48, 5), samples(8, *SHAPE, low=0.7, high=0.8)
     x.view(-1)[:2] = torch.tensor(bounds)
     x_adv = attack(model, x)
@@ -974,7 +993,7 @@ def test_floating_point_types(attack, dtype, shape):
     assert found.norm.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert found.x_adv.isfinite().all()
     assert 0 <= found.x_adv.min() < found.x_adv.max() <= 1
-    if hasattr(attack, "eps"):
+    if attack.has_budget:
         size = spent(attack, found.x_adv.double() - x.double())
         assert size.max() <= attack.eps + torch.finfo(dtype).eps
         assert size.max() > (0.05 if isinstance(attack, EPGD | DRA) else 0.09)
@@ -1037,7 +1056,7 @@ def test_a_constant_model(attack):
     starts = isinstance(attack, Noise | PGD | APGD | OneStepTargeted)
     if isinstance(attack, RFGSM):
         assert torch.equal(found.x_adv, Noise(attack.alpha, law="sign")(None, x, y))
-    elif isinstance(attack, FriendlyPGD | APGDT | Square):  # noise at every step, a start for every target, windows
+    elif isinstance(attack, ANPGD | FriendlyPGD | APGDT | Square):  # a start and noise, one for every target, windows
         assert 0 < linf(found.x_adv - x).max() <= 0.1 + 1e-7
     else:
         assert torch.equal(found.x_adv, Noise(0.1)(None, x, y) if starts else x)  # asks no model
@@ -1294,7 +1313,7 @@ def test_wrong_budgets(kind, options, message):
         (PGD, {"alpha": -0.1}, "alpha must be between"),
         (PGD, {"random_start": -1}, "random_start must be a share of eps"),
         (PGD, {"random_start": 1.5}, "random_start must be"),  # would start outside the ball
-        (PGD, {"loss": "mse"}, "loss must be one of ce, margin, dlr, kl, got 'mse'"),
+        (PGD, {"loss": "mse"}, "loss must be one of ce, margin, dlr, kl, spat, got 'mse'"),
         (PGD, {"norm": "l3"}, "norm must be one of linf, l2, l1, got 'l3'"),
         (PGD, {"eps": -1.0, "norm": "l2"}, "eps must be finite and at least 0, got -1"),
         (PGD, {"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
 
-from fastadv.attacks import DDN, DRA, EPGD, FAB, FGSM, PGD, DeepFool, DynamicPGD, FriendlyPGD, OneStepTargeted
+from fastadv.attacks import ANPGD, DDN, DRA, EPGD, FAB, FGSM, PGD, DeepFool, DynamicPGD, FriendlyPGD, OneStepTargeted
 from fastadv.data import Dataset, load
 from fastadv.evaluation import evaluate
 from fastadv.models import CosineHead, LeNet5, TwoCirclesNet, with_cosine_head
@@ -25,6 +25,7 @@ from fastadv.trainers import (
     MAIL,
     MART,
     METHODS,
+    MMA,
     SMD,
     SPAT,
     TRADES,
@@ -128,7 +129,7 @@ def test_accuracies_reported(method):
     seen = {"clean_accuracy": batch.x, "adversarial_accuracy": x_adv}
     if isinstance(method, Madry):
         del seen["clean_accuracy"]  # no forward pass of the clean samples
-    if isinstance(method, SMD):
+    if isinstance(method, SMD | MMA):
         del seen["adversarial_accuracy"]  # its samples are the last ones that are classified correctly
     for name, x in seen.items():
         torch.testing.assert_close(batch.stats[name], (model(x).argmax(1) == batch.y).float().mean())
@@ -237,6 +238,7 @@ def test_the_cut_shortens_what_is_too_long(eps):
         ],
         (lambda: DRAFineTuning(last_eps=-1.0), "last_eps must be finite and not negative, got -1"),
         (lambda: DRAFineTuning(attack_epochs=0), "attack_epochs must be at least 1, got 0"),
+        (lambda: MMA(nearest=0.1), "nearest must be between 0 and the hinge 0.047"),
         (lambda: SMD(rho=1.5), r"rho must be in \[0, 1\], got 1.5"),
         (lambda: SMD(misclassified="drop"), "misclassified must be keep or reset, got 'drop'"),
         (lambda: GAIRAT(weighting="linear"), "weighting must be one of tanh, sigmoid, discrete, got 'linear'"),
@@ -718,6 +720,41 @@ def test_smd_is_algorithm_1(norm):
     torch.testing.assert_close(method.margins.double(), after, atol=1e-5, rtol=1e-4)
 
 
+def test_mma_is_ding_et_als():
+    """A sample at a time: the boundary along PGD's way by 10 bisections, clean and marginal terms, and distances."""
+    model, batch = a_batch()
+    method = started(MMA(attack=ANPGD(steps=4, random_start=0.0), hinge=0.02, nearest=0.005), batch)
+    method.distances = torch.linspace(0, 0.03, 16)
+    before, terms, near_ones = method.distances.clone(), torch.zeros((), dtype=torch.float64), 0
+    after = before.double()
+    for i in range(16):
+        x, y, eps = batch.x[i : i + 1], batch.y[i : i + 1], max(float(before[i]), 0.005)
+        if model(x).argmax(1) != y:
+            terms = terms + F.cross_entropy(model(x), y)
+            continue
+        point = x
+        for _ in range(4):
+            leaf = point.clone().requires_grad_()
+            logits = model(leaf)[0]
+            rivals = torch.stack([z for j, z in enumerate(logits) if j != y])
+            (grad,) = torch.autograd.grad(rivals.logsumexp(0) - logits[y[0]], leaf)
+            point = (x + (point + 2.5 * eps / 4 * grad.sign() - x).clip(-eps, eps)).clip(0, 1)
+        unit = (point - x) / (point - x).abs().max()
+        near, far = 0.0, 0.021
+        for _ in range(10):
+            middle = (near + far) / 2
+            crossed = bool(model((x + middle * unit).clip(0, 1)).argmax(1) != y)
+            near, far = (near, middle) if crossed else (middle, far)
+        after[i] = far
+        if far < 0.02:
+            near_ones += 1
+            terms = terms + F.cross_entropy(model((x + far * unit).clip(0, 1)), y)
+    assert 0 < near_ones < (model(batch.x).argmax(1) == batch.y).sum()
+    expected = F.cross_entropy(model(batch.x), batch.y) / 3 + 2 / 3 * terms / 16
+    assert_same_loss(model, method.loss(model, batch), expected)
+    torch.testing.assert_close(method.distances.double(), after, atol=1e-6, rtol=1e-5)
+
+
 def test_smd_margins_belong_to_samples_and_have_an_end():
     model, batch = a_batch()
     other = Batch(*(t.flip(0) for t in (batch.x, batch.y, batch.index, batch.ids)), epoch=0)
@@ -826,7 +863,8 @@ def test_every_method_trains(method, images):
     assert (weights != bits(lenet())).double().mean() > 0.5
     reported = set() if issubclass(method, Madry) else {"clean_accuracy"}
     reported |= {"adversarial_accuracy", "gradients"} if issubclass(method, AttackMethod) else set()
-    reported |= {Blind: {"mean_norm"}, Bilateral: {"label_budget"}, SMD: {"margin"}}.get(method, set())
+    own = {Blind: {"mean_norm"}, Bilateral: {"label_budget"}, SMD: {"margin"}, MMA: {"distance"}}
+    reported |= own.get(method, set())
     assert row.keys() == {"epoch", "loss", "seconds", "images_per_second"} | reported
     assert row["epoch"] == 1
     assert all(isinstance(value, float | int) and math.isfinite(value) for value in row.values())
@@ -885,7 +923,7 @@ def test_batch_statistics_see_each_step_once(method):
     assert model.training
     assert all(module.training for module in model.modules())
     passes = 12 if issubclass(method, PairedTraining | SPAT) else 6  # a pass each for natural and adversarial samples
-    if method is not SMD:  # no pass of adversarial samples where none is classified correctly
+    if method not in (SMD, MMA):  # no pass of adversarial samples where none is classified correctly
         assert model[1].num_batches_tracked == model[4].num_batches_tracked == passes
 
 

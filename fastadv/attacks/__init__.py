@@ -3,6 +3,7 @@
 from ._ascend import Model, Rows, checked_logits, isolated
 from ._attack import Attack, AttackResult
 from ._tuned import Tuned, tuned
+from .anpgd import ANPGD
 from .apgd import APGD, APGDT
 from .autoattack import AutoAttack, MultiAttack
 from .cw import CW
@@ -22,6 +23,7 @@ from .pgd import PGD
 from .square import Square
 
 __all__ = [
+    "ANPGD",
     "APGD",
     "APGDT",
     "ATTACKS",
@@ -55,6 +57,7 @@ __all__ = [
 ]
 
 ATTACKS: dict[str, type[Attack]] = {
+    "anpgd": ANPGD,
     "apgd": APGD,
     "apgdt": APGDT,
     "autoattack": AutoAttack,

@@ -15,6 +15,7 @@ from .gairat import GAIRAT
 from .madry import Madry
 from .mail import MAIL
 from .mart import MART
+from .mma import MMA
 from .pgd import PGDTraining
 from .smd import SMD
 from .spat import SPAT
@@ -29,6 +30,7 @@ __all__ = [
     "MAIL",
     "MART",
     "METHODS",
+    "MMA",
     "SMD",
     "SPAT",
     "TRADES",
@@ -68,6 +70,7 @@ METHODS: dict[str, type[Method]] = {
     "madry": Madry,
     "mail": MAIL,
     "mart": MART,
+    "mma": MMA,
     "pgd": PGDTraining,
     "smd": SMD,
     "spat": SPAT,

@@ -1,0 +1,66 @@
+"""MMA training's attack: how far the boundary is along PGD's direction."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..losses import soft_margin
+from ._ascend import Rows, Start, ascend, ball_ascent, start
+from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+
+
+@dataclass(frozen=True)
+class ANPGD(Attack):
+    """PGD, and a bisection along the direction it took for the nearest misclassified point (Ding et al., 2020: MMA).
+
+    The result is the misclassified end of the bisection, or the point at `longest` where all it tried are classified
+    correctly; `distance` of the rows is how far that is, before the box cuts it off.
+
+    Args:
+        eps: budget of PGD in `norm`, in the units of the inputs; a number or one a sample.
+        steps: number of gradient steps, each of ``2.5 eps / steps``.
+        longest: how far the bisection looks.
+        bisections: how often it halves the way.
+        random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0.
+        norm: ``linf`` or ``l2``.
+    """
+
+    eps: Budget = 8 / 255
+    steps: int = 10
+    longest: float = 12.6 / 255
+    bisections: int = 10
+    random_start: Start = 1.0
+    norm: str = field(default="linf", kw_only=True)
+
+    has_budget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_budget(self, "eps", self.eps, whole=self.norm == "l2")
+        check_budget(self, "longest", self.longest, whole=self.norm == "l2")
+        check_count(self, "steps", self.steps, 1)
+        check_count(self, "bisections", self.bisections, 0)
+        check_start(self, self.random_start)
+
+    def perturb(self, rows: Rows) -> None:
+        step = ball_ascent(self, rows, soft_margin, 2.5 / self.steps * self.eps)
+        rows.x_adv = start(self, rows)
+        ascend(rows, self.steps, step)
+        delta = rows.x_adv - rows.x
+        size = ops.row_norms(delta, self.norm).clamp_min(torch.finfo(delta.dtype).tiny)
+        unit = delta / ops.as_rows(size, delta)
+        near, far = torch.zeros_like(size), torch.full_like(size, self.longest)
+        for _ in range(self.bisections):
+            middle = (near + far) / 2
+            rows.x_adv = self._at(rows, middle, unit)
+            crossed = rows.fooled(rows.predictions())
+            near, far = torch.where(crossed, near, middle), torch.where(crossed, middle, far)
+        rows.distance = far
+        rows.x_adv = self._at(rows, far, unit)
+
+    def _at(self, rows: Rows, distance: Tensor, unit: Tensor) -> Tensor:
+        return (rows.x + ops.as_rows(distance, unit) * unit).clamp(*self.bounds).to(rows.x.dtype)
