@@ -1,4 +1,4 @@
-"""The command line, ``fastadv train | evaluate | compare | features | corruptions | reproduce | info``: flags from settings."""
+"""The command line, ``fastadv train | evaluate | compare | corruptions | features | reproduce | info``, of settings."""
 
 import dataclasses
 import sys

@@ -4,11 +4,10 @@
 official order: the 15 that the published means are taken over, then the four of ``EXTRA``. The results are "-C style":
 the constants are those that CIFAR-10-C was made with, the random numbers and the programs are not.
 
-What differs from the published files. Frost is drawn, not photographed. Water drops (spatter) have the distance to their
-outline measured by a chamfer transform, not to the edges that OpenCV finds. Values are not cut to 8 bits, but for JPEG,
-which needs them. Sizes other than 32x32 take the same constants in pixels, elastic_transform the same shares of the
-shorter side. Grey images take the luminance of the colours of frost, water and mud; saturate, which would turn them red,
-leaves them as they are.
+What differs from the published files: frost is drawn, not photographed. In drops of water (spatter) distances are
+measured from the outlines, not from the edges that OpenCV finds. Values are not cut to 8 bits, except for JPEG. Images
+of other sizes than 32x32 take the same constants in pixels; elastic_transform takes shares of the shorter side. Grey
+images take the luminance of the colours of frost, water and mud; saturate, which would turn them red, leaves them alone.
 
 A corruption is a function of images x [B, C, H, W] in [0, 1] (float64), of random numbers and of the constants of the
 severity; what it returns is clipped to [0, 1]. A new one is one function here under ``@_severities``.
@@ -455,7 +454,7 @@ def _plasma(draws: Draws, size: int, roughness: float) -> Tensor:
 
 
 def _relief(drops: Tensor) -> Tensor:
-    """How bright the drops, bool [B, 1, H, W], are made by a light from below right: 0 to 255.
+    """How bright the drops, bool [B, 1, H, W], are made by a light from above left: 0 to 255.
 
     Height is the rank of the distance to the nearest outline, at most 20 pixels, among those of the image.
     """
@@ -467,7 +466,8 @@ def _relief(drops: Tensor) -> Tensor:
         beside += [(F.max_pool2d(-distance, 3, 1, 1), math.sqrt(2))]
         distance = torch.stack([distance, *(length - nearest for nearest, length in beside)]).amin(0)
     box = distance.new_full((3, 3), 1 / 9)
-    distance = _filtered(distance, box).floor().long().flatten(1)
+    # Means are often whole numbers, to rounding, which must not decide.
+    distance = (_filtered(distance, box) + 1e-6).floor().long().flatten(1)
     counts = F.one_hot(distance, 21).sum(1).double()
     first = counts.gather(1, distance.amin(1, keepdim=True))
     ranks = (counts.cumsum(1) - first) / (distance.shape[1] - first).clamp_min(1)
