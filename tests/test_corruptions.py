@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
 from toys import BatchNormNet, labels, linear, partly_frozen, samples, traces
 
 import fastadv
@@ -19,6 +18,8 @@ from fastadv.__main__ import main
 from fastadv.data import CORRUPTIONS, EXTRA, Dataset, corrupt, corrupted, corruptions, load_cifar10_c
 from fastadv.data.corruptions import Draws
 from fastadv.evaluation import CorruptionAccuracy, corruption_accuracy
+
+ndimage = pytest.importorskip("scipy.ndimage", reason="blurs and maps are compared with scipy's")
 
 NAMES = """
     gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness

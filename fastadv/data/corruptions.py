@@ -7,7 +7,7 @@ the constants are those that CIFAR-10-C was made with, the random numbers and th
 What differs from the published files: frost is drawn, not photographed. In drops of water (spatter) distances are
 measured from the outlines, not from the edges that OpenCV finds. Values are not cut to 8 bits, except for JPEG. Images
 of other sizes than 32x32 take the same constants in pixels; elastic_transform takes shares of the shorter side. Grey
-images take the luminance of the colours of frost, water and mud; saturate, which would turn them red, leaves them alone.
+images take the luminance of the colours of frost, water and mud; saturate, which would redden them, leaves them alone.
 
 A corruption is a function of images x [B, C, H, W] in [0, 1] (float64), of random numbers and of the constants of the
 severity; what it returns is clipped to [0, 1]. A new one is one function here under ``@_severities``.
