@@ -171,6 +171,15 @@ def test_small_images_of_any_shape(name):
     assert corrupt(x[:0], name, 1).shape == (0, 3, 9, 14)
 
 
+def test_every_draw_is_new():
+    draws = Draws(torch.tensor([4, 9]), 0)
+    drawn = [draws.normal(50), draws.normal(50), draws.uniform(50, low=2, high=3), draws.uniform(50, low=2, high=3)]
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[2], drawn[3])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+    assert 2 < drawn[2].min() < 2.1 < 2.9 < drawn[2].max() < 3
+
+
 def test_a_data_set_is_corrupted_whole():
     data = Dataset(images(7), labels(7, 3), tuple("abc"), name="clothes").to("cpu")
     found = corrupted(data, "snow", 4, seed=3, batch_size=3)
