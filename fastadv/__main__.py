@@ -1,4 +1,4 @@
-"""The command line, ``fastadv train | evaluate | compare | features | reproduce | info``: flags from settings."""
+"""The command line, ``fastadv train | evaluate | compare | corruptions | features | reproduce | info``, of settings."""
 
 import dataclasses
 import sys
@@ -9,6 +9,7 @@ import jsonargparse
 import torch
 
 from .commands import (
+    CorruptionTest,
     Data,
     Diagnosis,
     Reproduction,
@@ -18,6 +19,7 @@ from .commands import (
     diagnose,
     evaluate_checkpoint,
     list_recipes,
+    measure_corruptions,
     reproduce,
     train,
 )
@@ -69,6 +71,9 @@ def parser() -> Parser:
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
     sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figures")
+    sub = add(commands, "corruptions", "Measure accuracy under common corruptions of images.", CorruptionTest)
+    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figure")
     sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
@@ -110,6 +115,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
     elif command == "features":
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
+    elif command == "corruptions":
+        measure_corruptions(options.checkpoint, _build(CorruptionTest, options), options.out)
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:

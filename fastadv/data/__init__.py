@@ -1,6 +1,7 @@
 """Data sets as tensors: ``load(name, split)`` gives a :class:`Dataset`; ``DATASETS`` holds the names.
 
-``AUGMENTATIONS`` holds the random changes that training may make to a batch of images (see `augment`).
+``AUGMENTATIONS`` holds the random changes that training may make to a batch of images (see `augment`), ``CORRUPTIONS``
+those that tests of robustness make (see `corruptions`), of which ``load_cifar10_c`` reads the published images.
 
 A new data set is one file here with a function ``(split) -> Dataset`` and one line in ``DATASETS``. A function that
 reads files from the machine takes ``folder`` and ``download`` as well, and finds them by a ``Source``.
@@ -15,14 +16,30 @@ from typing import Literal
 
 from .augment import AUGMENTATIONS, Augmentation, CropFlip, ShiftFlip
 from .cifar import load_cifar10, load_cifar100
+from .cifar_c import find_cifar10_c, load_cifar10_c
 from .circles import load_two_circles
+from .corruptions import CORRUPTIONS, EXTRA, corrupt, corrupted
 from .dataset import Dataset
 from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
 from .mnist import load_mnist
 from .npz import load_npz
 from .svhn import load_svhn
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "Augmentation", "CropFlip", "Dataset", "ShiftFlip", "load"]
+__all__ = [
+    "AUGMENTATIONS",
+    "CORRUPTIONS",
+    "DATASETS",
+    "EXTRA",
+    "Augmentation",
+    "CropFlip",
+    "Dataset",
+    "ShiftFlip",
+    "corrupt",
+    "corrupted",
+    "find_cifar10_c",
+    "load",
+    "load_cifar10_c",
+]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "cifar10": load_cifar10,

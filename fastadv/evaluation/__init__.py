@@ -10,6 +10,7 @@ import torch
 from .. import ops
 from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
 from ..data import Dataset
+from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
 from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
 from ._gradients import GradientNorms, gradient_norms
@@ -17,11 +18,13 @@ from ._gradients import GradientNorms, gradient_norms
 __all__ = [
     "PROTOCOL",
     "AACurve",
+    "CorruptionAccuracy",
     "Evaluation",
     "Features",
     "GradientNorms",
     "MixingRow",
     "Result",
+    "corruption_accuracy",
     "evaluate",
     "features",
     "gradient_norms",

@@ -1,5 +1,6 @@
 """Tables and figures of runs."""
 
+from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
 from ._features import plot_features
 from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history
 from ._recipes import (
@@ -16,10 +17,12 @@ from ._table import Entry, rows, table, write_table
 
 __all__ = [
     "Entry",
+    "corruptions_table",
     "figures_csv",
     "figures_table",
     "markdown",
     "plot_aa_curves",
+    "plot_corruptions",
     "plot_examples",
     "plot_features",
     "plot_gradients",
@@ -30,6 +33,7 @@ __all__ = [
     "records_table",
     "rows",
     "table",
+    "write_corruptions",
     "write_records",
     "write_table",
 ]
