@@ -12,6 +12,7 @@ from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
 from .normalize import Normalize
 from .resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from .small_cnn import SmallCNN, SmallCNN8
+from .smd import SMDFashionNet, SMDSVHNNet
 from .two_circles import TwoCirclesNet
 from .wide_resnet import MadryResNet, WideResNet
 
@@ -28,6 +29,8 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "ResNet101",
+    "SMDFashionNet",
+    "SMDSVHNNet",
     "SmallCNN",
     "SmallCNN8",
     "TwoCirclesNet",
@@ -51,6 +54,8 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "resnet101": ResNet101,
     "small-cnn": SmallCNN,
     "small-cnn-8": SmallCNN8,
+    "smd-fashion": SMDFashionNet,
+    "smd-svhn": SMDSVHNNet,
     "two-circles-net": TwoCirclesNet,
     "w32-10": MadryResNet,
     "wrn-28-4": partial(WideResNet, depth=28, widen=4),
