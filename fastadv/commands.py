@@ -287,6 +287,8 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
             on_step=step,
             on_epoch=on_epoch,
         )
+    if hasattr(method, "histogram"):
+        report.plot_margins(method.histogram, run.folder / "margins.png")
     return model, history
 
 

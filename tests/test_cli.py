@@ -147,6 +147,14 @@ def test_a_second_phase_starts_from_the_weights_of_a_first(images: str, tmp_path
     assert not (tmp_path / "no").exists()
 
 
+def test_margins_of_samples_are_drawn_and_kept(images: str, tmp_path: Path) -> None:
+    out = tmp_path / "smd"
+    assert main(["train", "smd", "--data", images, "--epochs", "3", "--test.attacks", "fgsm", "--out", str(out)]) == 0
+    kept = load_checkpoint(out)["kept"]
+    assert kept["histogram"].sum(1).tolist() == [len(kept["margins"])] * 3
+    assert (out / "margins.png").stat().st_size > 10_000
+
+
 def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"
     flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool, apgd"]

@@ -2,7 +2,7 @@
 
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
 from ._features import plot_features
-from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history
+from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins
 from ._recipes import (
     figures_csv,
     figures_table,
@@ -27,6 +27,7 @@ __all__ = [
     "plot_features",
     "plot_gradients",
     "plot_history",
+    "plot_margins",
     "plot_variant_gradients",
     "plot_variants",
     "read_figures",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -94,6 +95,23 @@ def draw_gradients(panels: Mapping[str, Mapping[str, History]], title: str, path
 def plot_gradients(histories: Mapping[str, History], path: Path) -> Path:
     """Gradients that the attack of each method took for a sample, over the epochs; of methods that count them."""
     return draw_gradients({"": histories}, "", path)
+
+
+def plot_margins(histogram: Tensor, path: Path) -> Path:
+    """How many samples [epochs, levels] have a margin of how many grey levels, at the end of up to six epochs."""
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    epochs = len(histogram)
+    shown = sorted({round(1 + i * (epochs - 1) / 5) for i in range(6)})
+    colours = colormaps["viridis"].resampled(len(shown))
+    for i, epoch in enumerate(shown):
+        counts = histogram[epoch - 1].tolist()
+        axes.step(range(len(counts)), counts, where="mid", color=colours(i), label=f"epoch {epoch}")
+    largest = int(histogram.sum(0).nonzero().max()) if bool(histogram.any()) else 1
+    axes.set(xlabel="margin, grey levels", ylabel="training samples", xlim=(-0.5, largest + 0.5), ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return save(figure, path)
 
 
 def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, path: Path, count: int = 6) -> Path:
