@@ -647,6 +647,27 @@ def test_smd_of_misclassified_samples(misclassified, expected):
     torch.testing.assert_close(method.margins[wrong], torch.full_like(method.margins[wrong], expected))
 
 
+def test_smd_resets_to_no_more_than_the_largest_margin():
+    """A run of one epoch would start with the whole range, if it did not end at the histogram's 128 levels."""
+    model, batch = a_batch()
+    method = started(SMD(misclassified="reset"), batch, epochs=1)
+    method.loss(model, batch)
+    method.end_epoch({"epoch": 1})
+    assert method.histogram[0].sum() == 16
+    assert method.margins.max() <= 128 / 255 + 1e-6
+
+
+def test_smd_of_a_batch_that_is_all_misclassified():
+    """There is nothing to attack, and the network sees no empty batch, which many cannot take."""
+    model, batch = a_batch()
+    batch.y = (model(batch.x).argmax(1) + 1) % 5
+    method, sizes = started(SMD(), batch), []
+    model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    assert_same_loss(model, method.loss(model, batch), F.cross_entropy(model(batch.x), batch.y) / 2)
+    assert set(sizes) == {16}
+    assert batch.stats["gradients"] == batch.stats["adversarial_accuracy"] == 0
+
+
 @pytest.mark.parametrize("weighting", ["tanh", "sigmoid", "discrete"])
 def test_gairat_weights_by_the_steps_that_fail(weighting):
     model, batch = a_batch()
@@ -663,6 +684,15 @@ def test_gairat_weights_by_the_steps_that_fail(weighting):
     }[weighting]
     losses = F.cross_entropy(model(points[4]), batch.y, reduction="none")
     assert_same_loss(model, method.loss(model, batch), (weights * losses).sum() / weights.sum())
+
+
+def test_gairat_of_samples_that_all_weigh_next_to_nothing():
+    """tanh rounds to -1 long before weights are equal to 0."""
+    model, batch = a_batch()
+    batch = dataclasses.replace(batch, y=model(batch.x).argmax(1))
+    still = FriendlyPGD(eps=0.0, alpha=0.0, steps=4, tau=4)
+    loss = GAIRAT(attack=still, lam=-30.0, burn_in=0).loss(model, batch)
+    assert_same_loss(model, loss, F.cross_entropy(model(batch.x), batch.y))
 
 
 def test_mail_weights_by_the_margin():

@@ -43,4 +43,5 @@ class GAIRAT(WeightedTraining):
         if self.weighting == "discrete":
             return (steps + 1 - kappa) / (steps + 1)
         closeness = self.lam + 5 * (1 - 2 * kappa / steps)
-        return torch.sigmoid(closeness) if self.weighting == "sigmoid" else (1 + torch.tanh(closeness)) / 2
+        # (1 + tanh(c)) / 2 is sigmoid(2 c), which does not round to 0.
+        return torch.sigmoid(closeness if self.weighting == "sigmoid" else 2 * closeness)
