@@ -224,8 +224,9 @@ def test_the_cut_shortens_what_is_too_long(eps):
             for kind in (TRADES, MART, ALP, FriendlyTRADES, FriendlyMART)
         ],
         *[
-            (lambda kind=kind: kind(tau_schedule=[3, 2]), "tau_schedule must be epochs from 1 on, in order, got")
+            (lambda kind=kind, rises=rises: kind(tau_schedule=rises), "tau_schedule must be a list of epochs from 1 on")
             for kind in (Friendly, FriendlyTRADES, FriendlyMART)
+            for rises in ([3, 2], 50)
         ],
         (lambda: DAT(fosc=math.nan), "fosc must be finite and not negative, got nan"),
         (lambda: SMD(rho=1.5), r"rho must be in \[0, 1\], got 1.5"),
@@ -235,11 +236,38 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: MAIL(burn_in=-1), "burn_in must be a number of epochs, got -1"),
         (lambda: DAT(fosc_epochs=0), "fosc_epochs must be at least 1, got 0"),
         (lambda: CAT(accuracy=1.0), r"accuracy must be in \[0, 1\), got 1.0"),
+        (lambda: CAT(attack=DeepFool()), r"CAT: the attack must have eps, alpha and steps, .* has no eps"),
+        (lambda: CAT(attack=EPGD()), r"CAT: the attack must have eps, alpha and steps, .* has no alpha"),
     ],
 )
 def test_wrong_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@adversarial
+def test_attacks_that_fit_no_method(method):
+    with pytest.raises(TypeError, match=f"{method.__name__}: attack must be a .*, got Standard"):
+        method(attack=Standard())
+    if method in (Friendly, FriendlyTRADES, FriendlyMART, DAT, GAIRAT, SMD):  # by type
+        with pytest.raises(TypeError, match=f"{method.__name__}: attack must be a .*, got PGD"):
+            method(attack=PGD())
+        return
+    with pytest.raises(ValueError, match=f"{method.__name__}: the attack must lead away from the labels"):
+        method(attack=FGSM(targeted=True) if method is FGSMTraining else PGD(targeted=True))
+    with pytest.raises(ValueError, match="the attack's eps must be one number for all samples, got 16"):
+        method(
+            attack=dataclasses.replace(method().attack, eps=torch.ones(16))
+            if method().attack.has_budget
+            else PGD(torch.ones(16))
+        )
+
+
+@pytest.mark.parametrize(("tau", "got"), [(-1, "-1"), (0.5, "0.5")])
+def test_a_schedule_is_tried_before_training(tau, got, images):
+    method = Friendly(attack=FriendlyPGD(**EPS), tau_schedule=lambda epoch: 0 if epoch < 3 else tau)
+    with pytest.raises(ValueError, match=f"tau must be a whole number of at least 0, got {got}"):
+        fit(lenet(), method, images, epochs=3, on_step=lambda *_: pytest.fail("trained"))
 
 
 @pytest.mark.parametrize("norm", ["rms", "l2", "rel"])

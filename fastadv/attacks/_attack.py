@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import sys
 import warnings
 from abc import ABC, abstractmethod
@@ -179,16 +180,18 @@ def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) 
         raise ValueError(f"{type(attack).__name__}: {name} must be {allowed}, got {got}{hint}")
 
 
-def check_start(attack: Attack, value: Start) -> None:
-    """Raises ValueError unless `value` is ``gaussian`` or a share of the budget."""
+def check_start(attack: Attack, value: Start, loss: str = "ce") -> None:
+    """Raises ValueError unless `value` is ``gaussian`` or a share of the budget, from where `loss` has a gradient."""
     name = type(attack).__name__
     if value != "gaussian" and (isinstance(value, str) or not 0 <= value <= 1):
         raise ValueError(f"{name}: random_start must be a share of eps, between 0 and 1, or gaussian, got {value!r}")
+    if loss == "kl" and value == 0:
+        raise ValueError(f"{name}: loss kl has no gradient at x: set random_start to gaussian, or to a share of eps")
 
 
 def check_count(attack: Attack, name: str, value: int, least: int) -> None:
     """Raises ValueError unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{type(attack).__name__}: {name} must be a whole number of at least {least}, got {value}")
 
 

@@ -35,7 +35,13 @@ class CAT(Madry):
     kept = ("k",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share("accuracy", self.accuracy)
+        missing = [name for name in ("eps", "alpha", "steps") if getattr(self.attack, name, None) is None]
+        if missing:
+            raise ValueError(
+                f"CAT: the attack must have eps, alpha and steps, as PGD has; {self.attack!r} has no {missing[0]}"
+            )
 
     def begin(self, train: Dataset, seed: int, epochs: int) -> None:
         super().begin(train, seed, epochs)

@@ -25,6 +25,7 @@ class DAT(Madry):
     in_epochs = ("fosc_epochs",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("fosc", self.fosc)
         if self.fosc_epochs < 1:
             raise ValueError(f"fosc_epochs must be at least 1, got {self.fosc_epochs}")

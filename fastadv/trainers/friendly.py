@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..attacks import FriendlyPGD
+from ..data import Dataset
 from ._adversarial import AttackMethod
 from ._fit import check_epochs
 from .madry import Madry
@@ -35,6 +36,11 @@ class _Friendly(AttackMethod):
         super().__post_init__()
         if not callable(self.tau_schedule):
             check_epochs("tau_schedule", self.tau_schedule)
+
+    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+        super().begin(train, seed, epochs)
+        for epoch in range(epochs):
+            self.attack_in(epoch)  # raises for a tau that cannot be, before training and not in the midst of it
 
     def attack_in(self, epoch: int) -> FriendlyPGD:
         if callable(self.tau_schedule):
