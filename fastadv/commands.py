@@ -348,6 +348,7 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
 
 def compare(names: list[str], options: Training, testing: Testing) -> None:
     """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
+    names = [name.replace("-", "_") for name in names]
     for name in names:
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
@@ -534,11 +535,11 @@ class Reproduction(Data):
         return dataclasses.replace(method, **moved)
 
     def in_place(self, epochs: int | list[int], recipe: recipes.Recipe) -> int | list[int]:
-        """Where an epoch of the recipe's schedule, or a list of them, is in the changed one; 1 at the least."""
+        """Where an epoch of the recipe's schedule, or a list of them, is in the changed one: 1 at the least, or 0."""
         if isinstance(epochs, list):
             return [self.in_place(epoch, recipe) for epoch in epochs]
         share = self.epochs / recipe.training["epochs"] if self.epochs else 1
-        return max(1, round(epochs * share))
+        return max(min(1, epochs), round(epochs * share))
 
 
 def list_recipes() -> None:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,18 @@ def test_tau_is_scheduled_by_epochs_or_by_a_function(schedule, kept, images: str
     assert main(["train", "friendly-mart", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
     a, b = load_checkpoint(first), load_checkpoint(second)
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
+
+
+def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", images, "--epochs", "1", "--attacks", "fgsm", "--limit", "5"]
+    assert main(["compare", "friendly-mart", "friendly_trades", *flags, "--out", "friendly-mart"]) == 0
+    assert sorted(path.name for path in Path("friendly-mart").iterdir() if path.is_dir()) == [
+        "friendly_mart",
+        "friendly_trades",
+    ]
+    shutil.move("friendly-mart/friendly_mart", "friendly-trades")
+    assert main(["evaluate", "friendly-trades", "--attacks", "fgsm", "--limit", "5"]) == 0
 
 
 def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-import numbers
 import sys
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -172,7 +172,7 @@ def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) 
     most = sys.float_info.max if whole else hi - lo
     if isinstance(value, Tensor) and value.numel() == 0:
         return
-    numbers = tuple(v.item() for v in value.aminmax()) if isinstance(value, Tensor) else (value, value)
+    numbers = torch.stack(value.aminmax()).tolist() if isinstance(value, Tensor) else (value, value)
     if not (numbers[0] >= 0 and numbers[1] <= most):
         got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
         hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if most < numbers[1] <= 255 else ""
@@ -191,7 +191,7 @@ def check_start(attack: Attack, value: Start, loss: str = "ce") -> None:
 
 def check_count(attack: Attack, name: str, value: int, least: int) -> None:
     """Raises ValueError unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, numbers.Integral) or value < least:
+    if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{type(attack).__name__}: {name} must be a whole number of at least {least}, got {value}")
 
 

@@ -19,7 +19,7 @@ Schedule = list[int] | Callable[[int], int]
 class _Friendly(AttackMethod):
     """A method whose attack stops a sample `tau` steps after it is first misclassified, with a tau that rises.
 
-    With an ``attack.tau`` of ``attack.steps`` it is the method that it varies.
+    With an ``attack.tau`` of ``attack.steps`` and no ``attack.omega`` it is the method that it varies.
 
     Args:
         attack: PGD-K-tau.
