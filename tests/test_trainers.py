@@ -665,6 +665,22 @@ def test_smd_margins_belong_to_samples_and_have_an_end():
     assert methods[0].histogram.sum(1).tolist() == [0, 0, 16] + [0] * 147
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_smd_counts_whole_grey_levels(norm):
+    """Growth is 0.9^k steps at k levels, also of those that float32 rounds down."""
+    _, batch = a_batch(100)
+    batch = dataclasses.replace(batch, x=batch.x.float())
+    still = linear(48, 5)
+    still[1].weight.data.zero_()
+    batch.y = still(batch.x).argmax(1)
+    method = started(SMD(attack=EPGD(norm=norm)), batch)
+    levels = torch.arange(1, 101, dtype=torch.float64)
+    method.margins = (levels * method.level).float()
+    method.loss(still, batch)
+    grown = (method.margins.double() / method.level - levels) / 2
+    torch.testing.assert_close(grown, 0.9**levels, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("misclassified", "expected"), [("keep", 0.1), ("reset", 2 / 255)])
 def test_smd_of_misclassified_samples(misclassified, expected):
     model, batch = a_batch()

@@ -79,7 +79,7 @@ class SMD(AttackMethod):
         """The margins of attacked samples for the next epoch, [B]."""
         with isolated(model):
             steepness = ops.row_norms(rows.gradient(cross_entropy), self.attack.norm)
-        levels = (rows.eps / self.level + 1e-4).floor()  # of 2/255 in float32, two
+        levels = (rows.eps / self.level + 1e-4).floor()  # 7/255 in float32 are seven
         grown = rows.eps + self.step * self.rho**levels / (1 + steepness)  # 13, 14
         reached = ops.row_norms(rows.x_adv, self.attack.norm, rows.x)
         return torch.where(rows.crossed, reached, grown).clamp_max(self.largest)
