@@ -744,6 +744,17 @@ def test_epgd_ends_just_before_the_boundary():
     torch.testing.assert_close(found.norm, margin, atol=0.3 / 1024 + 1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("bisect", ["true", "literal"])
+def test_epgd_knows_who_has_crossed_the_boundary(bisect):
+    """At any of PGD's points: two steps of 0.1 to a class that begins at 0.57 and ends at 0.67."""
+    x, y = torch.tensor([[0.2], [0.4], [0.5], [0.6]]), torch.zeros(4, dtype=torch.int64)
+    model = lambda x: torch.cat((0 * x, 0.05 - (x - 0.62).abs()), dim=1)  # noqa: E731
+    attack = EPGD(0.3, alpha=0.1, steps=2, bisect=bisect)
+    ends = PGD(0.3, alpha=0.1, steps=2, random_start=0)(model, x, y)
+    assert model(ends).argmax(1).tolist() == [0, 1, 0, 1]
+    assert attack.rows(model, x, y).crossed.tolist() == [False, True, True, True]
+
+
 def test_epgd_as_printed_gets_stuck_half_way():
     model, x = linear(48, 2, torch.float64), middle()
     y = model(x).argmax(1)
@@ -1312,6 +1323,7 @@ def test_wrong_budgets(kind, options, message):
         (PGD, {"loss": "dlr", "targeted": True}, "loss dlr knows no target"),
         (MIFGSM, {"decay": 1.5}, "decay must be between 0 and 1, got 1.5"),
         (FriendlyPGD, {"tau": -1}, "tau must be a whole number of at least 0, got -1"),
+        (EPGD, {"bisections": 0}, "bisections must be a whole number of at least 1, got 0"),
         (FriendlyPGD, {"tau": 0.5}, "tau must be a whole number of at least 0, got 0.5"),
         (FriendlyPGD, {"tau": torch.zeros(4)}, "tau must be int64, got torch.float32"),
         (FriendlyPGD, {"loss": "kl", "random_start": 0}, "loss kl has no gradient at x: set random_start"),
