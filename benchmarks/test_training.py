@@ -53,7 +53,8 @@ def as_published(model: nn.Module, train: fastadv.Dataset) -> float:
     descent = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()  # as fit's
     total = 0.0
-    for x, y in DataLoader(TensorDataset(train.x, train.y), batch_size=BATCH, sampler=order):
+    for x, y in DataLoader(TensorDataset(train.x.cpu(), train.y.cpu()), batch_size=BATCH, sampler=order):
+        x, y = x.to(DEVICE), y.to(DEVICE)
         model.eval()
         x_adv = attack(x, y)
         model.train()

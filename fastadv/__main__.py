@@ -31,12 +31,15 @@ class Parser(jsonargparse.ArgumentParser):
     """Flags may be written --batch-size as well as --batch_size, and methods friendly-trades as friendly_trades."""
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> jsonargparse.Namespace:
-        return super().parse_args([_underscored(arg) for arg in (sys.argv[1:] if args is None else args)], **kwargs)
+        args = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
+        if args[:1] == ["train"] and (method := "".join(args[1:2]).replace("-", "_")) in METHODS:
+            args[1] = method  # no other word: it may be a path
+        return super().parse_args(args, **kwargs)
 
 
 def _underscored(arg: str) -> str:
     if not arg.startswith("--"):
-        return name if (name := arg.replace("-", "_")) in METHODS else arg
+        return arg
     flag, equals, value = arg[2:].partition("=")
     return "--" + flag.replace("-", "_") + equals + value
 

@@ -268,6 +268,13 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
         found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)})
         return {"avg_aa": found.results["deepfool"].curve.average(1.0)}
 
+    for option in method.in_epochs:
+        value = getattr(method, option)
+        if not callable(value) and value and min(value if isinstance(value, list) else [value]) >= options.epochs:
+            say(
+                f"{name}: {option} {value} is longer than this run of {options.epochs} epochs: shorten it for its effect"
+            )
+
     with progress(f"training {name}", "steps") as step:
 
         def on_epoch(row: dict[str, float], state: dict[str, Any]) -> None:
@@ -362,6 +369,7 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
 
 def compare(names: list[str], options: Training, testing: Testing) -> None:
     """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
+    names = [name.replace("-", "_") for name in names]
     for name in names:
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
@@ -633,11 +641,11 @@ class Reproduction(Data):
         return dataclasses.replace(method, **moved)
 
     def in_place(self, epochs: int | list[int], recipe: recipes.Recipe) -> int | list[int]:
-        """Where an epoch of the recipe's schedule, or a list of them, is in the changed one; 1 at the least."""
+        """Where an epoch of the recipe's schedule, or a list of them, is in the changed one: 1 at the least, or 0."""
         if isinstance(epochs, list):
             return [self.in_place(epoch, recipe) for epoch in epochs]
         share = self.epochs / recipe.training["epochs"] if self.epochs else 1
-        return max(1, round(epochs * share))
+        return max(min(1, epochs), round(epochs * share))
 
 
 def list_recipes() -> None:

@@ -14,12 +14,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """``-log softmax(logits)[y]``, per sample, at least in float32."""
-    return F.cross_entropy(_wide(logits), y, reduction="none")
+    return F.cross_entropy(wide(logits), y, reduction="none")
 
 
 def lead(logits: Tensor, y: Tensor) -> Tensor:
     """How far class `y` is ahead of the best other, ``z_y - max_{j != y} z_j``, per sample, at least in float32."""
-    logits = _wide(logits)
+    logits = wide(logits)
     true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
     return true - logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(dim=1)
 
@@ -35,7 +35,7 @@ def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
     """``log sum_{j != y} exp z_j - z_y``, per sample, at least in float32 (soft margin of Ding et al., 2020: MMA)."""
-    logits = _wide(logits)
+    logits = wide(logits)
     true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
     return logits.scatter(1, y.unsqueeze(1), -torch.inf).logsumexp(dim=1) - true
 
@@ -46,7 +46,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     Invariant to shifts and scales of the logits, per sample, at least in float32. Raises ValueError for fewer than
     three classes.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     if logits.shape[1] < 3:
         raise ValueError(f"the DLR loss needs at least 3 classes, the model has {logits.shape[1]}; use ce or margin")
     best = logits.topk(3, dim=1).values
@@ -58,7 +58,7 @@ def dlr_targeted(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
 
     Per sample, at least in float32 (Croce and Hein, 2020). Raises ValueError for fewer than four classes.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     if logits.shape[1] < 4:
         raise ValueError(f"the targeted DLR loss needs at least 4 classes, the model has {logits.shape[1]}")
     best = logits.topk(4, dim=1).values
@@ -68,7 +68,7 @@ def dlr_targeted(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
 
 def kl(logits: Tensor, natural: Tensor) -> Tensor:
     """``KL(softmax(natural) || softmax(logits))`` from two sets of logits, per sample, at least in float32 (TRADES)."""
-    log_p, log_q = _wide(natural).log_softmax(dim=1), _wide(logits).log_softmax(dim=1)
+    log_p, log_q = wide(natural).log_softmax(dim=1), wide(logits).log_softmax(dim=1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
@@ -77,7 +77,7 @@ def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
     The second term is a margin; 1.0001 bounds it, as in the published code.
     """
-    p = _wide(logits).softmax(dim=1)
+    p = wide(logits).softmax(dim=1)
     rival = p.scatter(1, y.unsqueeze(1), 0).amax(dim=1)
     return cross_entropy(logits, y) - (1.0001 - rival).log()
 
@@ -87,12 +87,13 @@ def self_paced_consistency(logits: Tensor, natural: Tensor, kl_weight: float = 0
 
     From two sets of logits [B, K], per sample, at least in float32.
     """
-    log_p, log_q = _wide(natural).log_softmax(dim=1), _wide(logits).log_softmax(dim=1)
+    log_p, log_q = wide(natural).log_softmax(dim=1), wide(logits).log_softmax(dim=1)
     terms = log_p.exp() * (log_p - log_q)
     return kl_weight * terms.sum(dim=1) + terms.square().sum(dim=1)
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
+    """`logits`, at least in float32."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 

@@ -617,6 +617,15 @@ def test_friendly_pgd_is_algorithm_1(start):
     assert len(set(found.steps.tolist())) > 4
 
 
+def test_friendly_pgd_takes_a_tau_for_each_sample_or_one_for_all():
+    model, x, y = Wavy(48, 5), samples(6, *SHAPE, dtype=torch.float64), labels(6, 5)
+    attack = FriendlyPGD(0.1, 0.01, tau=1)
+    for tau in (torch.tensor(1), torch.tensor([1]), torch.ones(6, dtype=torch.int64)):
+        assert torch.equal(dataclasses.replace(attack, tau=tau)(model, x, y), attack(model, x, y))
+    with pytest.raises(ValueError, match=r"tau must be one number or one a sample, \(6,\), got \(5,\)"):
+        FriendlyPGD(tau=torch.zeros(5, dtype=torch.int64))(model, x, y)
+
+
 def test_friendly_pgd_that_never_stops_is_pgd():
     model, x, y = Wavy(48, 5), samples(24, *SHAPE), labels(24, 5)
     assert torch.equal(FriendlyPGD(0.1, 0.02, 7, tau=7)(model, x, y), PGD(0.1, 0.02, 7)(model, x, y))
@@ -752,6 +761,17 @@ def test_anpgd_finds_the_distance_of_a_linear_boundary(norm):
     torch.testing.assert_close(found.norm, rows.distance)
     assert torch.equal(found.success, distance < longest)
     assert (rows.grads == 10).all()
+
+
+@pytest.mark.parametrize("bisect", ["true", "literal"])
+def test_epgd_knows_who_has_crossed_the_boundary(bisect):
+    """At any of PGD's points: two steps of 0.1 to a class that begins at 0.57 and ends at 0.67."""
+    x, y = torch.tensor([[0.2], [0.4], [0.5], [0.6]]), torch.zeros(4, dtype=torch.int64)
+    model = lambda x: torch.cat((0 * x, 0.05 - (x - 0.62).abs()), dim=1)  # noqa: E731
+    attack = EPGD(0.3, alpha=0.1, steps=2, bisect=bisect)
+    ends = PGD(0.3, alpha=0.1, steps=2, random_start=0)(model, x, y)
+    assert model(ends).argmax(1).tolist() == [0, 1, 0, 1]
+    assert attack.rows(model, x, y).crossed.tolist() == [False, True, True, True]
 
 
 def test_epgd_as_printed_gets_stuck_half_way():
@@ -1322,6 +1342,11 @@ def test_wrong_budgets(kind, options, message):
         (PGD, {"loss": "dlr", "targeted": True}, "loss dlr knows no target"),
         (MIFGSM, {"decay": 1.5}, "decay must be between 0 and 1, got 1.5"),
         (FriendlyPGD, {"tau": -1}, "tau must be a whole number of at least 0, got -1"),
+        (EPGD, {"bisections": 0}, "bisections must be a whole number of at least 1, got 0"),
+        (FriendlyPGD, {"tau": 0.5}, "tau must be a whole number of at least 0, got 0.5"),
+        (FriendlyPGD, {"tau": torch.zeros(4)}, "tau must be int64, got torch.float32"),
+        (FriendlyPGD, {"loss": "kl", "random_start": 0}, "loss kl has no gradient at x: set random_start"),
+        (PGD, {"loss": "kl", "random_start": 0.0}, "loss kl has no gradient at x: set random_start"),
         (FriendlyPGD, {"random_start": "zero"}, "random_start must be a share of eps, .* or gaussian, got 'zero'"),
         (FriendlyPGD, {"margin": "logit"}, "margin must be one of loss, probability, got 'logit'"),
         (FriendlyPGD, {"rho": -0.1}, "rho must be finite, not negative"),

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,12 +148,32 @@ def test_a_second_phase_starts_from_the_weights_of_a_first(images: str, tmp_path
     assert not (tmp_path / "no").exists()
 
 
+def test_a_schedule_beyond_the_run_is_pointed_out(images: str, tmp_path: Path, capsys) -> None:
+    flags = ["--data", images, "--epochs", "1", "--attack.steps", "1", "--test.attacks", "fgsm"]
+    assert main(["train", "friendly", *flags, "--out", str(tmp_path / "a")]) == 0
+    assert "friendly: tau_schedule [50, 90] is beyond the 1 epochs of this run" in capsys.readouterr().out
+    assert main(["train", "friendly", *flags, "--tau_schedule", "[]", "--out", str(tmp_path / "b")]) == 0
+    assert "tau_schedule" not in capsys.readouterr().out
+
+
 def test_margins_of_samples_are_drawn_and_kept(images: str, tmp_path: Path) -> None:
     out = tmp_path / "smd"
     assert main(["train", "smd", "--data", images, "--epochs", "3", "--test.attacks", "fgsm", "--out", str(out)]) == 0
     kept = load_checkpoint(out)["kept"]
     assert kept["histogram"].sum(1).tolist() == [len(kept["margins"])] * 3
     assert (out / "margins.png").stat().st_size > 10_000
+
+
+def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", images, "--epochs", "1", "--attacks", "fgsm", "--limit", "5"]
+    assert main(["compare", "friendly-mart", "friendly_trades", *flags, "--out", "friendly-mart"]) == 0
+    assert sorted(path.name for path in Path("friendly-mart").iterdir() if path.is_dir()) == [
+        "friendly_mart",
+        "friendly_trades",
+    ]
+    shutil.move("friendly-mart/friendly_mart", "friendly-trades")
+    assert main(["evaluate", "friendly-trades", "--attacks", "fgsm", "--limit", "5"]) == 0
 
 
 def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -164,6 +164,8 @@ def test_options_that_are_epochs_keep_their_places(epochs, rises, fosc_epochs):
     options = Reproduction(epochs=epochs)
     assert options.method(recipes.load("friendly-table1-fat-8")).tau_schedule == rises
     assert options.method(recipes.load("friendly-table1-dat")).fosc_epochs == fosc_epochs
+    without = dataclasses.replace(recipes.load("friendly-table1-madry"), method="mail", options={"burn_in": 0})
+    assert options.method(without).burn_in == 0
     madry = recipes.load("friendly-table1-madry")
     assert options.method(madry) == madry.build_method()
 

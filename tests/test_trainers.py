@@ -228,8 +228,9 @@ def test_the_cut_shortens_what_is_too_long(eps):
             for kind in (TRADES, MART, ALP, FriendlyTRADES, FriendlyMART)
         ],
         *[
-            (lambda kind=kind: kind(tau_schedule=[3, 2]), "tau_schedule must be epochs from 1 on, in order, got")
+            (lambda kind=kind, rises=rises: kind(tau_schedule=rises), "tau_schedule must be a list of epochs from 1 on")
             for kind in (Friendly, FriendlyTRADES, FriendlyMART)
+            for rises in ([3, 2], 50)
         ],
         (lambda: DAT(fosc=math.nan), "fosc must be finite and not negative, got nan"),
         *[
@@ -242,15 +243,45 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: SMD(rho=1.5), r"rho must be in \[0, 1\], got 1.5"),
         (lambda: SMD(misclassified="drop"), "misclassified must be keep or reset, got 'drop'"),
         (lambda: GAIRAT(weighting="linear"), "weighting must be one of tanh, sigmoid, discrete, got 'linear'"),
-        (lambda: GAIRAT(attack=FriendlyPGD(tau=3)), "the attack must not stop: set tau to its 10 steps"),
+        (
+            lambda: GAIRAT(attack=FriendlyPGD(tau=3)),
+            "the attack must not stop: it must be FriendlyPGD with a tau of its 10 steps",
+        ),
         (lambda: MAIL(burn_in=-1), "burn_in must be a number of epochs, got -1"),
         (lambda: DAT(fosc_epochs=0), "fosc_epochs must be at least 1, got 0"),
         (lambda: CAT(accuracy=1.0), r"accuracy must be in \[0, 1\), got 1.0"),
+        (lambda: CAT(attack=DeepFool()), r"CAT: the attack must have eps, alpha and steps, .* has no eps"),
+        (lambda: CAT(attack=EPGD()), r"CAT: the attack must have eps, alpha and steps, .* has no alpha"),
     ],
 )
 def test_wrong_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@adversarial
+def test_attacks_that_fit_no_method(method):
+    with pytest.raises(TypeError, match=f"{method.__name__}: attack must be a .*, got Standard"):
+        method(attack=Standard())
+    if method in (Friendly, FriendlyTRADES, FriendlyMART, DAT, DRAFineTuning, GAIRAT, MMA, SMD):  # by type
+        with pytest.raises(TypeError, match=f"{method.__name__}: attack must be a .*, got PGD"):
+            method(attack=PGD())
+        return
+    with pytest.raises(ValueError, match=f"{method.__name__}: the attack must lead away from the labels"):
+        method(attack=FGSM(targeted=True) if method is FGSMTraining else PGD(targeted=True))
+    with pytest.raises(ValueError, match="the attack's eps must be one number for all samples, got 16"):
+        method(
+            attack=dataclasses.replace(method().attack, eps=torch.ones(16))
+            if method().attack.has_budget
+            else PGD(torch.ones(16))
+        )
+
+
+@pytest.mark.parametrize(("tau", "got"), [(-1, "-1"), (0.5, "0.5")])
+def test_a_schedule_is_tried_before_training(tau, got, images):
+    method = Friendly(attack=FriendlyPGD(**EPS), tau_schedule=lambda epoch: 0 if epoch < 3 else tau)
+    with pytest.raises(ValueError, match=f"tau must be a whole number of at least 0, got {got}"):
+        fit(lenet(), method, images, epochs=3, on_step=lambda *_: pytest.fail("trained"))
 
 
 @pytest.mark.parametrize("norm", ["rms", "l2", "rel"])
@@ -772,6 +803,22 @@ def test_smd_margins_belong_to_samples_and_have_an_end():
     assert methods[0].histogram.sum(1).tolist() == [0, 0, 16] + [0] * 147
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_smd_counts_whole_grey_levels(norm):
+    """Growth is 0.9^k steps at k levels, also of those that float32 rounds down."""
+    _, batch = a_batch(100)
+    batch = dataclasses.replace(batch, x=batch.x.float())
+    still = linear(48, 5)
+    still[1].weight.data.zero_()
+    batch.y = still(batch.x).argmax(1)
+    method = started(SMD(attack=EPGD(norm=norm)), batch)
+    levels = torch.arange(1, 101, dtype=torch.float64)
+    method.margins = (levels * method.level).float()
+    method.loss(still, batch)
+    grown = (method.margins.double() / method.level - levels) / 2
+    torch.testing.assert_close(grown, 0.9**levels, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("misclassified", "expected"), [("keep", 0.1), ("reset", 2 / 255)])
 def test_smd_of_misclassified_samples(misclassified, expected):
     model, batch = a_batch()
@@ -780,6 +827,27 @@ def test_smd_of_misclassified_samples(misclassified, expected):
     method.loss(model, batch)
     wrong = model(batch.x).argmax(1) != batch.y
     torch.testing.assert_close(method.margins[wrong], torch.full_like(method.margins[wrong], expected))
+
+
+def test_smd_resets_to_no_more_than_the_largest_margin():
+    """A run of one epoch would start with the whole range, if it did not end at the histogram's 128 levels."""
+    model, batch = a_batch()
+    method = started(SMD(misclassified="reset"), batch, epochs=1)
+    method.loss(model, batch)
+    method.end_epoch({"epoch": 1})
+    assert method.histogram[0].sum() == 16
+    assert method.margins.max() <= 128 / 255 + 1e-6
+
+
+def test_smd_of_a_batch_that_is_all_misclassified():
+    """There is nothing to attack, and the network sees no empty batch, which many cannot take."""
+    model, batch = a_batch()
+    batch.y = (model(batch.x).argmax(1) + 1) % 5
+    method, sizes = started(SMD(), batch), []
+    model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    assert_same_loss(model, method.loss(model, batch), F.cross_entropy(model(batch.x), batch.y) / 2)
+    assert set(sizes) == {16}
+    assert batch.stats["gradients"] == batch.stats["adversarial_accuracy"] == 0
 
 
 @pytest.mark.parametrize("weighting", ["tanh", "sigmoid", "discrete"])
@@ -798,6 +866,15 @@ def test_gairat_weights_by_the_steps_that_fail(weighting):
     }[weighting]
     losses = F.cross_entropy(model(points[4]), batch.y, reduction="none")
     assert_same_loss(model, method.loss(model, batch), (weights * losses).sum() / weights.sum())
+
+
+def test_gairat_of_samples_that_all_weigh_next_to_nothing():
+    """tanh rounds to -1 long before weights are equal to 0."""
+    model, batch = a_batch()
+    batch = dataclasses.replace(batch, y=model(batch.x).argmax(1))
+    still = FriendlyPGD(eps=0.0, alpha=0.0, steps=4, tau=4)
+    loss = GAIRAT(attack=still, lam=-30.0, burn_in=0).loss(model, batch)
+    assert_same_loss(model, loss, F.cross_entropy(model(batch.x), batch.y))
 
 
 def test_mail_weights_by_the_margin():

@@ -6,6 +6,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -171,7 +172,7 @@ def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) 
     most = sys.float_info.max if whole else hi - lo
     if isinstance(value, Tensor) and value.numel() == 0:
         return
-    numbers = tuple(v.item() for v in value.aminmax()) if isinstance(value, Tensor) else (value, value)
+    numbers = torch.stack(value.aminmax()).tolist() if isinstance(value, Tensor) else (value, value)
     if not (numbers[0] >= 0 and numbers[1] <= most):
         got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
         hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if most < numbers[1] <= 255 else ""
@@ -179,16 +180,20 @@ def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) 
         raise ValueError(f"{type(attack).__name__}: {name} must be {allowed}, got {got}{hint}")
 
 
-def check_start(attack: Attack, value: Start) -> None:
-    """Raises ValueError unless `value` is ``gaussian`` or a share of the budget."""
+def check_start(attack: Attack, value: Start, loss: str = "ce") -> None:
+    """Raises ValueError unless `value` is ``gaussian`` or a share of the budget, from where `loss` has a gradient."""
     name = type(attack).__name__
     if value != "gaussian" and (isinstance(value, str) or not 0 <= value <= 1):
         raise ValueError(f"{name}: random_start must be a share of eps, between 0 and 1, or gaussian, got {value!r}")
+    if loss in ("kl", "spat") and value == 0:
+        raise ValueError(
+            f"{name}: loss {loss} has no gradient at x: set random_start to gaussian, or to a share of eps"
+        )
 
 
 def check_count(attack: Attack, name: str, value: int, least: int) -> None:
     """Raises ValueError unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{type(attack).__name__}: {name} must be a whole number of at least {least}, got {value}")
 
 

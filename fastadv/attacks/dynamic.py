@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import ops
+from ..losses import wide
 from ._ascend import Rows
 from .friendly import FriendlyPGD
 
@@ -28,6 +29,6 @@ class DynamicPGD(FriendlyPGD):
     fosc: float = 0.0
 
     def goes_on(self, live: Rows, logits: Tensor, grad: Tensor) -> Tensor:
-        moved = ((live.x_adv - live.x) * grad).flatten(1).sum(1)
+        moved = ((live.x_adv - live.x) * wide(grad)).flatten(1).sum(1)
         converged = live.eps * ops.row_norms(grad, "l1") - moved <= self.fosc
         return super().goes_on(live, logits, grad) & ~(converged & (live.steps > 0))

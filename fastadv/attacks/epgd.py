@@ -42,7 +42,7 @@ class EPGD(Attack):
         if self.alpha is not None:
             check_budget(self, "alpha", self.alpha, whole=self.norm == "l2")
         check_count(self, "steps", self.steps, 1)
-        check_count(self, "bisections", self.bisections, 0)
+        check_count(self, "bisections", self.bisections, 1)
         check_choice(self, "bisect", self.bisect, ("true", "literal"))
 
     def perturb(self, rows: Rows) -> None:

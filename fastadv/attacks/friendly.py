@@ -53,12 +53,14 @@ class FriendlyPGD(Attack):
             check_budget(self, "eps", self.eps)
         check_budget(self, "alpha", self.alpha)
         check_count(self, "steps", self.steps, 0)
-        check_start(self, self.random_start)
         check_choice(self, "loss", self.loss, ("ce", "kl"))
+        check_start(self, self.random_start, self.loss)
         check_choice(self, "margin", self.margin, ("loss", "probability"))
         check_budget(self, "omega", self.omega)
-        if isinstance(self.tau, int):
+        if not isinstance(self.tau, Tensor):
             check_count(self, "tau", self.tau, 0)
+        elif self.tau.dtype != torch.int64:
+            raise ValueError(f"{type(self).__name__}: tau must be int64, got {self.tau.dtype}")
         if unbounded and self.random_start not in (0, "gaussian"):
             raise ValueError(f"{type(self).__name__}: a uniform start needs a finite eps; set random_start to 0")
         if not 0 <= self.rho < (math.inf if self.margin == "loss" else 1):
@@ -71,7 +73,12 @@ class FriendlyPGD(Attack):
         name = type(self).__name__
         rows.eps = ops.per_sample(name, "eps", self.eps, rows.x)
         rows.alpha = ops.per_sample(name, "alpha", self.alpha, rows.x)
-        rows.tau = torch.as_tensor(self.tau, device=rows.x.device).expand(len(rows.x)).clone()
+        tau = torch.as_tensor(self.tau, device=rows.x.device)
+        if tau.numel() != 1 and tau.shape != rows.ids.shape:
+            raise ValueError(
+                f"{name}: tau must be one number or one a sample, ({len(rows.x)},), got {tuple(tau.shape)}"
+            )
+        rows.tau = tau.reshape(-1).expand(len(rows.x)).clone()
         if self.loss == "kl":
             rows.natural = rows.scores()
         rows.x_adv = start(self, rows)

@@ -47,8 +47,8 @@ class PGD(Attack):
         check_budget(self, "eps", self.eps, whole=self.norm != "linf")
         check_budget(self, "alpha", self.alpha, whole=self.norm != "linf")
         check_count(self, "steps", self.steps, 0)
-        check_start(self, self.random_start)
         check_choice(self, "loss", self.loss, (*LOSSES, *self._pairs()))
+        check_start(self, self.random_start, self.loss)
         check_count(self, "restarts", self.restarts, 1)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("PGD: restarts need a random start; without one they are all the same")

@@ -60,7 +60,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "w32-10": MadryResNet,
     "wrn-28-4": partial(WideResNet, depth=28, widen=4),
     "wrn-28-10": partial(WideResNet, depth=28, widen=10),
-    "wrn-32-10": partial(WideResNet, depth=34, widen=10),  # what friendly adversarial training calls WRN-34-10
+    "wrn-32-10": partial(WideResNet, depth=34, widen=10),  # so called by friendly adversarial training, in its Table 1
     "wrn-34-10": partial(WideResNet, depth=34, widen=10),
     "wrn-40-4": partial(WideResNet, depth=40, widen=4),
     "wrn-58-10": partial(WideResNet, depth=58, widen=10),

@@ -1,6 +1,7 @@
 """Training on adversarial samples, the frames that most methods fill."""
 
 import dataclasses
+import typing
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -22,10 +23,24 @@ class AttackMethod(Method):
     many a sample took, on average.
 
     Args:
-        attack: makes the adversarial samples.
+        attack: makes the adversarial samples, away from the labels; with the same options for all samples.
     """
 
     attack: Attack = dataclasses.field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name, kind = type(self).__name__, typing.get_type_hints(type(self))["attack"]
+        if not isinstance(self.attack, kind):
+            raise TypeError(f"{name}: attack must be a {kind.__name__}, got {self.attack!r}")
+        if self.attack.targeted:
+            raise ValueError(f"{name}: the attack must lead away from the labels: set targeted to False")
+        for field in dataclasses.fields(self.attack):
+            if isinstance(value := getattr(self.attack, field.name), Tensor) and value.numel() != 1:
+                raise ValueError(
+                    f"{name}: batches differ, so the attack's {field.name} must be one number for all samples, "
+                    f"got {value.numel()}"
+                )
 
     def begin(self, train: Dataset, seed: int, epochs: int) -> None:
         self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
@@ -87,6 +102,7 @@ class AdversarialTraining(PairedTraining):
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share("label_smoothing", self.label_smoothing)
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:

@@ -71,8 +71,9 @@ def check_weight(name: str, value: float) -> None:
 
 def check_epochs(name: str, epochs: Sequence[int]) -> None:
     """Raises ValueError unless `epochs` are whole numbers from 1 on, in order."""
-    if any(not isinstance(epoch, int) or epoch < 1 for epoch in epochs) or list(epochs) != sorted(epochs):
-        raise ValueError(f"{name} must be epochs from 1 on, in order, got {list(epochs)}")
+    listed = isinstance(epochs, Sequence) and all(isinstance(epoch, int) and epoch > 0 for epoch in epochs)
+    if not listed or list(epochs) != sorted(epochs):
+        raise ValueError(f"{name} must be a list of epochs from 1 on, in order, got {epochs}")
 
 
 def check_settings(

@@ -24,6 +24,7 @@ class WeightedTraining(Madry):
     in_epochs = ("burn_in",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.burn_in < 0:
             raise ValueError(f"burn_in must be a number of epochs, got {self.burn_in}")
 

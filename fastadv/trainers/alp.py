@@ -23,6 +23,7 @@ class ALP(PairedTraining):
     beta: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("beta", self.beta)
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ class Bilateral(AttackMethod):
     top_k: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, choices in (("labels", ("adversarial", "smooth", "hard")), ("variant", ("main", "sup"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")

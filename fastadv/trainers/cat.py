@@ -35,7 +35,13 @@ class CAT(Madry):
     kept = ("k",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share("accuracy", self.accuracy)
+        missing = [name for name in ("eps", "alpha", "steps") if getattr(self.attack, name, None) is None]
+        if missing:
+            raise ValueError(
+                f"CAT: the attack must have eps, alpha and steps, as PGD has; {self.attack!r} has no {missing[0]}"
+            )
 
     def begin(self, train: Dataset, seed: int, epochs: int) -> None:
         super().begin(train, seed, epochs)
@@ -58,7 +64,7 @@ class CAT(Madry):
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         x_adv, gradients = batch.x.clone(), torch.zeros_like(batch.y)
         parts = torch.arange(len(batch.y), device=batch.y.device).tensor_split(self.k + 1)
-        for steps, part in enumerate(parts[1:], 1):
+        for steps, part in enumerate((part for part in parts[1:] if len(part)), 1):
             x, y, ids = batch.x[part], batch.y[part], batch.ids[part]
             pgd = dataclasses.replace(self.attack, steps=steps, alpha=self.step_sizes(steps, ids))
             rows = pgd.rows(model, x, y, ids)

@@ -13,7 +13,7 @@ class DAT(Madry):
     """Cross-entropy on PGD samples that stop at a quality of convergence, FOSC, which becomes stricter by the epoch.
 
     Args:
-        attack: PGD that stops where a sample's FOSC is low enough.
+        attack: PGD that stops where a sample's FOSC is low enough; how low follows the two options below.
         fosc: how low in the first epoch; it falls in a line, the paper's c_max.
         fosc_epochs: epochs until it is 0, the paper's T'.
     """
@@ -25,6 +25,7 @@ class DAT(Madry):
     in_epochs = ("fosc_epochs",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("fosc", self.fosc)
         if self.fosc_epochs < 1:
             raise ValueError(f"fosc_epochs must be at least 1, got {self.fosc_epochs}")

@@ -33,6 +33,7 @@ class DRAFineTuning(AttackMethod):
     in_epochs = ("attack_epochs",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("last_eps", self.last_eps)
         if self.attack_epochs < 1:
             raise ValueError(f"attack_epochs must be at least 1, got {self.attack_epochs}")

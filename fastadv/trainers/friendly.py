@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..attacks import FriendlyPGD
+from ..data import Dataset
 from ._adversarial import AttackMethod
 from ._fit import check_epochs
 from .madry import Madry
@@ -18,7 +19,7 @@ Schedule = list[int] | Callable[[int], int]
 class _Friendly(AttackMethod):
     """A method whose attack stops a sample `tau` steps after it is first misclassified, with a tau that rises.
 
-    With an ``attack.tau`` of ``attack.steps`` it is the method that it varies.
+    With an ``attack.tau`` of ``attack.steps`` and no ``attack.omega`` it is the method that it varies.
 
     Args:
         attack: PGD-K-tau.
@@ -35,6 +36,11 @@ class _Friendly(AttackMethod):
         super().__post_init__()
         if not callable(self.tau_schedule):
             check_epochs("tau_schedule", self.tau_schedule)
+
+    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+        super().begin(train, seed, epochs)
+        for epoch in range(epochs):
+            self.attack_in(epoch)  # raises for a tau that cannot be, before training and not in the midst of it
 
     def attack_in(self, epoch: int) -> FriendlyPGD:
         if callable(self.tau_schedule):

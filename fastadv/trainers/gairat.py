@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..attacks import FriendlyPGD, Rows
+from ..attacks import DynamicPGD, FriendlyPGD, Rows
 from ._weighted import WeightedTraining
 
 
@@ -34,13 +34,17 @@ class GAIRAT(WeightedTraining):
         super().__post_init__()
         if self.weighting not in ("tanh", "sigmoid", "discrete"):
             raise ValueError(f"weighting must be one of tanh, sigmoid, discrete, got {self.weighting!r}")
-        if self.attack.tau < self.attack.steps:
-            raise ValueError(f"the attack must not stop: set tau to its {self.attack.steps} steps")
+        if self.attack.tau < self.attack.steps or isinstance(self.attack, DynamicPGD):
+            raise ValueError(
+                f"the attack must not stop: it must be FriendlyPGD with a tau of its {self.attack.steps} steps, got "
+                f"{self.attack!r}"
+            )
 
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
         steps = self.attack.steps
-        kappa = steps - (self.attack.tau - rows.tau).to(logits.dtype)
+        kappa = steps - (self.attack.tau - rows.tau).float()
         if self.weighting == "discrete":
             return (steps + 1 - kappa) / (steps + 1)
         closeness = self.lam + 5 * (1 - 2 * kappa / steps)
-        return torch.sigmoid(closeness) if self.weighting == "sigmoid" else (1 + torch.tanh(closeness)) / 2
+        # (1 + tanh(c)) / 2 is sigmoid(2 c), which does not round to 0.
+        return torch.sigmoid(closeness if self.weighting == "sigmoid" else 2 * closeness)

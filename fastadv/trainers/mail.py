@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..attacks import PGD, Attack, Rows
+from ..losses import wide
 from ._weighted import WeightedTraining
 
 
@@ -30,7 +31,7 @@ class MAIL(WeightedTraining):
     burn_in: int = 76
 
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
-        p = logits.softmax(dim=1)
+        p = wide(logits).softmax(dim=1)
         own = p.gather(1, rows.y.unsqueeze(1)).squeeze(1)
         rival = p.scatter(1, rows.y.unsqueeze(1), 0).amax(dim=1)
         return torch.sigmoid(self.slope * (rival - own + self.bias))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..attacks import PGD, Attack
-from ..losses import boosted_cross_entropy, kl
+from ..losses import boosted_cross_entropy, kl, wide
 from ._adversarial import PairedTraining
 from ._fit import check_weight
 
@@ -27,8 +27,9 @@ class MART(PairedTraining):
     beta: float = 6.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("beta", self.beta)
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        own = clean.softmax(dim=1).gather(1, y.unsqueeze(1)).squeeze(1)
+        own = wide(clean).softmax(dim=1).gather(1, y.unsqueeze(1)).squeeze(1)
         return (boosted_cross_entropy(adversarial, y) + self.beta * kl(adversarial, clean) * (1 - own)).mean()

@@ -33,6 +33,7 @@ class MMA(AttackMethod):
     kept = ("distances",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.nearest <= self.hinge:
             raise ValueError(f"nearest must be between 0 and the hinge {self.hinge:g}, got {self.nearest}")
 

@@ -28,7 +28,7 @@ class SMD(AttackMethod):
     `histogram` [epochs, 129] how many were how many grey levels after each epoch.
 
     Args:
-        attack: how the way to the boundary is found; its `eps` and `alpha` follow the margins.
+        attack: how the way to the boundary is found; its `eps` is the margins, and `alpha` follows where it is None.
         rho: by how much growth shrinks at every grey level of the margin.
         misclassified: margins of samples that are misclassified without attack ``keep`` what they are or are ``reset``
             to what they start at; Algorithm 1 does not say.
@@ -41,6 +41,7 @@ class SMD(AttackMethod):
     kept = ("margins", "histogram")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho must be in [0, 1], got {self.rho}")
         if self.misclassified not in ("keep", "reset"):
@@ -51,7 +52,8 @@ class SMD(AttackMethod):
         whole = (train.bounds[1] - train.bounds[0]) * (math.sqrt(train.x[0].numel()) if self.attack.norm == "l2" else 1)
         self.level = whole / 255  # h(x/255): one grey level everywhere
         self.step = math.ceil(255 / epochs) * self.level  # 12
-        self.margins = train.x.new_full((len(train),), min(self.step, 128 * self.level))
+        self.largest = 128 * self.level
+        self.margins = train.x.new_full((len(train),), min(self.step, self.largest))
         self.histogram = torch.zeros(epochs, 129, dtype=torch.int64)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -60,15 +62,16 @@ class SMD(AttackMethod):
         batch.stats["clean_accuracy"] = right.float().mean()
         loss = F.cross_entropy(clean, batch.y)
         if self.misclassified == "reset":
-            self.margins[batch.index[~right]] = self.step
+            self.margins[batch.index[~right]] = min(self.step, self.largest)
         index = batch.index[right]
-        attack = dataclasses.replace(self.attack, eps=self.margins[index].to(batch.x.dtype))
-        rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
+        batch.stats |= dict.fromkeys(("gradients", "adversarial_accuracy"), torch.zeros_like(loss))
         if len(index):
+            attack = dataclasses.replace(self.attack, eps=self.margins[index].to(batch.x.dtype))
+            rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
             loss = loss + F.cross_entropy(model(rows.x_adv), rows.y)
             self.margins[index] = self.adapted(model, rows).to(self.margins.dtype)
-        batch.stats["gradients"] = rows.grads.sum() / len(right)
-        batch.stats["adversarial_accuracy"] = (~rows.crossed).sum() / len(right)
+            batch.stats["gradients"] = rows.grads.sum() / len(right)
+            batch.stats["adversarial_accuracy"] = (~rows.crossed).sum() / len(right)
         batch.stats["margin"] = self.margins[batch.index].mean()
         return loss / 2
 
@@ -76,10 +79,13 @@ class SMD(AttackMethod):
         """The margins of attacked samples for the next epoch, [B]."""
         with isolated(model):
             steepness = ops.row_norms(rows.gradient(cross_entropy), self.attack.norm)
-        levels = (rows.eps / self.level + 1e-4).floor()  # of 2/255 in float32, two
+        levels = (rows.eps / self.level + 1e-4).floor()  # 7/255 in float32 are seven
         grown = rows.eps + self.step * self.rho**levels / (1 + steepness)  # 13, 14
         reached = ops.row_norms(rows.x_adv, self.attack.norm, rows.x)
-        return torch.where(rows.crossed, reached, grown).clamp_max(128 * self.level)
+        # Batch norm may see x on the wrong side in eval mode: nothing is reached from there.
+        return torch.where(rows.crossed & (reached > 0), reached, torch.where(rows.crossed, rows.eps, grown)).clamp_max(
+            self.largest
+        )
 
     def end_epoch(self, row: Row) -> None:
         levels = (self.margins / self.level).round().long().cpu()

@@ -46,6 +46,7 @@ class SPAT(AttackMethod):
     detach: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("alpha", "beta", "lam"):
             check_weight(name, getattr(self, name))
         loss = "spat" if self.pace_robustness else "kl"

@@ -29,6 +29,7 @@ class TRADES(PairedTraining):
     beta: float = 6.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("beta", self.beta)
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
