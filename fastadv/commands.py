@@ -271,9 +271,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
     for option in method.in_epochs:
         value = getattr(method, option)
         if not callable(value) and value and min(value if isinstance(value, list) else [value]) >= options.epochs:
-            say(
-                f"{name}: {option} {value} is longer than this run of {options.epochs} epochs: shorten it for its effect"
-            )
+            say(f"{name}: {option} {value} is beyond the {options.epochs} epochs of this run: shorten it with the run")
 
     with progress(f"training {name}", "steps") as step:
 
