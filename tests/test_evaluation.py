@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
 
-from fastadv.attacks import FGSM, PGD, Attack, DeepFool, Noise
+from fastadv.attacks import DRA, FGSM, PGD, Attack, DeepFool, Noise
 from fastadv.data import Dataset
-from fastadv.evaluation import PROTOCOL, AACurve, evaluate, radial_curve, swept_curve
+from fastadv.evaluation import PROTOCOL, AACurve, calibrated, evaluate, radial_curve, swept_curve
 
 INF = torch.inf
 ATTACKS: dict[str, Attack] = {
@@ -345,3 +345,21 @@ def test_a_sweep_needs_a_budget():
     model, given = data()
     with pytest.raises(TypeError, match="DeepFool has no budget"):
         swept_curve(model, given, DeepFool(), [0.1])
+
+
+def test_dra_is_calibrated_to_leave_what_pgd_leaves():
+    """On a linear model PGD moves a lead by eps |w|_1, DRA of all entries by scale eps n |w|_2^2 / |w|_1."""
+    model, y = linear(48, 2), torch.zeros(400, dtype=torch.int64)
+    w = (model[1].weight[1] - model[1].weight[0]).detach()
+    away = torch.linspace(0.001, 0.02, 400)  # how far each sample is from the boundary, in L-infinity
+    x = 0.5 - away.view(-1, 1) * w.sign()
+    data = Dataset(x, y, classes=("a", "b"))
+    pgd = PGD(eps=0.01, alpha=0.001, steps=20, random_start=0.0)
+    dra = calibrated(model, data, DRA(eps=0.02, p=1.0, steps=1), pgd)
+    scale = 0.01 / 0.02 * w.abs().sum() ** 2 / (48 * w.square().sum())
+    assert dra.scale == pytest.approx(float(scale), rel=0.01)
+    assert evaluate(model, data, {"dra": dra}).results["dra"].accuracy == pytest.approx(
+        evaluate(model, data, {"pgd": pgd}).results["pgd"].accuracy, abs=0.005
+    )
+    with pytest.raises(ValueError, match=r"no scale from 1/16 to 16 makes DRA at eps 0.001 as strong as PGD at 0.5"):
+        calibrated(model, data, DRA(eps=0.001), PGD(eps=0.5, alpha=0.1, steps=10))
