@@ -655,7 +655,7 @@ def list_recipes() -> None:
 
 
 def reproduce(names: Sequence[str], options: Reproduction) -> None:
-    """``fastadv reproduce NAME ...``: trains what the recipes and the sources of their samples need, and measures."""
+    """``fastadv reproduce NAME ...``: trains the recipes, after what they start from and take samples of, and measures."""
     if not names:
         raise ValueError("give the name of a recipe, or several; fastadv reproduce --list has them")
     experiments = [name for name in names if name in recipes.EXPERIMENTS]
@@ -664,9 +664,9 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         chosen = [recipe.only(listed(options.attacks)) for recipe in chosen]
     if experiments and dataclasses.replace(options, out=None, resume=False, epochs=None) != Reproduction():
         raise ValueError(f"{experiments[0]} can be changed by epochs and out only: run it by itself")
-    sources = recipes.select([name for recipe in chosen for name in recipe.sources()])
+    first = recipes.select([name for recipe in chosen for name in recipe.before()])
     rows = [variant for recipe in chosen for variant in recipe.variants()]
-    trainings = {recipe.name: options.training(recipe) for recipe in (*sources, *rows)}
+    trainings = {recipe.name: options.training(recipe) for recipe in (*first, *rows)}
     place = {"folder": options.folder, "download": options.download, "device": options.device}
 
     @functools.cache
@@ -682,10 +682,12 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         run_experiment(name, options.epochs, folder / name)
     networks: dict[str, nn.Module] = {}
     histories: dict[str, History] = {}
-    for recipe in (*sources, *rows):
+    for recipe in (*first, *rows):
         name, training = recipe.network or recipe.name, trainings[recipe.name]
         if name not in networks:
             method = options.method(recipe)
+            if recipe.weights:
+                training = dataclasses.replace(training, weights=str(folder / recipe.weights))
             run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
             data = training_data(training.data, training.per_class)
             networks[name], histories[name] = train_one(name, method, training, data, run)
