@@ -590,12 +590,12 @@ class Reproduction(Data):
     """How much of a published experiment to run, and what to change in it; by default nothing.
 
     Args:
-        data: other data than the recipes'.
+        data: other data than the recipes', of which none are held out.
         model: another network than the recipes'.
         epochs: other epochs than the recipes'; milestones, and options of methods that are epochs, keep their places
             in the schedule.
         batch_size: samples a step.
-        per_class: how many training samples of each class; 0 takes all.
+        per_class: how many training samples of each class; 0 takes all. None are held out then.
         seed: added to the recipes' seeds, which are 0 but for networks trained twice.
         attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
         limit: how many test samples, from the first on; 0 takes all, as the papers do.
@@ -627,6 +627,8 @@ class Reproduction(Data):
         names = ("data", "model", "epochs", "batch_size", "per_class")
         changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
+        if self.data or self.per_class is not None:
+            settings["held_out"] = 0
         if "milestones" in settings:
             settings["milestones"] = self.in_place(settings["milestones"], recipe)
         place = {"folder": self.folder, "download": self.download, "device": self.device}
@@ -655,7 +657,7 @@ def list_recipes() -> None:
 
 
 def reproduce(names: Sequence[str], options: Reproduction) -> None:
-    """``fastadv reproduce NAME ...``: trains the recipes, after what they start from and take samples of, and measures."""
+    """``fastadv reproduce NAME ...``: trains the recipes, after the networks that they need, and measures."""
     if not names:
         raise ValueError("give the name of a recipe, or several; fastadv reproduce --list has them")
     experiments = [name for name in names if name in recipes.EXPERIMENTS]
