@@ -590,12 +590,12 @@ class Reproduction(Data):
     """How much of a published experiment to run, and what to change in it; by default nothing.
 
     Args:
-        data: other data than the recipes'.
+        data: other data than the recipes', of which none are held out.
         model: another network than the recipes'.
         epochs: other epochs than the recipes'; milestones, and options of methods that are epochs, keep their places
             in the schedule.
         batch_size: samples a step.
-        per_class: how many training samples of each class; 0 takes all.
+        per_class: how many training samples of each class; 0 takes all. None are held out then.
         seed: added to the recipes' seeds, which are 0 but for networks trained twice.
         attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
         limit: how many test samples, from the first on; 0 takes all, as the papers do.
@@ -627,6 +627,8 @@ class Reproduction(Data):
         names = ("data", "model", "epochs", "batch_size", "per_class")
         changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
+        if self.data or self.per_class is not None:
+            settings["held_out"] = 0
         if "milestones" in settings:
             settings["milestones"] = self.in_place(settings["milestones"], recipe)
         place = {"folder": self.folder, "download": self.download, "device": self.device}
@@ -655,7 +657,7 @@ def list_recipes() -> None:
 
 
 def reproduce(names: Sequence[str], options: Reproduction) -> None:
-    """``fastadv reproduce NAME ...``: trains what the recipes and the sources of their samples need, and measures."""
+    """``fastadv reproduce NAME ...``: trains the recipes, after the networks that they need, and measures."""
     if not names:
         raise ValueError("give the name of a recipe, or several; fastadv reproduce --list has them")
     experiments = [name for name in names if name in recipes.EXPERIMENTS]
@@ -664,9 +666,9 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         chosen = [recipe.only(listed(options.attacks)) for recipe in chosen]
     if experiments and dataclasses.replace(options, out=None, resume=False, epochs=None) != Reproduction():
         raise ValueError(f"{experiments[0]} can be changed by epochs and out only: run it by itself")
-    sources = recipes.select([name for recipe in chosen for name in recipe.sources()])
+    first = recipes.select([name for recipe in chosen for name in recipe.before()])
     rows = [variant for recipe in chosen for variant in recipe.variants()]
-    trainings = {recipe.name: options.training(recipe) for recipe in (*sources, *rows)}
+    trainings = {recipe.name: options.training(recipe) for recipe in (*first, *rows)}
     place = {"folder": options.folder, "download": options.download, "device": options.device}
 
     @functools.cache
@@ -682,10 +684,12 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         run_experiment(name, options.epochs, folder / name)
     networks: dict[str, nn.Module] = {}
     histories: dict[str, History] = {}
-    for recipe in (*sources, *rows):
+    for recipe in (*first, *rows):
         name, training = recipe.network or recipe.name, trainings[recipe.name]
         if name not in networks:
             method = options.method(recipe)
+            if recipe.weights:
+                training = dataclasses.replace(training, weights=str(folder / recipe.weights))
             run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
             data = training_data(training.data, training.per_class)
             networks[name], histories[name] = train_one(name, method, training, data, run)

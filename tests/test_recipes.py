@@ -14,13 +14,13 @@ from toys import labels, samples, stop_at_a_checkpoint
 
 from fastadv import models, recipes, report
 from fastadv.__main__ import main
-from fastadv.attacks import FGSM, PGD, Attack, DeepFool, FriendlyPGD
+from fastadv.attacks import DRA, FGSM, MIFGSM, PGD, Attack, AutoAttack, DeepFool, FriendlyPGD, MultiAttack
 from fastadv.commands import Reproduction
 from fastadv.data import DATASETS, Dataset
 from fastadv.evaluation import evaluate, gradient_norms
 from fastadv.recipes import Figure, Recipe
 from fastadv.runs import load_checkpoint
-from fastadv.trainers import METHODS, Bilateral, Blind, Friendly, FriendlyTRADES
+from fastadv.trainers import METHODS, MMA, SMD, SPAT, TRADES, Bilateral, Blind, DRAFineTuning, Friendly, FriendlyTRADES
 
 every = pytest.mark.parametrize("name", recipes.names())
 
@@ -35,7 +35,12 @@ def test_every_recipe_can_run(name):
     assert recipe.note
     assert isinstance(recipe.build_method(), METHODS[recipe.method])
     assert [variant.build_method() for variant in recipe.variants()]
-    assert set(recipe.sources()) <= set(recipes.names())
+    assert set(recipe.before()) <= set(recipes.names())
+    if recipe.weights:
+        first = recipes.load(recipe.weights)
+        started = Reproduction().training(first)
+        assert not first.weights + first.network
+        assert (started.data, started.network()) == (training.data, training.network())
     assert next(iter(recipe.printed)) == "clean"
     rules = recipes.protocol(recipe.evaluation)
     for key, figure in recipe.printed.items():
@@ -62,6 +67,10 @@ def test_every_table_is_there():
     assert [sum(name.startswith(f"friendly-table{n}-") for name in have) for n in (1, 2, 3, 4)] == [5, 5, 5, 5]
     figures = {int(name.removeprefix("friendly-figure").split("-")[0]) for name in have if "friendly-figure" in name}
     assert figures == {4, 5, 6, 7, 9, 10, *range(13, 21)}
+    rows = {"smd-table1": 18, "smd-table2a": 12, "smd-table2b": 12}
+    rows |= {f"spat-table3.{n}": count for n, count in {2: 5, 4: 7, 6: 10, 7: 3, 8: 1}.items()}
+    rows |= {f"dra-table4.{n}": count for n, count in {2: 5, 3: 4, 4: 6, 5: 6, 6: 3}.items()}
+    assert {table: sum(name.startswith(f"{table}-") for name in have) for table in rows} == rows
 
 
 def test_recipes_are_installed_with_the_package():
@@ -119,6 +128,67 @@ def test_friendly_recipes_are_the_papers():
     assert (unbounded.eps, unbounded.alpha, unbounded.random_start) == (math.inf, 0.015, 0)
 
 
+def test_smd_recipes_are_the_papers():
+    for table, model, held_out, autoattack in (
+        ("1", "wrn-28-4", 5000, [78.90, 67.87, 44.35]),
+        ("2a", "smd-svhn", 7326, [80.23, 69.15, 47.54]),
+        ("2b", "smd-fashion", 6000, [89.14, 87.30, 83.38]),
+    ):
+        recipe = recipes.load(f"smd-table{table}-smd")
+        assert recipe.printed["autoattack"] == dict(zip((2 / 255, 4 / 255, 8 / 255), autoattack, strict=True))
+        assert recipe.build_method() == SMD()
+        training = Reproduction().training(recipe)
+        assert (training.model, training.held_out, training.epochs) == (model, held_out, 150)
+        assert (training.lr, training.milestones, training.lr_decay) == (0.3, [60, 90, 120], [0.3, 0.3333, 0.3])
+        for changed in (Reproduction(per_class=5), Reproduction(data="fashion-mnist-mini")):
+            assert changed.training(recipe).held_out == 0
+    gairat = recipes.load("smd-table1-gai8")
+    assert gairat.printed["ce-pgd"][8 / 255] == 49.83
+    assert [gairat.printed[f"ce-cw-pgd-{budget}"] for budget in (2, 4, 8)] == [68.58, 54.20, 27.94]
+    assert recipes.load("smd-table2b-tr-b6-4").printed["autoattack"][4 / 255] == 85.26
+    assert recipes.load("smd-table2a-mma12").build_method() == MMA(hinge=12 / 255)
+    trades = recipes.load("smd-table1-tr-b6-24").build_method()
+    assert isinstance(trades, TRADES)
+    assert (trades.beta, trades.attack.eps) == (6, 24 / 255)
+
+
+def test_spat_recipes_are_the_thesis():
+    spat = recipes.load("spat-table3.4-spat")
+    attack = PGD(eps=8 / 255, alpha=2 / 255, steps=10, random_start="gaussian", loss="spat")
+    assert spat.build_method() == SPAT(attack=attack, alpha=0.2, beta=0.2, lam=6)
+    assert spat.printed["autoattack"] == {8 / 255: 48.33}
+    assert spat.printed["fab from spat-cifar10-standard"] == {8 / 255: 84.23}
+    training = Reproduction().training(spat)
+    assert (training.model, training.cosine, training.epochs, training.lr) == ("resnet18", 5, 100, 0.1)
+    mnist = recipes.load("spat-table3.2-mart")
+    assert mnist.printed["cw30 from spat-mnist-standard"] == {0.3: 97.20}
+    assert (mnist.build_method().beta, mnist.build_method().attack.steps) == (5, 40)
+    ablations = {"alpha": (0, 0.4, 0.6), "beta": (0, 0.4, 0.6)}
+    for option, values in ablations.items():
+        for value in values:
+            varied = recipes.load(f"spat-table3.6-{option}-{value}").build_method()
+            assert varied == SPAT(attack=attack, **{option: value})
+    assert [recipes.load(f"spat-table3.6-s-{s}").training["cosine"] for s in (1, 3, 8, 10)] == [1, 3, 8, 10]
+    paces = {"nce-rob-sp": (False, True), "nce-sp-rob": (True, False), "nce-rob": (False, False)}
+    for name, expected in paces.items():
+        method = recipes.load(f"spat-table3.7-{name}").build_method()
+        assert (method.pace_accuracy, method.pace_robustness) == expected
+    assert "cosine" not in recipes.load("spat-table3.8-ce-sp-rob-sp").training
+
+
+def test_fine_tuning_recipes_are_the_thesis():
+    ours = recipes.load("dra-table4.3-ours")
+    assert ours.weights == "dra-table4.3-vanilla"
+    assert ours.printed["pgd20"] == {2 / 255: 64.9, 5 / 255: 31.0, 8 / 255: 10.9}
+    assert ours.build_method() == DRAFineTuning(attack=DRA(eps=2 / 255, p=1 / 3, steps=5), last_eps=0.5 / 255)
+    shares = [recipes.load(f"dra-table4.6-p-{p}").build_method().attack.p for p in ("1-6", "1-2", "1")]
+    assert shares == [1 / 6, 1 / 2, 1]
+    for name in ("madry", "trades", "ours"):
+        pgd, dra = (recipes.load(f"dra-table4.5-{name}-{kind}").build_method().attack for kind in ("pgd", "dra"))
+        assert (pgd.eps, dra.eps) == (pytest.approx(2.55 / 255), 1 / 255)
+    assert recipes.load("dra-table4.2-ours").printed["pgd20"][0.3] == 95.9
+
+
 @pytest.mark.parametrize(
     ("name", "eps", "alpha", "start"),
     [
@@ -148,6 +218,19 @@ def test_protocols_are_the_papers():
     assert rules.labels["pgd-true"] == "true"
     ce20 = recipes.protocol("bilateral").attacks["ce20"]
     assert (ce20.eps, ce20.alpha, ce20.steps) == (8 / 255, 2 / 255, 20)
+    smd = recipes.protocol("smd").attacks
+    for budget in (2, 4, 8):
+        one = PGD(eps=budget / 255, alpha=budget / 1020, steps=100)
+        assert smd["ce-pgd"].at(budget / 255) == one
+        ten = tuple(dataclasses.replace(one, restarts=5, loss=loss) for loss in ("ce", "margin"))
+        assert smd[f"ce-cw-pgd-{budget}"] == MultiAttack(attacks=ten)
+    spat = {key: attack.at(0.3) for key, attack in recipes.protocol("spat").attacks.items()}
+    assert spat["fgsm"] == FGSM(eps=0.3)
+    assert spat["mim20"] == MIFGSM(eps=0.3, alpha=0.1 * 0.3, steps=20)
+    assert list(spat["fab"].attacks) == ["fab"]
+    assert spat["fab"].attacks["fab"].enough == 0.3
+    assert spat["autoattack"] == AutoAttack(eps=0.3)
+    assert recipes.protocol("dra").attacks["pgd20"].at(0.3) == PGD(eps=0.3, alpha=0.3 / 20, steps=20, random_start=0)
 
 
 @pytest.mark.parametrize(("epochs", "milestones"), [(None, [60, 90]), (10, [6, 9]), (1, [1, 1]), (200, [120, 180])])
@@ -205,9 +288,9 @@ def test_measured_on_a_model_whose_distances_are_known():
 def test_measured_on_the_network_of_another_recipe():
     data = Dataset(samples(40, 2, dtype=torch.float32), labels(40, 2), classes=("a", "b"))
     model, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    (_, figure) = recipes.measure(a_recipe(**{"fgsm from other": {0.2: None}}), model, data, {"other": other})
-    expected = evaluate(model, data, {"a": FGSM(eps=0.2)}, label="pred", source=other).results["a"].accuracy
-    assert figure == Figure("fgsm from other 0.2", 100 * expected, None)
+    (_, figure) = recipes.measure(a_recipe(**{"fgsm from other": {8 / 255: None}}), model, data, {"other": other})
+    expected = evaluate(model, data, {"a": FGSM(eps=8 / 255)}, label="pred", source=other).results["a"].accuracy
+    assert figure == Figure("fgsm from other 0.03137", 100 * expected, None)
 
 
 def test_gradients_are_in_the_units_the_network_sees():
@@ -403,6 +486,20 @@ def test_a_network_of_two_tables_is_trained_once(tmp_path):
     assert [path.parent.name for path in out.rglob("checkpoint.pt")] == names[:1]
     assert [figures_of(out / name)["fgsm"]["printed"] for name in names] == ["61.06", "67"]
     assert main(["reproduce", *reversed(names), *quick]) == 0
+
+
+def test_a_network_that_starts_from_another(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("fastadv.commands.load_weights", lambda model, name, run: loaded.append(load_checkpoint(run)))
+    out = tmp_path / "out"
+    command = ["reproduce", "dra-fashion-mnist-dra", *QUICK, "--attacks", "fgsm", "--resume", "true", "--out", str(out)]
+    assert main(command) == 0
+    first, tuned = (out / f"dra-fashion-mnist-{row}" for row in ("standard", "dra"))
+    assert [(run["method"], run["epoch"]) for run in loaded] == [("dra-fashion-mnist-standard", 2)]  # trained already
+    assert yaml.safe_load((tuned / "config.yaml").read_text())["weights"] == str(first)
+    assert list(figures_of(tuned)) == ["clean", "fgsm 0.02", "fgsm 0.05", "fgsm 0.1"]
+    assert not (first / "figures.csv").exists()  # which was not asked for
+    assert main(command) == 0
 
 
 def test_experiments_with_programs_of_their_own(tmp_path, capsys):

@@ -239,6 +239,10 @@ def test_the_cut_shortens_what_is_too_long(eps):
         ],
         (lambda: DRAFineTuning(last_eps=-1.0), "last_eps must be finite and not negative, got -1"),
         (lambda: DRAFineTuning(attack_epochs=0), "attack_epochs must be at least 1, got 0"),
+        (
+            lambda: DRAFineTuning(attack=DeepFool()),
+            "the attack must have a budget, .*; got DeepFool",
+        ),
         (lambda: MMA(nearest=0.1), "nearest must be between 0 and the hinge 0.047"),
         (lambda: SMD(rho=1.5), r"rho must be in \[0, 1\], got 1.5"),
         (lambda: SMD(misclassified="drop"), "misclassified must be keep or reset, got 'drop'"),
@@ -263,7 +267,7 @@ def test_wrong_options(make, message):
 def test_attacks_that_fit_no_method(method):
     with pytest.raises(TypeError, match=f"{method.__name__}: attack must be a .*, got Standard"):
         method(attack=Standard())
-    if method in (Friendly, FriendlyTRADES, FriendlyMART, DAT, DRAFineTuning, GAIRAT, MMA, SMD):  # by type
+    if method in (Friendly, FriendlyTRADES, FriendlyMART, DAT, GAIRAT, MMA, SMD):  # by type
         with pytest.raises(TypeError, match=f"{method.__name__}: attack must be a .*, got PGD"):
             method(attack=PGD())
         return
@@ -686,6 +690,8 @@ def test_dra_fine_tuning():
     assert batch.stats["adversarial_accuracy"].isnan()
     constant = DRAFineTuning(attack=DRA(eps=1 / 255), last_eps=1 / 255)
     assert [constant.attack_in(epoch).eps for epoch in (0, 20, 49)] == [1 / 255] * 3
+    pgd = DRAFineTuning(attack=PGD(eps=0.1, alpha=0.02), last_eps=0.05, attack_epochs=3).attack_in(1)
+    assert (pgd.eps, pgd.alpha) == (pytest.approx(0.075), pytest.approx(0.015))
 
 
 def started(method: Method, batch: Batch, epochs: int = 150) -> Method:

@@ -45,7 +45,8 @@ class Recipe:
     figures by budget, ``norm`` or ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`:
     an option of the method and the values that it takes in turn, or two, for all pairs: the first is the x axis of the
     figure, the second gives the lines. `note`: what was left open in print. `network`: the recipe that trains the
-    network, where that is another; training and method are then its.
+    network, where that is another; training, method and weights are then its. `weights`: the recipe from whose trained
+    network training starts, one that starts from its own.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Recipe:
     vary: dict[str, list[Any]] = field(default_factory=dict)
     note: str = ""
     network: str = ""
+    weights: str = ""
 
     def __post_init__(self) -> None:
         if len(self.vary) > 2:
@@ -81,6 +83,10 @@ class Recipe:
     def sources(self) -> list[str]:
         """The recipes whose networks samples are made on."""
         return sorted({key.partition(" from ")[2] for key in self.printed} - {""})
+
+    def before(self) -> list[str]:
+        """The recipes whose networks must be there first: that it starts from, and those of `sources`."""
+        return [*([self.weights] if self.weights else []), *self.sources()]
 
     def points(self) -> list[tuple[Any, ...]]:
         """The values of the options that vary, for every variant."""
@@ -145,7 +151,8 @@ def load(name: str) -> Recipe:
     """The recipe called `name`. Raises ValueError for one that misses something or has something unknown."""
     given = _read(FOLDER / f"{name}.yaml")
     if "network" in given:
-        given |= {key: _read(FOLDER / f"{given['network']}.yaml")[key] for key in ("training", "method")}
+        other = _read(FOLDER / f"{given['network']}.yaml")
+        given |= {key: other[key] for key in ("training", "method", "weights") if key in other}
     try:
         ((method, options),) = given.pop("method").items()
         return Recipe(name=name, method=method, options=options or {}, **given)
@@ -205,7 +212,8 @@ def measure(
 
     figures = []
     for key, what, printed in wanted:
-        figures.append(Figure(key if what is None else f"{key} {what}", measured(key, what), printed))
+        name = key if what is None else f"{key} {what:.4g}" if isinstance(what, float) else f"{key} {what}"
+        figures.append(Figure(name, measured(key, what), printed))
         if on_step:
             on_step(len(figures), len(wanted))
     return figures
@@ -242,8 +250,13 @@ def _numbers(tree: Any) -> Any:
 
 
 def _attack(settings: Mapping[str, Any]) -> Attack:
-    """An attack from its name in `ATTACKS` and its options, with ``at`` a budget that its step sizes follow."""
+    """An attack from its name in `ATTACKS` and its options, with ``at`` a budget that its step sizes follow.
+
+    Options that are attacks themselves, in ``attacks``, are given likewise.
+    """
     options = dict(settings)
+    if "attacks" in options:
+        options["attacks"] = tuple(_attack(each) for each in options["attacks"])
     kind, eps = ATTACKS[options.pop("name")], options.pop("at", None)
     attack = kind(**options)
     return attack if eps is None else attack.at(eps)
