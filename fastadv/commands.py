@@ -270,7 +270,8 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
 
     for option in method.in_epochs:
         value = getattr(method, option)
-        if not callable(value) and value and min(value if isinstance(value, list) else [value]) >= options.epochs:
+        first = min(value, default=0) + 1 if isinstance(value, list) else 0 if callable(value) else value
+        if first > options.epochs:
             say(f"{name}: {option} {value} is beyond the {options.epochs} epochs of this run: shorten it with the run")
 
     with progress(f"training {name}", "steps") as step:
