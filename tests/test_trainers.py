@@ -845,13 +845,14 @@ def test_smd_resets_to_no_more_than_the_largest_margin():
     assert method.margins.max() <= 128 / 255 + 1e-6
 
 
-def test_smd_of_a_batch_that_is_all_misclassified():
+@pytest.mark.parametrize(("method", "weight"), [(SMD, 1 / 2), (MMA, 1)])
+def test_margins_of_a_batch_that_is_all_misclassified(method, weight):
     """There is nothing to attack, and the network sees no empty batch, which many cannot take."""
     model, batch = a_batch()
     batch.y = (model(batch.x).argmax(1) + 1) % 5
-    method, sizes = started(SMD(), batch), []
+    method, sizes = started(method(), batch), []
     model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    assert_same_loss(model, method.loss(model, batch), F.cross_entropy(model(batch.x), batch.y) / 2)
+    assert_same_loss(model, method.loss(model, batch), weight * F.cross_entropy(model(batch.x), batch.y))
     assert set(sizes) == {16}
     assert batch.stats["gradients"] == batch.stats["adversarial_accuracy"] == 0
 

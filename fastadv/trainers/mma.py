@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,17 +48,20 @@ class MMA(AttackMethod):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean = model(batch.x)
         right = clean.argmax(1) == batch.y
-        index = batch.index[right]
-        eps = self.distances[index].clamp_min(self.nearest).to(batch.x.dtype)
-        attack = dataclasses.replace(self.attack_in(batch.epoch), eps=eps)
-        rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
-        near = rows.distance < self.hinge
-        self.distances[index] = rows.distance.to(self.distances.dtype)
         batch.stats["clean_accuracy"] = right.float().mean()
-        batch.stats["gradients"] = rows.grads.sum() / len(right)
-        batch.stats["adversarial_accuracy"] = (~near).sum() / len(right)
-        batch.stats["distance"] = self.distances[batch.index].mean()
+        loss = F.cross_entropy(clean, batch.y)
         margin = F.cross_entropy(clean[~right], batch.y[~right], reduction="sum")
-        if bool(near.any()):
-            margin = margin + F.cross_entropy(model(rows.x_adv[near]), rows.y[near], reduction="sum")
-        return F.cross_entropy(clean, batch.y) / 3 + 2 / 3 * margin / len(right)
+        index = batch.index[right]
+        batch.stats |= dict.fromkeys(("gradients", "adversarial_accuracy"), torch.zeros_like(loss))
+        if len(index):
+            eps = self.distances[index].clamp_min(self.nearest).to(batch.x.dtype)
+            attack = dataclasses.replace(self.attack_in(batch.epoch), eps=eps)
+            rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
+            near = rows.distance < self.hinge
+            self.distances[index] = rows.distance.to(self.distances.dtype)
+            if bool(near.any()):
+                margin = margin + F.cross_entropy(model(rows.x_adv[near]), rows.y[near], reduction="sum")
+            batch.stats["gradients"] = rows.grads.sum() / len(right)
+            batch.stats["adversarial_accuracy"] = (~near).sum() / len(right)
+        batch.stats["distance"] = self.distances[batch.index].mean()
+        return loss / 3 + 2 / 3 * margin / len(right)
