@@ -77,6 +77,7 @@ class Training(Data):
         weight_decay: of weights; biases and normalisation layers have none.
         milestones: after each of these epochs the learning rate is multiplied by lr_decay.
         lr_decay: one factor for all milestones, or one for each.
+        precision: what the network computes in while it is trained, float32, bfloat16 or float16.
         augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5) or shift-flip.
         per_class: how many training samples of each class, from the first on; 0 takes all.
         held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch.
@@ -98,6 +99,7 @@ class Training(Data):
     weight_decay: float = 0.0
     milestones: list[int] = field(default_factory=list)
     lr_decay: float | list[float] = 0.1
+    precision: str = "float32"
     augment: str = "none"
     per_class: int = 0
     held_out: int = 0
@@ -143,7 +145,17 @@ class Training(Data):
 
     def fit_settings(self) -> dict[str, Any]:
         """What `fit` takes of these."""
-        names = ("epochs", "batch_size", "lr", "optimizer", "weight_decay", "milestones", "lr_decay", "seed")
+        names = (
+            "epochs",
+            "batch_size",
+            "lr",
+            "optimizer",
+            "weight_decay",
+            "milestones",
+            "lr_decay",
+            "precision",
+            "seed",
+        )
         return {name: getattr(self, name) for name in names} | {"augment": AUGMENTATIONS[self.augment]}
 
     def check(self, data: Dataset) -> None:
@@ -597,6 +609,7 @@ class Reproduction(Data):
             in the schedule.
         batch_size: samples a step.
         per_class: how many training samples of each class; 0 takes all. None are held out then.
+        precision: another than the recipes', see fastadv train.
         seed: added to the recipes' seeds, which are 0 but for networks trained twice.
         attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
         limit: how many test samples, from the first on; 0 takes all, as the papers do.
@@ -610,6 +623,7 @@ class Reproduction(Data):
     epochs: int | None = None
     batch_size: int | None = None
     per_class: int | None = None
+    precision: str | None = None
     seed: int = 0
     attacks: str | None = None
     limit: int = 0
@@ -625,7 +639,7 @@ class Reproduction(Data):
 
     def training(self, recipe: recipes.Recipe) -> Training:
         """The recipe's training, changed as asked."""
-        names = ("data", "model", "epochs", "batch_size", "per_class")
+        names = ("data", "model", "epochs", "batch_size", "per_class", "precision")
         changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
         if self.data or self.per_class is not None:
@@ -726,7 +740,8 @@ def settings_in_words(training: Training, options: Reproduction) -> str:
     """How a recipe was run, for captions."""
     of_each = f", {training.per_class} training samples a class" if training.per_class else ""
     tested = f"{options.limit} test samples" if options.limit else "all test samples"
-    return f"{training.model} on {training.data}{of_each}, {training.epochs} epochs, seed {training.seed}, {tested}"
+    trained = f"{training.epochs} epochs" + (f" in {training.precision}" if training.precision != "float32" else "")
+    return f"{training.model} on {training.data}{of_each}, {trained}, seed {training.seed}, {tested}"
 
 
 def measure_recipe(

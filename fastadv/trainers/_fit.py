@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ._precision import PRECISIONS, Autocast
 
 Stats = dict[str, Tensor]
 Row = dict[str, float]
@@ -85,6 +86,7 @@ def check_settings(
     milestones: Sequence[int] = (),
     lr_decay: float | Sequence[float] = 0.1,
     patience: int = 0,
+    precision: str = "float32",
 ) -> None:
     """Raises ValueError for settings that `fit` cannot train with."""
     for name, count, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("patience", patience, 0)):
@@ -92,8 +94,9 @@ def check_settings(
             raise ValueError(f"{name} must be a whole number of at least {least}, got {count}")
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         check_weight(name, value)
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    for name, value, known in (("optimizer", optimizer, OPTIMIZERS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     check_epochs("milestones", milestones)
     _decays(lr_decay, milestones)
 
@@ -139,6 +142,7 @@ def fit(
     milestones: Sequence[int] = (),
     lr_decay: float | Sequence[float] = 0.1,
     augment: Augment | None = None,
+    precision: str = "float32",
     seed: int = 0,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     patience: int = 0,
@@ -164,6 +168,8 @@ def fit(
         milestones: after each of these epochs the learning rate is multiplied by `lr_decay`.
         lr_decay: one factor for all milestones, or one for each.
         augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
+        precision: what the network computes in, ``float32``, ``bfloat16`` or ``float16`` (autocast); weights, losses,
+            attacks and `validate` stay in float32.
         seed: of data order, augmentation and random starts.
         validate: called with the model after every epoch; gives figures for the history, the first of them the one
             that `patience` watches, the higher the better.
@@ -179,7 +185,7 @@ def fit(
             have taken names, or a `resume` of another network or optimiser.
         FloatingPointError: when the mean loss of an epoch is NaN or infinite.
     """
-    check_settings(epochs, batch_size, lr, optimizer, weight_decay, milestones, lr_decay, patience)
+    check_settings(epochs, batch_size, lr, optimizer, weight_decay, milestones, lr_decay, patience, precision)
     decays = _decays(lr_decay, milestones)
     if patience and not validate:
         raise ValueError(f"patience {patience} needs a figure to watch: give validate, or patience 0")
@@ -187,8 +193,11 @@ def fit(
     train = train.to(parameter.device if parameter is not None else train.x.device)
     descent = make_optimizer(model, optimizer, lr, weight_decay)
     method.begin(train, seed, epochs)
-    model.train()
-    history = _resume(resume, model, method, descent) if resume else []
+    dtype = PRECISIONS[precision]
+    network = model if dtype is None else Autocast(model, dtype)
+    scaler = torch.amp.GradScaler(train.x.device.type, enabled=precision == "float16")
+    network.train()
+    history = _resume(resume, model, method, descent, scaler) if resume else []
     batches = -(-len(train) // batch_size)
     for epoch in range(len(history), epochs):
         if patience and history and _stale(history, patience):
@@ -201,10 +210,11 @@ def fit(
         for step, index in enumerate(order.to(train.x.device).split(batch_size)):
             x, ids = train.x[index], index + epoch * len(train)
             batch = Batch(augment(x, ids, seed) if augment else x, train.y[index], index, ids, epoch)
-            loss = method.loss(model, batch)
+            loss = method.loss(network, batch)
             descent.zero_grad(set_to_none=True)
-            loss.backward()
-            descent.step()
+            scaler.scale(loss).backward()
+            scaler.step(descent)
+            scaler.update()
             for name, value in {"loss": loss, **batch.stats}.items():
                 totals[name] = totals.get(name, 0) + value.detach() * (len(index) / len(train))
             if on_step:
@@ -219,11 +229,17 @@ def fit(
         method.end_epoch(row)
         history.append(row | (_checked(validate(model), row) if validate else {}))
         if on_epoch:
-            on_epoch(history[-1], _state(model, method, descent, history))
+            on_epoch(history[-1], _state(model, method, descent, scaler, history))
     return history
 
 
-def _state(model: nn.Module, method: Method, descent: torch.optim.Optimizer, history: list[Row]) -> dict[str, Any]:
+def _state(
+    model: nn.Module,
+    method: Method,
+    descent: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    history: list[Row],
+) -> dict[str, Any]:
     """All that the next epoch depends on, as a copy."""
     kept = {name: getattr(method, name) for name in method.kept}
     return {
@@ -231,6 +247,7 @@ def _state(model: nn.Module, method: Method, descent: torch.optim.Optimizer, his
         "state": {name: _copy(value) for name, value in model.state_dict().items()},
         "kept": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
         "optimizer": copy.deepcopy(descent.state_dict()),
+        "scaler": scaler.state_dict(),
         "history": [dict(row) for row in history],
         "generator": torch.get_rng_state(),
     }
@@ -240,7 +257,13 @@ def _copy(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
 
-def _resume(state: Mapping[str, Any], model: nn.Module, method: Method, descent: torch.optim.Optimizer) -> list[Row]:
+def _resume(
+    state: Mapping[str, Any],
+    model: nn.Module,
+    method: Method,
+    descent: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> list[Row]:
     """Puts model, method, optimiser and torch's generator where `state` says, and returns the history until then."""
     try:
         for name in method.kept:
@@ -255,6 +278,7 @@ def _resume(state: Mapping[str, Any], model: nn.Module, method: Method, descent:
         if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
             raise ValueError("its optimiser had other settings")
         descent.load_state_dict(copy.deepcopy(state["optimizer"]))
+        scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generator"])
         return [dict(row) for row in state["history"]]
     except (KeyError, RuntimeError, ValueError) as error:
