@@ -609,6 +609,8 @@ class Reproduction(Data):
             in the schedule.
         batch_size: samples a step.
         per_class: how many training samples of each class; 0 takes all. None are held out then.
+        lr: another learning rate at the start.
+        optimizer: another than the recipes', see fastadv train.
         precision: another than the recipes', see fastadv train.
         seed: added to the recipes' seeds, which are 0 but for networks trained twice.
         attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
@@ -623,6 +625,8 @@ class Reproduction(Data):
     epochs: int | None = None
     batch_size: int | None = None
     per_class: int | None = None
+    lr: float | None = None
+    optimizer: str | None = None
     precision: str | None = None
     seed: int = 0
     attacks: str | None = None
@@ -639,7 +643,7 @@ class Reproduction(Data):
 
     def training(self, recipe: recipes.Recipe) -> Training:
         """The recipe's training, changed as asked."""
-        names = ("data", "model", "epochs", "batch_size", "per_class", "precision")
+        names = ("data", "model", "epochs", "batch_size", "per_class", "lr", "optimizer", "precision")
         changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
         if self.data or self.per_class is not None:
@@ -740,7 +744,8 @@ def settings_in_words(training: Training, options: Reproduction) -> str:
     """How a recipe was run, for captions."""
     of_each = f", {training.per_class} training samples a class" if training.per_class else ""
     tested = f"{options.limit} test samples" if options.limit else "all test samples"
-    trained = f"{training.epochs} epochs" + (f" in {training.precision}" if training.precision != "float32" else "")
+    changed = {"of": options.optimizer, "at": options.lr and f"lr {options.lr:g}", "in": options.precision}
+    trained = " ".join([f"{training.epochs} epochs", *(f"{word} {value}" for word, value in changed.items() if value)])
     return f"{training.model} on {training.data}{of_each}, {trained}, seed {training.seed}, {tested}"
 
 
