@@ -109,7 +109,7 @@ def test_an_import_upwards_is_found(file, source, line):
         ("trainers/_fit.py", "from ..data import Dataset\nfrom fastadv.data.dataset import Dataset"),
         ("evaluation/__init__.py", "from ..attacks._ascend import isolated\nfrom ._curve import AACurve"),
         ("__init__.py", "from . import attacks\nfrom .ops import backend"),
-        ("commands.py", "from . import __version__, models\nfrom .trainers import fit"),
+        ("commands/_train.py", "from .. import __version__, models\nfrom ..trainers import fit"),
     ],
 )
 def test_an_import_downwards_is_not(file, source):

@@ -1,0 +1,24 @@
+"""What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
+
+from ._corruptions import CorruptionTest, measure_corruptions
+from ._evaluate import evaluate_checkpoint
+from ._features import Diagnosis, diagnose
+from ._reproduce import Reproduction, list_recipes, reproduce
+from ._settings import Data, Testing, Training
+from ._train import compare, train
+
+__all__ = [
+    "CorruptionTest",
+    "Data",
+    "Diagnosis",
+    "Reproduction",
+    "Testing",
+    "Training",
+    "compare",
+    "diagnose",
+    "evaluate_checkpoint",
+    "list_recipes",
+    "measure_corruptions",
+    "reproduce",
+    "train",
+]

@@ -1,0 +1,187 @@
+"""``fastadv reproduce``."""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from .. import recipes, report
+from ..data import Dataset
+from ..info import environment
+from ..runs import Run, replace_file
+from ..trainers import Method
+from ._settings import Data, Training, as_yaml, listed
+from ._terminal import console, progress, say
+from ._train import History, train_one
+
+
+@dataclass
+class Reproduction(Data):
+    """How much of a published experiment to run, and what to change in it; by default nothing.
+
+    Args:
+        data: other data than the recipes', of which none are held out.
+        model: another network than the recipes'.
+        epochs: other epochs than the recipes'; milestones, and options of methods that are epochs, keep their places
+            in the schedule.
+        batch_size: samples a step.
+        per_class: how many training samples of each class; 0 takes all. None are held out then.
+        lr: another learning rate at the start.
+        optimizer: another than the recipes', see fastadv train.
+        precision: another than the recipes', see fastadv train.
+        seed: added to the recipes' seeds, which are 0 but for networks trained twice.
+        attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
+        limit: how many test samples, from the first on; 0 takes all, as the papers do.
+        at_once: test samples attacked at a time; it decides memory and speed only.
+        out: the folder for runs and results, which must not exist; by default one under runs/.
+        resume: go on in the folder --out, where it exists.
+    """
+
+    data: str | None = None
+    model: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    per_class: int | None = None
+    lr: float | None = None
+    optimizer: str | None = None
+    precision: str | None = None
+    seed: int = 0
+    attacks: str | None = None
+    limit: int = 0
+    at_once: int = 500
+    out: str | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.at_once < 1:
+            raise ValueError(f"limit and at_once must be numbers of samples, got {self.limit} and {self.at_once}")
+        if self.resume and not self.out:
+            raise ValueError("resume needs --out, the folder to go on in")
+
+    def training(self, recipe: recipes.Recipe) -> Training:
+        """The recipe's training, changed as asked."""
+        names = ("data", "model", "epochs", "batch_size", "per_class", "lr", "optimizer", "precision")
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
+        if self.data or self.per_class is not None:
+            settings["held_out"] = 0
+        if "milestones" in settings:
+            settings["milestones"] = self.in_place(settings["milestones"], recipe)
+        place = {"folder": self.folder, "download": self.download, "device": self.device}
+        return Training(**settings, **place)
+
+    def method(self, recipe: recipes.Recipe) -> Method:
+        """The recipe's method, in the changed schedule."""
+        method = recipe.build_method()
+        moved = {name: self.in_place(getattr(method, name), recipe) for name in method.in_epochs}
+        return dataclasses.replace(method, **moved)
+
+    def in_place(self, epochs: int | list[int], recipe: recipes.Recipe) -> int | list[int]:
+        """Where an epoch of the recipe's schedule, or a list of them, is in the changed one: 1 at the least, or 0."""
+        if isinstance(epochs, list):
+            return [self.in_place(epoch, recipe) for epoch in epochs]
+        share = self.epochs / recipe.training["epochs"] if self.epochs else 1
+        return max(min(1, epochs), round(epochs * share))
+
+
+def list_recipes() -> None:
+    """``fastadv reproduce --list``."""
+    for recipe in recipes.select(["*"]):
+        say(f"{recipe.name}: {recipe.row} ({recipe.paper}; {recipe.training['data']}, {recipe.training['model']})")
+    for name, experiment in recipes.EXPERIMENTS.items():
+        say(f"{name}: {(sys.modules[experiment.__module__].__doc__ or name).splitlines()[0]}")
+
+
+def reproduce(names: Sequence[str], options: Reproduction) -> None:
+    """``fastadv reproduce NAME ...``: trains the recipes, after the networks that they need, and measures."""
+    if not names:
+        raise ValueError("give the name of a recipe, or several; fastadv reproduce --list has them")
+    experiments = [name for name in names if name in recipes.EXPERIMENTS]
+    chosen = recipes.select([name for name in names if name not in recipes.EXPERIMENTS])
+    if options.attacks is not None:
+        chosen = [recipe.only(listed(options.attacks)) for recipe in chosen]
+    if experiments and dataclasses.replace(options, out=None, resume=False, epochs=None) != Reproduction():
+        raise ValueError(f"{experiments[0]} can be changed by epochs and out only: run it by itself")
+    first = recipes.select([name for recipe in chosen for name in recipe.before()])
+    rows = [variant for recipe in chosen for variant in recipe.variants()]
+    trainings = {recipe.name: options.training(recipe) for recipe in (*first, *rows)}
+    place = {"folder": options.folder, "download": options.download, "device": options.device}
+
+    @functools.cache
+    def training_data(data: str, per_class: int) -> Dataset:
+        return Training(data=data, per_class=per_class, **place).training_data()
+
+    for training in trainings.values():
+        training.check(training_data(training.data, training.per_class))
+
+    out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
+    folder = Run(out, as_yaml(options, names=list(names)), environment(), options.resume).folder
+    for name in experiments:
+        run_experiment(name, options.epochs, folder / name)
+    networks: dict[str, nn.Module] = {}
+    histories: dict[str, History] = {}
+    for recipe in (*first, *rows):
+        name, training = recipe.network or recipe.name, trainings[recipe.name]
+        if name not in networks:
+            method = options.method(recipe)
+            if recipe.weights:
+                training = dataclasses.replace(training, weights=str(folder / recipe.weights))
+            run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
+            data = training_data(training.data, training.per_class)
+            networks[name], histories[name] = train_one(name, method, training, data, run)
+        networks[recipe.name] = networks[name]
+    results = {}
+    for recipe in rows:
+        training = trainings[recipe.name]
+        results[recipe.name] = measure_recipe(recipe, training, networks, options, folder / recipe.name)
+        console.print(report.figures_table(recipe, results[recipe.name], settings_in_words(training, options)))
+    if results:
+        notes = [f"{name}: {settings_in_words(trainings[name], options)}." for name in results]
+        replace_file(folder / "results.md", lambda file: file.write(report.markdown(results, notes).encode()))
+        say(f"written: {folder / 'results.md'}, and a folder a recipe beside it")
+    for recipe in (recipe for recipe in chosen if recipe.vary):
+        written = [report.plot_variants(recipe, results, folder / f"{recipe.name}.png")]
+        if "gradients" in histories[recipe.variants()[0].name][0]:
+            written.append(report.plot_variant_gradients(recipe, histories, folder / f"{recipe.name}-gradients.png"))
+        say("written: " + ", ".join(str(path) for path in written))
+
+
+def run_experiment(name: str, epochs: int | None, folder: Path) -> None:
+    """Runs an experiment that has a program of its own, unless its folder has its table already."""
+    if list(folder.glob("*.csv")):
+        say(f"{folder} has the table of {name} already")
+        return
+    with progress(name, "epochs") as step:
+        rows = recipes.EXPERIMENTS[name](folder, epochs=epochs, on_step=step)
+    console.print(report.records_table(rows, name))
+    say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.csv"), *folder.glob("*.png")])))
+
+
+def settings_in_words(training: Training, options: Reproduction) -> str:
+    """How a recipe was run, for captions."""
+    of_each = f", {training.per_class} training samples a class" if training.per_class else ""
+    tested = f"{options.limit} test samples" if options.limit else "all test samples"
+    changed = {"of": options.optimizer, "at": options.lr and f"lr {options.lr:g}", "in": options.precision}
+    trained = " ".join([f"{training.epochs} epochs", *(f"{word} {value}" for word, value in changed.items() if value)])
+    return f"{training.model} on {training.data}{of_each}, {trained}, seed {training.seed}, {tested}"
+
+
+def measure_recipe(
+    recipe: recipes.Recipe, training: Training, networks: Mapping[str, nn.Module], options: Reproduction, folder: Path
+) -> list[recipes.Figure]:
+    """The figures of a trained recipe, from ``figures.csv`` in its folder where they are there already."""
+    path = folder / "figures.csv"
+    path.parent.mkdir(exist_ok=True)  # not there where the network is another recipe's
+    if not path.is_file():
+        test = training.load("test")
+        test = test.take(options.limit) if options.limit else test
+        with progress(f"measuring {recipe.name}", "figures") as step:
+            settings = {"batch_size": options.at_once, "on_step": step}
+            found = recipes.measure(recipe, networks[recipe.name], test, networks, **settings)
+        replace_file(path, lambda file: file.write(report.figures_csv(found).encode()))
+    return report.read_figures(path)

@@ -1,0 +1,232 @@
+"""What flags and YAML files say: data, training, testing."""
+
+import dataclasses
+import inspect
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import nn
+
+from ..attacks import ATTACKS, Attack, MultiAttack
+from ..data import AUGMENTATIONS, Dataset, load
+from ..evaluation import PROTOCOL, Evaluation, evaluate
+from ..trainers import check_settings
+from ._networks import build_network, load_weights
+from ._terminal import progress
+
+
+@dataclass
+class Data:
+    """Which data.
+
+    Args:
+        data: cifar10, cifar100, fashion-mnist, fashion-mnist-mini (inside the package), mnist, svhn, two-circles, or
+            the path of an .npz file with x_train, y_train, x_test, y_test.
+        folder: where the files of the data set are; by default the usual places are searched.
+        download: fetch missing files of the data set, checksummed.
+        device: cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
+    """
+
+    data: str = "fashion-mnist-mini"
+    folder: str | None = None
+    download: bool = False
+    device: str = "auto"
+
+    def load(self, split: Literal["train", "test"]) -> Dataset:
+        found = load(self.data, split, folder=self.folder, download=self.download)
+        return found.to(self.pick_device())
+
+    def pick_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {self.device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+@dataclass
+class Training(Data):
+    """How to train.
+
+    Args:
+        model: the network, a name from fastadv.models.
+        mean: what is subtracted from every pixel before the network sees it.
+        std: what the difference is divided by; 0.5 and 0.5 show images in [0, 1] to the network as [-1, 1].
+        cosine: the scale of a head of cosines in place of the last linear layer, 5 for spat; 0 leaves that as it is.
+        weights: a run, whose network training starts from.
+        epochs: passes over the training data.
+        batch_size: samples a step.
+        lr: learning rate at the start.
+        optimizer: adam, or sgd with momentum 0.9.
+        weight_decay: of weights; biases and normalisation layers have none.
+        milestones: after each of these epochs the learning rate is multiplied by lr_decay.
+        lr_decay: one factor for all milestones, or one for each.
+        precision: what the network computes in while it is trained, float32, bfloat16 or float16.
+        augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5) or shift-flip.
+        per_class: how many training samples of each class, from the first on; 0 takes all.
+        held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch.
+        patience: training stops when so many epochs have not raised that avg-AA(1); 0 trains all epochs.
+        seed: of the initial weights, the order of the data, augmentation and random starts.
+        out: the run folder, which must not exist; by default one under runs/, named after the run.
+        resume: go on from the last whole epoch of the run in --out, where there is one.
+    """
+
+    model: str = "lenet5"
+    mean: float = 0.0
+    std: float = 1.0
+    cosine: float = 0.0
+    weights: str | None = None
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    milestones: list[int] = field(default_factory=list)
+    lr_decay: float | list[float] = 0.1
+    precision: str = "float32"
+    augment: str = "none"
+    per_class: int = 0
+    held_out: int = 0
+    patience: int = 0
+    seed: int = 0
+    out: str | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(**{name: getattr(self, name) for name in inspect.signature(check_settings).parameters})
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        for name in ("per_class", "held_out"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a number of samples, got {getattr(self, name)}")
+        if self.patience and not self.held_out:
+            raise ValueError(f"patience {self.patience} needs samples to measure on: set held_out, or patience 0")
+        if self.resume and not self.out:
+            raise ValueError("resume needs --out, the folder of the run to go on with")
+
+    def training_data(self) -> Dataset:
+        found = self.load("train")
+        return found.per_class(self.per_class) if self.per_class else found
+
+    def split(self, train: Dataset) -> tuple[Dataset, Dataset | None]:
+        """What is trained on, and what is held out."""
+        if not self.held_out:
+            return train, None
+        if self.held_out >= len(train):
+            raise ValueError(f"held_out must leave samples to train on: {self.held_out} of {len(train)} were asked for")
+        return train.take(len(train) - self.held_out), train.subset(slice(-self.held_out, None))
+
+    def build(self, train: Dataset) -> nn.Module:
+        torch.manual_seed(self.seed)
+        model = build_network(train.sample_shape, len(train.classes), **self.network())
+        if self.weights:
+            load_weights(model, self.model, self.weights)
+        return model.to(train.x.device)
+
+    def network(self) -> dict[str, Any]:
+        """What `build_network` takes of these."""
+        return {name: getattr(self, name) for name in ("model", "mean", "std", "cosine")}
+
+    def fit_settings(self) -> dict[str, Any]:
+        """What `fit` takes of these."""
+        names = (
+            "epochs",
+            "batch_size",
+            "lr",
+            "optimizer",
+            "weight_decay",
+            "milestones",
+            "lr_decay",
+            "precision",
+            "seed",
+        )
+        return {name: getattr(self, name) for name in names} | {"augment": AUGMENTATIONS[self.augment]}
+
+    def check(self, data: Dataset) -> None:
+        """Raises ValueError where network, split or augmentation cannot take `data`, before a folder is made."""
+        self.build(data)
+        self.split(data)
+        if augment := AUGMENTATIONS[self.augment]:
+            augment(data.x[:1], torch.zeros(1, dtype=torch.int64, device=data.x.device), self.seed)
+
+    def run_folder(self, what: str) -> Path:
+        name = f"{what}-{Path(self.data).stem}-{self.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return Path(self.out or Path("runs", name))
+
+
+@dataclass
+class Testing:
+    """How to evaluate.
+
+    Args:
+        attacks: which attacks, with commas between: deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
+            within eps/2) as in the Blind AT paper; autoattack, square or any other with its usual settings.
+        eps: budget of the attacks that have one; `compare` trains with it, too, where a method's attack has one.
+        theta: average adversarial accuracy is taken over budgets from 0 to theta, RMS norm.
+        limit: how many test samples, from the first on; 0 takes all.
+        label: attacks move away from the true label, or from the model's own prediction (as in the Blind AT paper).
+        at_once: test samples attacked at a time; it decides memory and speed only.
+    """
+
+    attacks: str = ",".join(PROTOCOL)
+    eps: float = 0.1
+    theta: float = 0.08
+    limit: int = 1000
+    label: Literal["true", "pred"] = "true"
+    at_once: int = 500
+
+    def __post_init__(self) -> None:
+        for name, value in (("eps", self.eps), ("theta", self.theta), ("at_once", self.at_once)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.limit < 0:
+            raise ValueError(f"limit must be a number of samples, or 0 for all, got {self.limit}")
+        self.chosen()
+
+    def chosen(self) -> dict[str, Attack]:
+        known = {name: kind() for name, kind in ATTACKS.items() if kind is not MultiAttack} | PROTOCOL
+        names = listed(self.attacks)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"unknown attack {name!r}: choose among {', '.join(sorted(known))}")
+        return {name: budgeted(known[name], self.eps) for name in names}
+
+    def samples(self, source: Data) -> Dataset:
+        test = source.load("test")
+        return test.take(self.limit) if self.limit else test
+
+    def evaluate(self, model: nn.Module, test: Dataset, name: str, source: nn.Module | None = None) -> Evaluation:
+        settings = {"label": self.label, "batch_size": self.at_once, "source": source}
+        with progress(f"evaluating {name}", "batches") as step:
+            return evaluate(model, test, self.chosen(), **settings, on_step=step)
+
+
+def listed(names: str) -> list[str]:
+    """The names in a flag that takes several, with commas between."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def budgeted(attack: Attack, eps: float) -> Attack:
+    """`attack` at the budget `eps`, where it has one."""
+    return attack.at(eps) if attack.has_budget else attack
+
+
+def as_yaml(*settings: Any, **more: Any) -> str:
+    """Settings as the YAML that --config takes; not where the run is, which another run must not share."""
+    values = {}
+    for each in settings:
+        values |= {key: _plain(each, key) for key in dataclasses.asdict(each) if key not in ("out", "resume")}
+    return yaml.safe_dump(json.loads(json.dumps(values | more)), sort_keys=False)
+
+
+def _plain(settings: Any, key: str) -> Any:
+    value = getattr(settings, key)
+    if isinstance(value, Attack):
+        return {"class_path": type(value).__name__, "init_args": dataclasses.asdict(value)}
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value

@@ -1,0 +1,146 @@
+"""``fastadv train`` and ``fastadv compare``."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import report
+from ..attacks import DeepFool
+from ..data import Dataset
+from ..evaluation import evaluate
+from ..info import environment
+from ..runs import Run
+from ..trainers import METHODS, AttackMethod, Method, Standard, fit
+from ._settings import Testing, Training, as_yaml, budgeted
+from ._terminal import console, progress, say
+
+History = list[dict[str, float]]
+
+
+def train(name: str, method: Method, options: Training, testing: Testing) -> None:
+    """``fastadv train METHOD``."""
+    train_set, test = options.training_data(), testing.samples(options)
+    options.check(train_set)
+    config = as_yaml(method, options, test=dataclasses.asdict(testing))
+    run = Run(options.run_folder(name), config, environment(), resume=options.resume)
+    model, history = train_one(name, method, options, train_set, run)
+    plot_histories({name: history}, run.folder)
+    trained_on, _ = options.split(train_set)
+    seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
+    say(
+        f"an epoch of {len(trained_on)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
+        f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
+    )
+    entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
+    conclude(run.folder, [entry], [model], test, testing.theta)
+
+
+def compare(names: list[str], options: Training, testing: Testing) -> None:
+    """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
+    names = [name.replace("-", "_") for name in names]
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
+    methods = {name: METHODS[name]() for name in names}
+    train_set, test = options.training_data(), testing.samples(options)
+    options.check(train_set)
+    for method in methods.values():
+        if isinstance(method, AttackMethod):
+            method.attack = dataclasses.replace(budgeted(method.attack, testing.eps), bounds=train_set.bounds)
+    folder = Run(options.run_folder("compare"), as_yaml(options, testing), environment(), resume=options.resume).folder
+    entries, networks, histories = [], [], {}
+    for name, method in methods.items():
+        config = as_yaml(method, options, test=dataclasses.asdict(testing))
+        run = Run(folder / name, config, environment(), resume=options.resume)
+        model, histories[name] = train_one(name, method, options, train_set, run)
+        networks.append(model)
+        entries.append(report.Entry(name, testing.evaluate(model, test, name), seconds_per_epoch(histories[name])))
+    plot_histories(histories, folder)
+    conclude(folder, entries, networks, test, testing.theta)
+
+
+def train_one(name: str, method: Method, options: Training, data: Dataset, run: Run) -> tuple[nn.Module, History]:
+    """Trains a fresh network by `method`; after every epoch, `run` has its metrics and all that is needed to go on."""
+    model = options.build(data)
+    train, held_out = options.split(data)
+    about = {
+        "method": name,
+        **options.network(),
+        "data": options.data,
+        "shape": list(train.sample_shape),
+        "classes": list(train.classes),
+    }
+    stopped = run.resumed()
+    if stopped and "history" not in stopped:
+        raise ValueError(f"{run.folder} was written by a fastadv that could not resume: train anew, to another --out")
+
+    def avg_aa(model: nn.Module) -> dict[str, float]:
+        found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)})
+        return {"avg_aa": found.results["deepfool"].curve.average(1.0)}
+
+    for option in method.in_epochs:
+        value = getattr(method, option)
+        first = min(value, default=0) + 1 if isinstance(value, list) else 0 if callable(value) else value
+        if first > options.epochs:
+            say(f"{name}: {option} {value} is beyond the {options.epochs} epochs of this run: shorten it with the run")
+
+    with progress(f"training {name}", "steps") as step:
+
+        def on_epoch(row: dict[str, float], state: dict[str, Any]) -> None:
+            run.log(row)
+            run.save({**about, **state})
+            shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if key != "epoch")
+            say(f"{name}: epoch {row['epoch']}/{options.epochs}: {shown}")
+
+        history = fit(
+            model,
+            method,
+            train,
+            **options.fit_settings(),
+            validate=avg_aa if held_out else None,
+            patience=options.patience,
+            resume=stopped,
+            on_step=step,
+            on_epoch=on_epoch,
+        )
+    if hasattr(method, "histogram"):
+        report.plot_margins(method.histogram, run.folder / "margins.png")
+    return model, history
+
+
+def seconds_of_normal_epoch(options: Training, train: Dataset, batches: int = 50) -> float:
+    """What an epoch of normal training takes here, from `batches` batches of it on a network of its own."""
+    sample = train.take(batches * options.batch_size)
+    model, plain = options.build(train), options.fit_settings() | {"epochs": 1}
+    fit(model, Standard(), sample.take(5 * options.batch_size), **plain)  # warm-up
+    return fit(model, Standard(), sample, **plain)[0]["seconds"] * len(train) / len(sample)
+
+
+def seconds_per_epoch(history: History) -> float:
+    return sum(row["seconds"] for row in history) / len(history)
+
+
+def plot_histories(histories: Mapping[str, History], folder: Path) -> None:
+    """Draws what training reported."""
+    report.plot_history(histories, folder / "history.png")
+    if counted := {name: history for name, history in histories.items() if "gradients" in history[0]}:
+        report.plot_gradients(counted, folder / "gradients.png")
+
+
+def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module], test: Dataset, theta: float) -> None:
+    """Prints the table and writes it to `folder`, with the figures that can be drawn of these models."""
+    report.write_table(entries, theta, folder / "table.csv")
+    results = entries[0].evaluation.results
+    for name, result in results.items():
+        if result.curve is not None:
+            curves = {entry.name: entry.evaluation.results[name].curve for entry in entries}
+            report.plot_aa_curves(curves, theta, name, folder / f"aa_{name}.png")
+    attacks = [result.attack for result in results.values() if result.curve is None]
+    if attacks and len(test.sample_shape) == 3:
+        models = {entry.name: network for entry, network in zip(entries, networks, strict=True)}
+        report.plot_examples(models, test, attacks[-1], folder / "examples.png")
+    console.print(report.table(entries, theta))
+    say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.png"), folder / "table.csv"])))
