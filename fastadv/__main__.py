@@ -18,13 +18,15 @@ from .commands import (
     compare,
     diagnose,
     evaluate_checkpoint,
+    joined,
+    launched,
     list_recipes,
     measure_corruptions,
     reproduce,
     train,
 )
 from .info import doctor
-from .trainers import METHODS
+from .trainers import METHODS, Stopped
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -91,9 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = parser()
     chosen = cli.parse_args(argv)
     try:
-        run_command(cli, chosen)
+        with joined():
+            run_command(cli, chosen)
+    except Stopped as stopped:
+        print(f"fastadv: {stopped}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
-        print("fastadv: stopped; a run keeps the network of its last whole epoch", file=sys.stderr)
+        print("fastadv: stopped; a run keeps its last checkpoint", file=sys.stderr)
         return 130
     except torch.OutOfMemoryError as error:
         print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)
@@ -101,6 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"fastadv: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not launched():
+            raise
+        print(
+            f"fastadv: a process, or the way to it, is gone; its run can go on with --resume auto: {error}",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -596,7 +596,7 @@ def test_cat_grows_with_accuracy(images):
 def test_cat_goes_on_where_it_stood(images):
     """k is not lost by a resumed run."""
     states, method = [], CAT(attack=PGD(eps=0.1, alpha=0.02, steps=5), accuracy=0.0)
-    whole, _ = trained(lambda: method, images, epochs=3, on_epoch=lambda _, state: states.append(state))
+    whole, _ = trained(lambda: method, images, epochs=3, on_save=states.append)
     assert method.k == 3
     again = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=5), accuracy=0.0)
     assert torch.equal(trained(lambda: again, images, epochs=3, resume=states[1])[0], whole)
@@ -1124,25 +1124,28 @@ class Dropping(Method):
 
 @pytest.mark.parametrize("method", [*METHODS.values(), Dropping])
 def test_a_resumed_run_ends_with_the_same_bits(method, images, tmp_path):
-    settings = {"epochs": 3, "batch_size": 10, "milestones": [2], "weight_decay": 0.01, "seed": 3}
+    settings = {"epochs": 3, "batch_size": 10, "milestones": [2], "weight_decay": 0.01, "seed": 3, "save_every": 2}
 
     def run(**more) -> tuple[Tensor, list[dict[str, float]], list[dict]]:
         model, states = lenet(), []
-        history = fit(model, method(), images, **settings, **more, on_epoch=lambda _, state: states.append(state))
+        history = fit(model, method(), images, **settings, **more, on_save=states.append)
         return bits(model), history, states
 
     torch.manual_seed(5)
     weights, history, states = run()
-    torch.save(states[0], tmp_path / "state.pt")
-    torch.manual_seed(6)
-    again, resumed, later = run(resume=torch.load(tmp_path / "state.pt", weights_only=True))
-    assert torch.equal(again, weights)
-    assert [state["epoch"] for state in later] == [2, 3]
+    places = [(0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0)]
+    assert [(state["epoch"], state["step"]) for state in states] == places
     timing = {"seconds", "images_per_second"}
-    assert [{k: row[k] for k in row.keys() - timing} for row in resumed] == [
-        {k: row[k] for k in row.keys() - timing} for row in history
-    ]
-    assert resumed[0] == states[0]["history"][0]
+    for start in (1, 2):  # after an epoch, and in the midst of one
+        torch.save(states[start], tmp_path / "state.pt")
+        torch.manual_seed(6)
+        again, resumed, later = run(resume=torch.load(tmp_path / "state.pt", weights_only=True))
+        assert torch.equal(again, weights)
+        assert [(state["epoch"], state["step"]) for state in later] == places[start + 1 :]
+        assert [{k: row[k] for k in row.keys() - timing} for row in resumed] == [
+            {k: row[k] for k in row.keys() - timing} for row in history
+        ]
+        assert resumed[0] == history[0]
     assert run(resume=states[-1])[1] == history  # nothing is left to do
 
 
@@ -1153,10 +1156,10 @@ def test_a_state_of_another_network_is_refused(images):
         Standard(),
         load("two-circles", "train").take(8),
         epochs=1,
-        on_epoch=lambda _, s: states.append(s),
+        on_save=states.append,
     )
-    fit(lenet(), Standard(), images, epochs=1, optimizer="sgd", on_epoch=lambda _, s: states.append(s))
-    fit(lenet(), Standard(), images, epochs=1, weight_decay=0.1, on_epoch=lambda _, s: states.append(s))
+    fit(lenet(), Standard(), images, epochs=1, optimizer="sgd", on_save=states.append)
+    fit(lenet(), Standard(), images, epochs=1, weight_decay=0.1, on_save=states.append)
     for state in (*states, {"state": lenet().state_dict()}):
         with pytest.raises(ValueError, match="cannot resume from this state"):
             fit(lenet(), Standard(), images, epochs=2, resume=state)
@@ -1172,7 +1175,7 @@ def test_patience_stops_when_the_figure_no_longer_rises(images):
 
     model = lenet()
     options = {"validate": validate, "patience": 3, "batch_size": 24}
-    history = fit(model, Standard(), images, epochs=10, **options, on_epoch=lambda _, state: states.append(state))
+    history = fit(model, Standard(), images, epochs=10, **options, on_save=states.append)
     assert [row["avg_aa"] for row in history] == figures[:5]
     assert seen == [model] * 5
     assert (
@@ -1202,9 +1205,11 @@ def test_callbacks(images):
         epochs=2,
         batch_size=10,
         on_step=lambda *s: steps.append(s),
-        on_epoch=lambda row, _: rows.append(row),
+        on_epoch=rows.append,
     )
-    assert steps == [(step, 6) for step in range(1, 7)]
+    assert [place for *place, _ in steps] == [[step, 6] for step in range(1, 7)]
+    losses = [float(stats["loss"]) for *_, stats in steps]
+    assert history[0]["loss"] == pytest.approx((10 * losses[0] + 10 * losses[1] + 4 * losses[2]) / 24, rel=1e-5)
     assert rows == history
     assert [row["epoch"] for row in history] == [1, 2]
 
@@ -1242,7 +1247,7 @@ class Diverging(Standard):
 def test_a_loss_that_is_not_finite_is_an_error(images):
     rows = []
     with pytest.raises(FloatingPointError, match=r"loss became nan in epoch 2; try a smaller lr than 0.001"):
-        fit(lenet(), Diverging(), images, epochs=3, batch_size=12, on_epoch=lambda row, _: rows.append(row))
+        fit(lenet(), Diverging(), images, epochs=3, batch_size=12, on_epoch=rows.append)
     assert len(rows) == 1
 
 

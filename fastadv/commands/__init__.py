@@ -3,6 +3,7 @@
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import evaluate_checkpoint
 from ._features import Diagnosis, diagnose
+from ._launch import joined, launched
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
@@ -17,6 +18,8 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate_checkpoint",
+    "joined",
+    "launched",
     "list_recipes",
     "measure_corruptions",
     "reproduce",

@@ -1,7 +1,10 @@
 """Training methods, and `fit`, which trains a network by any of them."""
 
 from ._adversarial import AdversarialTraining, AttackMethod, PairedTraining
-from ._fit import Batch, Method, check_settings, fit
+from ._fit import Stopped, fit
+from ._method import Batch, Method, Source
+from ._parallel import mean, processes, rank
+from ._settings import Settings
 from .alp import ALP
 from .bilateral import Bilateral
 from .blind import Blind
@@ -49,9 +52,14 @@ __all__ = [
     "Method",
     "PGDTraining",
     "PairedTraining",
+    "Settings",
+    "Source",
     "Standard",
-    "check_settings",
+    "Stopped",
     "fit",
+    "mean",
+    "processes",
+    "rank",
 ]
 
 METHODS: dict[str, type[Method]] = {

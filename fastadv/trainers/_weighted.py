@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import Rows
-from ._fit import Batch
+from ._method import Batch
+from ._parallel import mean
 from .madry import Madry
 
 
@@ -21,7 +22,7 @@ class WeightedTraining(Madry):
 
     burn_in: int = 0
 
-    in_epochs = ("burn_in",)
+    in_epochs = ("eps_warmup", "burn_in")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,7 +36,7 @@ class WeightedTraining(Madry):
         if batch.epoch < self.burn_in:
             return F.cross_entropy(logits, batch.y)
         weights = self.weights(rows, logits.detach())
-        return (weights / weights.mean() * F.cross_entropy(logits, batch.y, reduction="none")).mean()
+        return (weights / mean(weights) * F.cross_entropy(logits, batch.y, reduction="none")).mean()
 
     @abstractmethod
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:

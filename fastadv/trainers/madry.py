@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, Attack
 from ._adversarial import AttackMethod
-from ._fit import Batch
+from ._method import Batch
 
 
 @dataclass
