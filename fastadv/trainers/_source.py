@@ -83,8 +83,10 @@ class Loaded:
             places = index[0] if index else torch.arange(seen, seen + len(y))
             seen += len(y)
             if number >= skip:
-                part = tuple(each.to(self.device, non_blocking=True) for each in (x, y, places))
-                yield part, len(y) * processes()
+                x, y, places = (each.to(self.device, non_blocking=True) for each in (x, y, places))
+                if x.dim() == 4 and x.device.type == "cpu":
+                    x = x.to(memory_format=torch.channels_last)  # as `Dataset.to`
+                yield (x, y, places), len(y) * processes()
 
 
 def source_of(
