@@ -30,11 +30,11 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
     config = as_yaml(method, options, test=dataclasses.asdict(testing))
     run = shared(lambda: Run(options.run_folder(name), config, environment(), resume=bool(options.resume)))
     model, history = train_one(name, method, options, train_set, run)
+    trained_on, _ = options.split(train_set)
+    seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
     if rank() > 0:
         return
     plot_histories({name: history}, run.folder)
-    trained_on, _ = options.split(train_set)
-    seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
     say(
         f"an epoch of {len(trained_on)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
         f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"

@@ -1,5 +1,6 @@
 """Several processes that share every batch (``torchrun``); all of it does nothing where there is one."""
 
+import inspect
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,8 +56,11 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     """
     if processes() == 1:
         return network
-    devices = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+    ddp = nn.parallel.DistributedDataParallel
+    name = (
+        "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(ddp).parameters else "broadcast_buffers"
+    )
+    return ddp(network, device_ids=[device] if device.type == "cuda" else None, **{name: False})
 
 
 def agree(model: nn.Module, method: "Method", seen: Tensor) -> None:
