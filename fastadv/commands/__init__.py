@@ -3,6 +3,7 @@
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import evaluate_checkpoint
 from ._features import Diagnosis, diagnose
+from ._landing import LandingTest, land
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
@@ -11,12 +12,14 @@ __all__ = [
     "CorruptionTest",
     "Data",
     "Diagnosis",
+    "LandingTest",
     "Reproduction",
     "Testing",
     "Training",
     "compare",
     "diagnose",
     "evaluate_checkpoint",
+    "land",
     "list_recipes",
     "measure_corruptions",
     "reproduce",
