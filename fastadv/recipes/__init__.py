@@ -1,5 +1,6 @@
 """Published experiments. A YAML file here is one row of a published table, or a figure: what is trained, how it is
-evaluated, and what was printed. ``two_circles`` and ``propositions`` are experiments with programs of their own.
+evaluated, and what was printed. ``two_circles``, ``propositions`` and ``self_paced_loss`` are experiments with programs
+of their own.
 """
 
 import difflib
@@ -19,12 +20,13 @@ from ..attacks import ATTACKS, Attack
 from ..data import Dataset
 from ..evaluation import Result, evaluate, gradient_norms
 from ..trainers import METHODS, Method
-from . import propositions, two_circles
+from . import propositions, self_paced_loss, two_circles
 
 __all__ = ["EXPERIMENTS", "Figure", "Protocol", "Recipe", "load", "measure", "names", "protocol", "select"]
 
 EXPERIMENTS: dict[str, Callable[..., Sequence[Any]]] = {
     "propositions": propositions.reproduce,
+    "self-paced-loss": self_paced_loss.reproduce,
     "two-circles": two_circles.reproduce,
 }
 """Experiments with programs of their own, called with a folder for what they write; they return named tuples."""
