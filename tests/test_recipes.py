@@ -534,6 +534,17 @@ def test_a_sweep_of_two_options(tmp_path):
     assert (attack["eps"], attack["alpha"], attack["tau"]) == (0.2, pytest.approx(0.02), 3)
 
 
+def test_samples_held_out_that_choose_nothing_are_not_measured(tmp_path, monkeypatch):
+    images = Dataset(torch.rand(6040, 1, 28, 28), labels(6040, 10), classes=tuple("0123456789"))
+    monkeypatch.setattr("fastadv.commands._settings.load", lambda *_, **__: images)
+    quick = ["--model", "lenet5", "--epochs", "1", "--limit", "5", "--attacks", "autoattack"]
+    assert main(["reproduce", "smd-table2b-smd", *quick, "--out", str(tmp_path / "out")]) == 0
+    folder = tmp_path / "out" / "smd-table2b-smd"
+    assert load_checkpoint(folder)["kept"]["margins"].shape == (40,)
+    assert "avg_aa" not in (folder / "metrics.csv").read_text()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["held_out"] == 6000
+
+
 def test_a_sweep_over_an_attack_trains_one_network(tmp_path):
     out = tmp_path / "out"
     command = ["reproduce", "dra-figure4.4-fashion-mnist", *QUICK, "--resume", "true", "--out", str(out)]

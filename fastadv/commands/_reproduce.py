@@ -135,6 +135,8 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
                 training = dataclasses.replace(training, weights=str(folder / recipe.weights))
             run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
             data = training_data(training.data, training.per_class)
+            if not training.patience:  # what is held out chooses nothing: it need not be measured every epoch
+                data, training = training.split(data)[0], dataclasses.replace(training, held_out=0)
             networks[name], histories[name] = train_one(name, method, training, data, run)
         networks[recipe.name], histories[recipe.name] = networks[name], histories[name]
     results = {}
