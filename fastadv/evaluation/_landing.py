@@ -48,32 +48,36 @@ def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 50
         batch_size: samples at a time; it decides memory and speed only.
 
     Raises:
-        ValueError: for a targeted attack, or what the attack finds wrong with model or data.
+        ValueError: for a targeted attack, a model of another number of classes than `data` has, or what the attack
+            finds wrong with model or data.
     """
     if attack.targeted:
         raise ValueError("landing: the attack must not be targeted: that decides where it lands")
     parameter = next(model.parameters(), data.x) if isinstance(model, nn.Module) else data.x
     data, attack = data.to(parameter.device), dataclasses.replace(attack, bounds=data.bounds)
-    found = []
-    for ids in torch.arange(len(data), device=data.y.device).split(batch_size):
-        x, y = data.x[ids], data.y[ids]
-        x_adv = attack(model, x, y, ids)
+    ids = torch.arange(len(data), device=data.y.device)
+    count, found = len(data.classes), []
+    for x, y, part in zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True):
+        x_adv = attack(model, x, y, part)
         with isolated(model), torch.no_grad():
-            clean = checked_logits(model, x, len(data.classes) - 1)
+            clean = checked_logits(model, x)
+            if clean.shape[1] != count:
+                raise ValueError(f"landing: {data.name} has {count} classes, but the model {clean.shape[1]}")
             second = clean.scatter(1, y.unsqueeze(1), -torch.inf).argmax(1)
             found.append(torch.stack((clean.argmax(1), second, model(x_adv).argmax(1))))
     before, second, after = torch.cat(found, dim=1)
-    count = len(data.classes)
     confusion = (data.y * count + after).bincount(minlength=count**2).view(count, count)
     right = before == data.y
     fooled = right & (after != data.y)
 
     def row(label: str, own: Tensor) -> LandingRow:
         gone = after[own & fooled]
-        near = (own & fooled & (after == second)).sum() / max(len(gone), 1)
+        if len(gone) == 0:
+            return LandingRow(label, int((own & right).sum()), 0, None, None, None)
         counts = gone.bincount()
-        most = (data.classes[int(counts.argmax())], float(counts.max() / len(gone)), float(near)) if len(gone) else ()
-        return LandingRow(label, int((own & right).sum()), len(gone), *(most or (None, None, None)))
+        runner_up = float((gone == second[own & fooled]).double().mean())
+        most = data.classes[int(counts.argmax())], float(counts.max() / len(gone))
+        return LandingRow(label, int((own & right).sum()), len(gone), *most, runner_up)
 
     rows = [row(name, data.y == k) for k, name in enumerate(data.classes)]
     return Landing(confusion, [*rows, row("all", torch.ones_like(right))])
