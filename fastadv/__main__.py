@@ -1,4 +1,5 @@
-"""The command line, ``fastadv train | evaluate | compare | corruptions | features | reproduce | info``, of settings."""
+"""The command line, ``fastadv train | evaluate | compare | corruptions | features | landing | reproduce
+| info``, of settings."""
 
 import dataclasses
 import sys
@@ -12,6 +13,7 @@ from .commands import (
     CorruptionTest,
     Data,
     Diagnosis,
+    LandingTest,
     Reproduction,
     Testing,
     Training,
@@ -19,6 +21,7 @@ from .commands import (
     diagnose,
     evaluate_checkpoint,
     joined,
+    land,
     launched,
     list_recipes,
     measure_corruptions,
@@ -79,6 +82,9 @@ def parser() -> Parser:
     sub = add(commands, "corruptions", "Measure accuracy under common corruptions of images.", CorruptionTest)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
     sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figure")
+    sub = add(commands, "landing", "Tell in which classes an untargeted attack lands.", LandingTest)
+    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the tables and the figures")
     sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
@@ -134,6 +140,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "corruptions":
         measure_corruptions(options.checkpoint, _build(CorruptionTest, options), options.out)
+    elif command == "landing":
+        land(options.checkpoint, _build(LandingTest, options), options.out)
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:

@@ -3,6 +3,7 @@
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import evaluate_checkpoint
 from ._features import Diagnosis, diagnose
+from ._landing import LandingTest, land
 from ._launch import joined, launched
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
@@ -12,6 +13,7 @@ __all__ = [
     "CorruptionTest",
     "Data",
     "Diagnosis",
+    "LandingTest",
     "Reproduction",
     "Testing",
     "Training",
@@ -19,6 +21,7 @@ __all__ = [
     "diagnose",
     "evaluate_checkpoint",
     "joined",
+    "land",
     "launched",
     "list_recipes",
     "measure_corruptions",

@@ -14,6 +14,7 @@ from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
 from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
 from ._gradients import GradientNorms, gradient_norms
+from ._landing import Landing, LandingRow, WeightNorm, landing, weight_norms
 
 __all__ = [
     "PROTOCOL",
@@ -22,13 +23,17 @@ __all__ = [
     "Evaluation",
     "Features",
     "GradientNorms",
+    "Landing",
+    "LandingRow",
     "MixingRow",
     "Result",
+    "WeightNorm",
     "calibrated",
     "corruption_accuracy",
     "evaluate",
     "features",
     "gradient_norms",
+    "landing",
     "last_layers",
     "layer_outputs",
     "mixing",
@@ -36,6 +41,7 @@ __all__ = [
     "radial_curve",
     "reducer",
     "swept_curve",
+    "weight_norms",
 ]
 
 PROTOCOL: dict[str, Attack] = {

@@ -2,7 +2,8 @@
 
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
 from ._features import plot_features
-from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins
+from ._landing import plot_confusion, write_confusion
+from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins, plot_noise
 from ._recipes import (
     figures_csv,
     figures_table,
@@ -22,18 +23,21 @@ __all__ = [
     "figures_table",
     "markdown",
     "plot_aa_curves",
+    "plot_confusion",
     "plot_corruptions",
     "plot_examples",
     "plot_features",
     "plot_gradients",
     "plot_history",
     "plot_margins",
+    "plot_noise",
     "plot_variant_gradients",
     "plot_variants",
     "read_figures",
     "records_table",
     "rows",
     "table",
+    "write_confusion",
     "write_corruptions",
     "write_records",
     "write_table",

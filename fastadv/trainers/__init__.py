@@ -16,7 +16,7 @@ from .fgsm import FGSMTraining
 from .friendly import Friendly, FriendlyMART, FriendlyTRADES
 from .gairat import GAIRAT
 from .madry import Madry
-from .mail import MAIL
+from .mail import MAIL, MAILTRADES
 from .mart import MART
 from .mma import MMA
 from .pgd import PGDTraining
@@ -31,6 +31,7 @@ __all__ = [
     "DAT",
     "GAIRAT",
     "MAIL",
+    "MAILTRADES",
     "MART",
     "METHODS",
     "MMA",
@@ -77,6 +78,7 @@ METHODS: dict[str, type[Method]] = {
     "gairat": GAIRAT,
     "madry": Madry,
     "mail": MAIL,
+    "mail_trades": MAILTRADES,
     "mart": MART,
     "mma": MMA,
     "pgd": PGDTraining,

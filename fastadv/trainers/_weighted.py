@@ -7,14 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import Rows
-from ._method import Batch
-from ._parallel import mean
+from ._method import Batch, check_count
 from .madry import Madry
 
 
 @dataclass
 class WeightedTraining(Madry):
-    """Cross-entropy on PGD samples, weighted by sample; weights have no gradient, and their mean over a batch is 1.
+    """Cross-entropy on PGD samples, weighted by sample; weights have no gradient.
 
     Args:
         burn_in: epochs in which all weights are 1.
@@ -26,8 +25,7 @@ class WeightedTraining(Madry):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.burn_in < 0:
-            raise ValueError(f"burn_in must be a number of epochs, got {self.burn_in}")
+        check_count("burn_in", self.burn_in)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows = self.attacked(model, batch, batch.y)
@@ -36,8 +34,8 @@ class WeightedTraining(Madry):
         if batch.epoch < self.burn_in:
             return F.cross_entropy(logits, batch.y)
         weights = self.weights(rows, logits.detach())
-        return (weights / mean(weights) * F.cross_entropy(logits, batch.y, reduction="none")).mean()
+        return (weights * F.cross_entropy(logits, batch.y, reduction="none")).mean()
 
     @abstractmethod
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
-        """What the attacked samples weigh, given the `logits` [B, K] at them, before they are normalised, [B]."""
+        """What the attacked samples weigh, given the `logits` [B, K] at them, [B]; as a rule with a mean of 1."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import EPGD, Rows, isolated
-from ..losses import cross_entropy
+from ..losses import LOSSES
 from ._adversarial import AttackMethod
 from ._method import Batch, Row, Source
 from ._parallel import mean
@@ -29,6 +29,7 @@ class SMD(AttackMethod):
 
     Args:
         attack: how the way to the boundary is found; its `eps` is the margins, and `alpha` follows where it is None.
+            The loss whose steepness slows growth is the attack's.
         rho: by how much growth shrinks at every grey level of the margin.
         misclassified: margins of samples that are misclassified without attack ``keep`` what they are or are ``reset``
             to what they start at; Algorithm 1 does not say.
@@ -82,7 +83,7 @@ class SMD(AttackMethod):
     def adapted(self, model: nn.Module, rows: Rows) -> Tensor:
         """The margins of attacked samples for the next epoch, [B]."""
         with isolated(model):
-            steepness = ops.row_norms(rows.gradient(cross_entropy), self.attack.norm)
+            steepness = ops.row_norms(rows.gradient(LOSSES[self.attack.loss]), self.attack.norm)
         levels = (rows.eps / self.level + 1e-4).floor()  # 7/255 in float32 are seven
         grown = rows.eps + self.step * self.rho**levels / (1 + steepness)  # 13, 14
         reached = ops.row_norms(rows.x_adv, self.attack.norm, rows.x)
