@@ -18,8 +18,12 @@ from fastadv.attacks import FGSM, PGD, Noise
 from fastadv.data import CropFlip, Dataset, load
 from fastadv.models import LeNet5
 from fastadv.trainers import (
+    GAIRAT,
+    MAIL,
+    MAILTRADES,
     METHODS,
     SMD,
+    TRADES,
     Batch,
     Blind,
     DeepFoolTraining,
@@ -253,6 +257,18 @@ def test_awp_in_training_attacks_once_and_descends_from_the_perturbed_weights(im
 def test_awp_refuses_methods_that_learn_from_every_call(method, images):
     with pytest.raises(ValueError, match="awp asks for the loss twice"):
         fit(lenet(), METHODS[method](), images, awp=0.01)
+
+
+@pytest.mark.parametrize("kind", [Madry, GAIRAT, MAIL, TRADES, MAILTRADES])
+def test_label_smoothing_mixes_the_label_with_all(kind):
+    model, x, y = linear(12, 5), torch.rand(8, 3, 2, 2), torch.arange(8) % 5
+    batch = Batch(x, y, torch.arange(8), torch.arange(8), epoch=0)
+    plain, smooth = (kind(label_smoothing=share) for share in (0.0, 0.2))
+    seen = model(x if isinstance(plain, TRADES) else plain.attacked(model, batch, y).x_adv)
+    expected = 0.8 * F.cross_entropy(seen, y) - 0.2 * seen.log_softmax(1).mean()
+    torch.testing.assert_close(
+        smooth.loss(model, batch) - plain.loss(model, batch), expected - F.cross_entropy(seen, y)
+    )
 
 
 def test_clipping(images):

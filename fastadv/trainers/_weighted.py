@@ -31,10 +31,10 @@ class WeightedTraining(Madry):
         rows = self.attacked(model, batch, batch.y)
         logits = model(rows.x_adv)
         batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+        losses = F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
         if batch.epoch < self.burn_in:
-            return F.cross_entropy(logits, batch.y)
-        weights = self.weights(rows, logits.detach())
-        return (weights * F.cross_entropy(logits, batch.y, reduction="none")).mean()
+            return losses.mean()
+        return (self.weights(rows, logits.detach()) * losses).mean()
 
     @abstractmethod
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ Training), MAIL-AT and MAIL-TRADES.
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD, Attack, Rows
@@ -91,4 +90,4 @@ class MAILTRADES(TRADES):
         divergence = kl(adversarial, clean)
         if batch.epoch >= self.burn_in:
             divergence = margin_weights(adversarial, batch.y, self.slope, self.bias, self.factor) * divergence
-        return F.cross_entropy(clean, batch.y) + self.beta * divergence.mean()
+        return self.clean_loss(clean, batch.y) + self.beta * divergence.mean()
