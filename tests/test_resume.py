@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import fastadv.__main__ as command_line
+from fastadv.commands import _train
 from fastadv.runs import load_checkpoint
 from fastadv.trainers import METHODS
 
 SERVER = multiprocessing.get_context("forkserver")  # its children have torch already
-SERVER.set_forkserver_preload(["fastadv.__main__"])
+SERVER.set_forkserver_preload(["fastadv.__main__", "torch._dynamo"])
 QUICK = ["--per-class", "3", "--epochs", "2", "--batch-size", "8", "--save-every", "2"]
 QUICK += ["--test.attacks", "fgsm", "--test.limit", "10"]
 TIMES = ("seconds", "images_per_second")
@@ -40,6 +41,7 @@ def child(arguments: list[str], step: int, write: int, bytes_at_most: int) -> No
     """The command, in a process that kills itself after a step, or in the midst of writing a file; 0 does not."""
     torch.set_num_threads(1)
     os.dup2(os.open(errors(arguments), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    _train.plot_histories = _train.conclude = lambda *_: None  # what comes after training takes longer than it
     counts = {"steps": 0, "writes": 0}
 
     def die(what: str, at: int) -> None:
