@@ -124,7 +124,7 @@ def test_adamw(images):
     fit(model, recorder, images, epochs=1, batch_size=10, optimizer="adamw", weight_decay=0.1)
     groups = [[p for p in other.parameters() if (p.dim() > 1) == weights] for weights in (True, False)]
     theirs = torch.optim.AdamW(
-        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0}], lr=1e-3
+        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0}], lr=1e-3, fused=True
     )
     for batch in recorder.batches:
         theirs.zero_grad()

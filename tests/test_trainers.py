@@ -1094,7 +1094,7 @@ def test_history_holds_means_over_samples(images):
 def test_fit_is_adam(images):
     model, other, recorder = lenet(), lenet(), Recorder()
     fit(model, recorder, images, epochs=2, batch_size=10, lr=0.01)
-    optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(other.parameters(), lr=0.01, fused=True)
     for batch in recorder.batches:
         optimizer.zero_grad()
         F.cross_entropy(other(batch.x), batch.y, label_smoothing=0.1).backward()
