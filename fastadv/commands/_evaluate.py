@@ -19,6 +19,7 @@ def evaluate_checkpoint(
     other = load_model(transfer_from, test)[0] if transfer_from else None
     run = Run(out, as_yaml(source, testing, transfer_from=transfer_from), environment()) if out else None
     entry = report.Entry(name, testing.evaluate(model, test, name, other))
+    console.print(report.attacks_table([entry]))
     if run:
         conclude(run.folder, [entry], [model], test, testing.theta)
     else:

@@ -13,14 +13,18 @@ from ._recipes import (
     records_table,
     write_records,
 )
-from ._table import Entry, rows, table, write_table
+from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows, table, write_table
 
 __all__ = [
     "Entry",
+    "attack_rows",
+    "attacks_table",
     "corruptions_table",
     "figures_csv",
     "figures_table",
+    "findings",
     "markdown",
+    "outcomes",
     "plot_aa_curves",
     "plot_corruptions",
     "plot_examples",
