@@ -14,6 +14,7 @@ from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
 from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
 from ._gradients import GradientNorms, gradient_norms
+from ._honesty import checked
 from ._results import Evaluation, Finding, Outcome, Result, wilson
 
 __all__ = [
@@ -63,6 +64,8 @@ def evaluate(
     label: str = "true",
     batch_size: int = 500,
     source: Model | None = None,
+    checks: int = 64,
+    train: Dataset | None = None,
     kept: MutableMapping[str, Part] | None = None,
     processes: bool = False,
     on_step: Callable[[int, int], None] | None = None,
@@ -78,6 +81,9 @@ def evaluate(
         batch_size: samples at a time, the most: where a GPU's memory runs out, fewer. It decides memory and speed only.
         source: another model that the samples are made on (transfer), on the same device; with `label` ``pred`` they
             move away from its predictions.
+        checks: on how many samples the checks are made that look for gradient masking, mistakes of data and random
+            outputs (see `Evaluation.findings`); 0 for none.
+        train: what the model was trained on, of which `data` should have no sample.
         kept: where finished batches are put, and taken from by an evaluation that goes on: names to dicts of tensors.
         processes: share the batches among the processes of ``torch.distributed``; all of them get the whole result.
         on_step: called with (batches done, batches in all), those of this process.
@@ -87,6 +93,8 @@ def evaluate(
     """
     if label not in ("true", "pred"):
         raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
+    if checks < 0:
+        raise ValueError(f"checks must be a number of samples, or 0 for none, got {checks}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if taken := {CLEAN, "worst"} & set(attacks):
@@ -126,7 +134,8 @@ def evaluate(
     whole = {name: _joined([done[key] for key in work if key[0] == name]) for name in plan}
     natural = Outcome(whole[CLEAN]["right"])
     results = {name: _result(attack, whole[name]) for name, attack in plan.items() if attack}
-    return Evaluation(data.name, label, natural, results)
+    findings = checked(model, data, natural, results, min(checks, most), transferred=source is not None, train=train)
+    return Evaluation(data.name, label, natural, results, findings)
 
 
 def _measured(
@@ -172,7 +181,7 @@ def calibrated(
     """
 
     def accuracy(attack: Attack) -> float:
-        return evaluate(model, data, {"it": attack}, batch_size=batch_size).results["it"].accuracy
+        return evaluate(model, data, {"it": attack}, batch_size=batch_size, checks=0).results["it"].accuracy
 
     def scaled(exponent: float) -> DRA:
         return dataclasses.replace(dra, scale=2.0**exponent)
