@@ -1,13 +1,14 @@
 """What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
 
 from ._corruptions import CorruptionTest, measure_corruptions
-from ._evaluate import evaluate_checkpoint
+from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
 
 __all__ = [
+    "Conduct",
     "CorruptionTest",
     "Data",
     "Diagnosis",
@@ -16,7 +17,7 @@ __all__ = [
     "Training",
     "compare",
     "diagnose",
-    "evaluate_checkpoint",
+    "evaluate_model",
     "list_recipes",
     "measure_corruptions",
     "reproduce",
