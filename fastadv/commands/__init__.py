@@ -6,6 +6,7 @@ from ._features import Diagnosis, diagnose
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
+from ._transfer import transfer_between
 
 __all__ = [
     "Conduct",
@@ -22,4 +23,5 @@ __all__ = [
     "measure_corruptions",
     "reproduce",
     "train",
+    "transfer_between",
 ]
