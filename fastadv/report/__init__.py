@@ -2,7 +2,8 @@
 
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
 from ._features import plot_features
-from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins
+from ._landing import plot_confusion, write_confusion
+from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins, plot_noise
 from ._recipes import (
     figures_csv,
     figures_table,
@@ -29,12 +30,14 @@ __all__ = [
     "markdown",
     "outcomes",
     "plot_aa_curves",
+    "plot_confusion",
     "plot_corruptions",
     "plot_examples",
     "plot_features",
     "plot_gradients",
     "plot_history",
     "plot_margins",
+    "plot_noise",
     "plot_sweep",
     "plot_transfer",
     "plot_variant_gradients",
@@ -44,6 +47,7 @@ __all__ = [
     "rows",
     "sweep_rows",
     "table",
+    "write_confusion",
     "write_corruptions",
     "write_records",
     "write_table",
