@@ -1,5 +1,4 @@
-"""The command line, ``fastadv train | evaluate | compare | corruptions | features | landing | reproduce
-| info``, of settings."""
+"""The command line of settings: ``fastadv train | evaluate | transfer | compare | corruptions | features | ...``."""
 
 import dataclasses
 import sys
@@ -10,6 +9,7 @@ import jsonargparse
 import torch
 
 from .commands import (
+    Conduct,
     CorruptionTest,
     Data,
     Diagnosis,
@@ -19,7 +19,7 @@ from .commands import (
     Training,
     compare,
     diagnose,
-    evaluate_checkpoint,
+    evaluate_model,
     joined,
     land,
     launched,
@@ -27,9 +27,12 @@ from .commands import (
     measure_corruptions,
     reproduce,
     train,
+    transfer_between,
 )
 from .info import doctor
 from .trainers import METHODS, Stopped
+
+MODEL = "a run folder or its checkpoint, package.module:function, or a file of TorchScript or torch.export (.pt2)"
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -68,13 +71,13 @@ def parser() -> Parser:
     for name, method in METHODS.items():
         sub = add(methods, name, (method.__doc__ or name).splitlines()[0], method, Training)
         sub.add_class_arguments(Testing, "test")
-    sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing)
+    sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing, Conduct)
     sub.set_defaults(data=None)
-    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
-    sub.add_argument("--out", type=str | None, default=None, help="a new folder for the table and the figures")
-    sub.add_argument(
-        "--transfer_from", type=str | None, default=None, help="a run whose network the samples are made on"
-    )
+    sub.add_argument("checkpoint", type=str, help=MODEL)
+    sub = add(commands, "transfer", "Try samples made on each of several networks on all of them.", Data, Testing)
+    sub.set_defaults(data=None)
+    sub.add_argument("models", type=str, nargs="+", help=MODEL)
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figure")
     sub = add(commands, "features", "Draw what layers give for natural and adversarial samples.", Data, Diagnosis)
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
@@ -105,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastadv: {stopped}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("fastadv: stopped; a run keeps its last checkpoint", file=sys.stderr)
+        kept = "a run keeps its last checkpoint, an evaluation in --out its finished batches"
+        print(f"fastadv: stopped; {kept}", file=sys.stderr)
         return 130
     except torch.OutOfMemoryError as error:
         print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)
@@ -136,6 +140,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         train(name, _build(METHODS[name], options), _build(Training, options), options.test)
     elif command == "reproduce":
         list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
+    elif command == "transfer":
+        transfer_between(options.models, _build(Data, options), _build(Testing, options), options.out)
     elif command == "features":
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "corruptions":
@@ -145,8 +151,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:
-        given = options.checkpoint, _build(Data, options), _build(Testing, options), options.out, options.transfer_from
-        evaluate_checkpoint(*given)
+        settings = (_build(kind, options) for kind in (Data, Testing, Conduct))
+        evaluate_model(options.checkpoint, *settings)
 
 
 def _build(kind: type, options: jsonargparse.Namespace) -> Any:

@@ -1,15 +1,17 @@
 """What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
 
 from ._corruptions import CorruptionTest, measure_corruptions
-from ._evaluate import evaluate_checkpoint
+from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
 from ._landing import LandingTest, land
 from ._launch import joined, launched
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
+from ._transfer import transfer_between
 
 __all__ = [
+    "Conduct",
     "CorruptionTest",
     "Data",
     "Diagnosis",
@@ -19,7 +21,7 @@ __all__ = [
     "Training",
     "compare",
     "diagnose",
-    "evaluate_checkpoint",
+    "evaluate_model",
     "joined",
     "land",
     "launched",
@@ -27,4 +29,5 @@ __all__ = [
     "measure_corruptions",
     "reproduce",
     "train",
+    "transfer_between",
 ]

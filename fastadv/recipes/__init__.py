@@ -208,7 +208,7 @@ def measure(
         attack = replace(rules.attacks[name], **recipe.attacks.get(name, {}))
         attack = attack if budget is None else attack.at(budget)
         other = networks[source] if source else None
-        settings = {"label": rules.labels[name], "batch_size": batch_size, "source": other}
+        settings = {"label": rules.labels[name], "batch_size": batch_size, "source": other, "checks": 0}
         return evaluate(model, test, {key: attack}, **settings).results[key]
 
     @functools.cache
@@ -222,7 +222,7 @@ def measure(
 
     def measured(key: str, what: Any) -> float:
         if key == "clean":
-            return 100 * evaluate(model, test, {}, batch_size=batch_size).clean
+            return 100 * evaluate(model, test, {}, batch_size=batch_size, checks=0).clean
         if key == "corruptions":
             names = BENCHMARK if what == "mean" else [what]
             return 100 * sum(map(under, names)) / len(names)

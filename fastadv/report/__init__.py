@@ -14,14 +14,21 @@ from ._recipes import (
     records_table,
     write_records,
 )
-from ._table import Entry, rows, table, write_table
+from ._sweep import SweepRow, plot_sweep, sweep_rows
+from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows, table, write_table
+from ._transfer import plot_transfer
 
 __all__ = [
     "Entry",
+    "SweepRow",
+    "attack_rows",
+    "attacks_table",
     "corruptions_table",
     "figures_csv",
     "figures_table",
+    "findings",
     "markdown",
+    "outcomes",
     "plot_aa_curves",
     "plot_confusion",
     "plot_corruptions",
@@ -31,11 +38,14 @@ __all__ = [
     "plot_history",
     "plot_margins",
     "plot_noise",
+    "plot_sweep",
+    "plot_transfer",
     "plot_variant_gradients",
     "plot_variants",
     "read_figures",
     "records_table",
     "rows",
+    "sweep_rows",
     "table",
     "write_confusion",
     "write_corruptions",

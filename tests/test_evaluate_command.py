@@ -1,0 +1,267 @@
+"""``fastadv evaluate`` and ``transfer``: models from anywhere, and what is written of them."""
+
+import csv
+import importlib
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toys import labels, linear, samples
+
+from fastadv.__main__ import main
+from fastadv.models import LeNet5
+from fastadv.runs import Run
+
+MODELS = """
+import os
+import time
+
+import torch
+from torch import nn
+
+def linear(features=4):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, 3))
+
+class Slow(nn.Sequential):
+    def forward(self, x):
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        return super().forward(x)
+
+def slow(): return Slow(*linear())
+def other(): return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+def wide(): return linear(5)
+def needs(argument): return linear()
+def breaks(): raise KeyError("weights")
+def dictionary(): return {}
+def two(): return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+number = 3
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with data.npz, of 3 classes and samples [1, 2, 2], and modules of models."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "networks", raising=False)
+    (tmp_path / "networks.py").write_text(MODELS)
+    (tmp_path / "broken.py").write_text("import no_such_thing\n")
+    write_data(tmp_path / "data.npz")
+    return tmp_path
+
+
+def write_data(path: Path, n: int = 24) -> None:
+    halves = {f"x_{half}": samples(n, 1, 2, 2, seed=i) for i, half in enumerate(("train", "test"))}
+    halves |= {f"y_{half}": labels(n, 3, seed=i) for i, half in enumerate(("train", "test"))}
+    np.savez(path, **{name: tensor.numpy() for name, tensor in halves.items()})
+
+
+def evaluate(model: str, *flags: str) -> int:
+    return main(["evaluate", model, "--data", "data.npz", "--attacks", "pgd", *flags])
+
+
+def scripted(path: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(linear(4, 3)).save(path)
+
+
+def exported(path: str, **shapes: object) -> None:
+    torch.export.save(torch.export.export(linear(4, 3), (samples(4, 1, 2, 2),), **shapes), path)
+
+
+def any_batch(path: str) -> None:
+    exported(path, dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def run(path: str) -> None:
+    """A run folder of an untrained network."""
+    model = LeNet5()
+    about = {"model": "lenet5", "shape": [1, 28, 28], "classes": list("0123456789")}
+    Run(path, "", {}).save({"method": "standard", "data": "fashion-mnist-mini", "state": model.state_dict()} | about)
+
+
+@pytest.mark.parametrize(
+    ("file", "write"), [("m.pt", scripted), ("scripted.pt2", scripted), ("m.pt2", any_batch), ("other.zip", any_batch)]
+)
+def test_models_in_files(file: str, write: Callable[[str], None], place: Path, capsys) -> None:
+    write(file)
+    if file == "scripted.pt2":  # the name says torch.export, the content does not
+        assert evaluate(file) == 2
+        assert "scripted.pt2 is damaged, or not of torch.export" in capsys.readouterr().err
+        return
+    assert evaluate(file, "--out", "out") == 0
+    line = Path("out/table.csv").read_text().splitlines()[1].split(",")
+    x, y = samples(24, 1, 2, 2, seed=1), labels(24, 3, seed=1)
+    assert (line[0], float(line[1])) == (Path(file).stem, (linear(4, 3)(x).argmax(1) == y).double().mean())
+
+
+def test_a_model_from_a_function(place: Path, capsys) -> None:
+    assert evaluate("networks:linear") == 0
+    assert "networks:linear" in capsys.readouterr().out
+    assert evaluate("networks:linear", "--transfer-from", "networks:linear") == 0
+
+
+def test_a_run_of_an_untrained_network(place: Path) -> None:
+    run("run")
+    assert main(["evaluate", "run", "--attacks", "fgsm", "--limit", "20"]) == 0
+    assert main(["evaluate", "run/checkpoint.pt", "--attacks", "fgsm", "--limit", "20"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nowhere", "no checkpoint at nowhere: give a run folder"),
+        (
+            "nowhere:linear",
+            "cannot import 'nowhere' for nowhere:linear: ModuleNotFoundError: No module",
+        ),
+        (
+            "broken:linear",
+            "for broken:linear: ModuleNotFoundError: No module named 'no_such_thing'",
+        ),
+        ("networks:linaer", "networks has no 'linaer', which networks:linaer asks for"),
+        ("networks:number", "networks:number() failed: TypeError: 'int' object is not callable"),
+        ("networks:needs", "networks:needs() failed: TypeError: needs() missing 1 required positional argument"),
+        ("networks:breaks", "networks:breaks() failed: KeyError: 'weights'"),
+        ("networks:dictionary", "networks:dictionary() must return a torch.nn.Module, got dict"),
+        ("networks:wide", "networks:wide gives no logits for 1 samples of data, [1, 2, 2] in 3 classes: RuntimeError"),
+        ("networks:two", "the model has 2 classes"),
+        ("fixed.pt2", "fixed.pt2 gives no logits for 1 samples of data"),
+        ("half.pt2", "half.pt2 is damaged, or not of torch.export"),
+        ("half.pt", "half.pt is damaged, or no checkpoint of fastadv"),
+        ("state.pt", "state.pt is no checkpoint of fastadv: it was written by something else"),
+    ],
+)
+def test_models_that_are_wrong(model: str, message: str, place: Path, capsys) -> None:
+    exported("fixed.pt2")
+    scripted("whole.pt")
+    for name, whole in (("half.pt2", "fixed.pt2"), ("half.pt", "whole.pt")):
+        Path(name).write_bytes(Path(whole).read_bytes()[:700])
+    torch.save(nn.Linear(4, 3).state_dict(), "state.pt")
+    assert evaluate(model) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("fastadv: ")
+    assert "Traceback" not in error
+
+
+def test_data_of_a_function_must_be_named(place: Path, capsys) -> None:
+    assert main(["evaluate", "networks:linear"]) == 2
+    assert "what data networks:linear is for is not known: name it with --data" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- stopped, shared, written
+
+
+def rows(folder: str, name: str = "attacks.csv") -> list[dict[str, str]]:
+    found = list(csv.DictReader(Path(folder, name).read_text().splitlines()))
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+def fastadv(*command: str, **environment: str) -> subprocess.Popen:
+    """A process of its own."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path} | environment
+    return subprocess.Popen([sys.executable, "-m", *command], env=env)
+
+
+FLAGS = ["--data", "data.npz", "--attacks", "pgd,noise,deepfool", "--at-once", "3"]
+
+
+def test_an_evaluation_that_is_killed_goes_on(place: Path, capsys) -> None:
+    assert main(["evaluate", "networks:linear", *FLAGS, "--out", "whole"]) == 0
+    running = fastadv("fastadv", "evaluate", "networks:slow", *FLAGS, "--out", "killed", SLOW="0.05")
+    while len(list(place.glob("killed/batches/*/*.npz"))) < 10:
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    finished = {path: path.stat().st_mtime_ns for path in place.glob("killed/batches/*/*.npz")}
+    assert 10 <= len(finished) < 32
+    again = ["evaluate", "networks:slow", *FLAGS, "--out", "killed"]
+    assert main(again) == 2
+    assert "runs are never overwritten" in capsys.readouterr().err
+    assert main([*again, "--resume", "true"]) == 0
+    assert len(list(place.glob("killed/batches/*/*.npz"))) == 32
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    named = [row | {"method": "networks:linear"} for row in rows("killed")]
+    assert named == rows("whole")
+    assert main([*again, "--resume", "true", "--eps", "0.2"]) == 2
+    assert "eps was 0.1 and is now 0.2" in capsys.readouterr().err
+    (place / "networks.py").write_text(MODELS.replace("manual_seed(0)", "manual_seed(1)"))
+    sys.modules.pop("networks")
+    importlib.invalidate_caches()
+    assert main([*again, "--resume", "true"]) == 0  # other weights: nothing of the old ones is taken
+    assert len(list(place.glob("killed/batches/*/*.npz"))) == 64
+
+
+def test_two_processes_are_one(place: Path) -> None:
+    command = ["fastadv", "evaluate", "networks:linear", *FLAGS, "--out"]
+    assert main([*command[1:], "one"]) == 0
+    flags = ["--standalone", "--nproc-per-node", "2", "-m"]
+    assert fastadv("torch.distributed.run", *flags, *command, "two").wait(120) == 0
+    assert rows("two") == rows("one")
+    assert len(list(place.glob("two/batches/*/*.npz"))) == 32
+
+
+def test_a_config_repeats_an_evaluation(place: Path) -> None:
+    assert evaluate("networks:linear", "--eps", "0.03", "--checks", "0", "--out", "first") == 0
+    assert main(["evaluate", "networks:linear", "--config", "first/config.yaml", "--out", "second"]) == 0
+    assert rows("first") == rows("second")
+
+
+def test_a_sweep_of_budgets(place: Path, capsys) -> None:
+    assert evaluate("networks:linear", "--sweep", "0.05, 0.02,0.1", "--out", "out") == 0
+    found = rows("out", "sweep.csv")
+    assert [(row["attack"], float(row["eps"])) for row in found] == [("pgd", eps) for eps in (0, 0.02, 0.05, 0.1)]
+    clean, *_, last = [float(row["accuracy"]) for row in found]
+    assert (clean, last) == (float(rows("out")[0]["accuracy"]), float(rows("out")[1]["accuracy"]))
+    assert Path("out/sweep.png").read_bytes().startswith(b"\x89PNG")
+    for flags, message in (
+        (["--sweep", "0.1,much"], "sweep must be budgets with commas between, such as 0.02,0.05,0.1, got '0.1,much'"),
+        (["--checks", "-1"], "checks must be a number of samples, or 0 for none, got -1"),
+        (["--resume", "true"], "resume needs --out"),
+    ):
+        assert evaluate("networks:linear", *flags) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_findings_are_printed(place: Path, capsys) -> None:
+    with np.load("data.npz") as arrays:
+        np.savez("data.npz", **{**arrays, "x_train": arrays["x_test"]})
+    assert evaluate("networks:linear") == 0
+    assert "overlap: 24 of 24 test samples are training samples" in capsys.readouterr().out
+    assert evaluate("networks:linear", "--checks", "0") == 0
+    assert "overlap" not in capsys.readouterr().out
+
+
+def test_transfer_between_models(place: Path, capsys) -> None:
+    models = ["networks:linear", "networks:slow", "networks:other"]
+    flags = ["--data", "data.npz", "--attacks", "fgsm,pgd", "--eps", "0.2", "--out", "out"]
+    assert main(["transfer", *models, *flags]) == 0
+    found = {(row["attack"], row["source"], row["target"]): row for row in rows("out", "transfer.csv")}
+    assert len(found) == 3 + 2 * 9
+    alike = {key: row | {"target": ""} for key, row in found.items()}
+    assert alike["pgd", models[2], models[0]] == alike["pgd", models[2], models[1]]  # the same network twice
+    assert alike["pgd", models[2], models[0]] != alike["pgd", models[2], models[2]]
+    assert Path("out/transfer.png").read_bytes().startswith(b"\x89PNG")
+    for given, message in (
+        (models[:1], "transfer is between models: give at least two, got 1"),
+        ([models[0], models[0]], "has one twice"),
+        ([models[0], "nowhere"], "no checkpoint at nowhere"),
+    ):
+        assert main(["transfer", *given, *flags[:-1], "none"]) == 2
+        assert message in capsys.readouterr().err
+        assert not Path("none").exists()
+    assert main(["transfer", *models, "--out", "none"]) == 2
+    assert "name it with --data" in capsys.readouterr().err
