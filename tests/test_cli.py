@@ -73,7 +73,7 @@ def test_a_stopped_run_keeps_its_last_epoch(
 
     monkeypatch.setattr(Run, "log", log_and_stop)
     assert main(["train", "standard", "--data", images, "--epochs", "3", "--out", str(tmp_path / "run")]) == 130
-    assert "last whole epoch" in capsys.readouterr().err
+    assert "a run keeps its last checkpoint" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "run")["epoch"] == 1
 
 
@@ -220,8 +220,8 @@ def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> 
         (["train", "standard", "--test.attacks", "pdg"], "unknown attack 'pdg'"),
         (["train", "standard", "--test.theta", "0"], "theta must be positive, got 0"),
         (["train", "standard", "--augment", "mirror"], "augment must be one of none, crop-flip"),
-        (["train", "standard", "--optimizer", "lion"], "optimizer must be one of adam, sgd, got 'lion'"),
-        (["train", "standard", "--patience", "3"], "needs samples to measure on: set held_out"),
+        (["train", "standard", "--optimizer", "lion"], "optimizer must be one of adam, adamw, sgd, got 'lion'"),
+        (["train", "standard", "--patience", "3"], "need samples to measure on: set held_out"),
         (["train", "standard", "--held-out", "6000"], "held_out must leave samples to train on"),
         (["train", "standard", "--resume", "true"], "resume needs --out"),
         (["train", "standard", "--data", "two-circles", "--model", "two-circles-net", "--mean", "0.5"], "for images"),

@@ -14,7 +14,7 @@ from torch import nn
 from ..attacks import ATTACKS, Attack, MultiAttack
 from ..data import AUGMENTATIONS, Dataset, load
 from ..evaluation import PROTOCOL, Evaluation, evaluate
-from ..trainers import Settings
+from ..trainers import Settings, processes
 from ._loggers import LOGGERS
 from ._networks import build_network, load_weights
 from ._terminal import progress
@@ -185,7 +185,9 @@ class Testing:
         return test.take(self.limit) if self.limit else test
 
     def evaluate(self, model: nn.Module, test: Dataset, name: str, source: nn.Module | None = None) -> Evaluation:
-        settings = {"label": self.label, "batch_size": self.at_once, "source": source}
+        """Measures `model`; all processes share the work, and have the result."""
+        model.eval()
+        settings = {"label": self.label, "batch_size": self.at_once, "source": source, "processes": processes() > 1}
         with progress(f"evaluating {name}", "batches") as step:
             return evaluate(model, test, self.chosen(), **settings, on_step=step)
 

@@ -14,7 +14,7 @@ from ..data import Dataset
 from ..evaluation import evaluate
 from ..info import environment
 from ..runs import BEST, Run
-from ..trainers import METHODS, AttackMethod, Method, Standard, Stopped, fit, rank
+from ..trainers import METHODS, AttackMethod, Method, Standard, Stopped, fit, processes, rank
 from ._launch import shared
 from ._loggers import LOGGERS
 from ._settings import Testing, Training, as_yaml, budgeted, listed
@@ -32,6 +32,7 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
     model, history = train_one(name, method, options, train_set, run)
     trained_on, _ = options.split(train_set)
     seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
+    entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
     if rank() > 0:
         return
     plot_histories({name: history}, run.folder)
@@ -39,7 +40,6 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
         f"an epoch of {len(trained_on)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
         f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
     )
-    entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
     conclude(run.folder, [entry], [model], test, testing.theta)
 
 
@@ -64,8 +64,6 @@ def compare(names: list[str], options: Training, testing: Testing) -> None:
         run = shared(functools.partial(Run, folder / name, config, environment(), resume=bool(options.resume)))
         model, histories[name] = train_one(name, method, options, train_set, run)
         networks.append(model)
-        if rank() > 0:
-            continue
         entries.append(report.Entry(name, testing.evaluate(model, test, name), seconds_per_epoch(histories[name])))
     if rank() > 0:
         return
@@ -92,7 +90,9 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
         raise ValueError(f"{run.folder} was written by a fastadv that could not resume: train anew, to another --out")
 
     def avg_aa(model: nn.Module) -> dict[str, float]:
-        found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)})
+        shared_out = -(-len(held_out) // processes())
+        how = {"batch_size": min(500, shared_out), "checks": 0, "processes": processes() > 1}
+        found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)}, **how)
         return {"avg_aa": found.results["deepfool"].curve.average(1.0), "held_out_accuracy": found.clean}
 
     for option in method.in_epochs:
