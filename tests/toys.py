@@ -106,8 +106,8 @@ def stop_at_a_checkpoint() -> Iterator[None]:
     """Whoever runs the command line presses Ctrl-C as soon as a run has saved its first epoch."""
     save = Run.save
 
-    def save_and_stop(self: Run, checkpoint: dict) -> None:
-        save(self, checkpoint)
+    def save_and_stop(self: Run, checkpoint: dict, *also: str) -> None:
+        save(self, checkpoint, *also)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:

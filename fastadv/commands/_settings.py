@@ -25,8 +25,9 @@ class Data:
     """Which data.
 
     Args:
-        data: cifar10, cifar100, fashion-mnist, fashion-mnist-mini (inside the package), mnist, svhn, two-circles, or
-            the path of an .npz file with x_train, y_train, x_test, y_test.
+        data: cifar10, cifar100, fashion-mnist, fashion-mnist-mini (inside the package), mnist, svhn, two-circles, the
+            path of an .npz file with x_train, y_train, x_test, y_test, or of a folder with images in train/CLASS and
+            test/CLASS.
         folder: where the files of the data set are; by default the usual places are searched.
         download: fetch missing files of the data set, checksummed.
         device: cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
