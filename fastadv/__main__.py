@@ -1,4 +1,4 @@
-"""The command line, ``fastadv train | evaluate | compare | corruptions | features | reproduce | info``, of settings."""
+"""The command line, ``fastadv train | evaluate | compare | corruptions | features | reproduce | report | info``."""
 
 import dataclasses
 import sys
@@ -20,6 +20,7 @@ from .commands import (
     evaluate_checkpoint,
     list_recipes,
     measure_corruptions,
+    report_runs,
     reproduce,
     train,
 )
@@ -82,6 +83,9 @@ def parser() -> Parser:
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
     sub.add_argument("names", type=str, nargs="*", help="recipes, or patterns such as 'blind-fashion-mnist-*'")
     sub.add_argument("--list", action="store_true", help="all recipes, and where they were published")
+    sub = add(commands, "report", "One HTML page of the tables and figures of many runs.", config=False)
+    sub.add_argument("runs", type=str, nargs="*", help="the --out of train, compare, evaluate, corruptions, reproduce")
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the page and its figures")
     add(commands, "info", "What is installed, which kernels run, and how to repair what is missing.", config=False)
     return main
 
@@ -116,6 +120,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         train(name, _build(METHODS[name], options), _build(Training, options), options.test)
     elif command == "reproduce":
         list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
+    elif command == "report":
+        report_runs(options.runs, options.out)
     elif command == "features":
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "corruptions":

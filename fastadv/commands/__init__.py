@@ -3,6 +3,7 @@
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import evaluate_checkpoint
 from ._features import Diagnosis, diagnose
+from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
@@ -19,6 +20,7 @@ __all__ = [
     "evaluate_checkpoint",
     "list_recipes",
     "measure_corruptions",
+    "report_runs",
     "reproduce",
     "train",
 ]

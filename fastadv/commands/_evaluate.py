@@ -17,7 +17,8 @@ def evaluate_checkpoint(
     test = testing.samples(source)
     model, saved = load_network(checkpoint, test)
     other = load_network(transfer_from, test)[0] if transfer_from else None
-    run = Run(out, as_yaml(source, testing, transfer_from=transfer_from), environment()) if out else None
+    config = as_yaml(source, testing, checkpoint=checkpoint, transfer_from=transfer_from)
+    run = Run(out, config, environment()) if out else None
     name = saved["method"]
     entry = report.Entry(name, testing.evaluate(model, test, name, other))
     if run:

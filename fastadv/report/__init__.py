@@ -1,7 +1,11 @@
 """Tables and figures of runs."""
 
+from ._bootstrap import paired_bootstrap
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
+from ._evaluation import write_evaluation
 from ._features import plot_features
+from ._folders import RunFolder, labels, read_run
+from ._page import write_report
 from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins
 from ._recipes import (
     figures_csv,
@@ -17,10 +21,13 @@ from ._table import Entry, rows, table, write_table
 
 __all__ = [
     "Entry",
+    "RunFolder",
     "corruptions_table",
     "figures_csv",
     "figures_table",
+    "labels",
     "markdown",
+    "paired_bootstrap",
     "plot_aa_curves",
     "plot_corruptions",
     "plot_examples",
@@ -31,10 +38,13 @@ __all__ = [
     "plot_variant_gradients",
     "plot_variants",
     "read_figures",
+    "read_run",
     "records_table",
     "rows",
     "table",
     "write_corruptions",
+    "write_evaluation",
     "write_records",
+    "write_report",
     "write_table",
 ]

@@ -1,10 +1,11 @@
-"""Figures, written as PNG files."""
+"""Figures, written as PNG or SVG files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,9 +18,89 @@ History = Sequence[Mapping[str, float]]
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG."""
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    """Writes a figure as PNG or SVG, the same bytes for the same figure."""
+    with rc_context({"svg.hashsalt": "fastadv"}):
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=150, bbox_inches="tight", metadata=metadata)
     return path
+
+
+def plot_lines(
+    lines: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, path: Path, *, percent: bool = False
+) -> Path:
+    """A line an entry, y by x; `percent` for y from 0 to 100."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, points) in enumerate(lines.items()):
+        x = sorted(points)
+        axes.plot(x, [points[value] for value in x], _style(i), color=f"C{i}", marker=".", label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (0, 100)} if percent else {}))
+    axes.grid(alpha=0.3)
+    _legend_below(figure)
+    return save(figure, path)
+
+
+def _style(i: int) -> str:
+    """Of the line at place `i`: there are ten colours."""
+    return ("-", ":", "--", "-.")[i // 10 % 4]
+
+
+def _legend_below(figure: Figure) -> None:
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    columns = max(1, min(4, len(names), 60 // max(map(len, names))))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="small")
+
+
+def plot_distances(curves: Mapping[str, AACurve], limit: float, attack: str, path: Path) -> Path:
+    """How many of the samples that are classified correctly first change their class at which perturbation size.
+
+    What takes more than `limit` is counted in the last of 40 bins.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    edges = torch.linspace(0, limit, 41)
+    for i, (name, curve) in enumerate(curves.items()):
+        nearest = curve.flips[curve.correct].amin(1).clamp(max=limit)
+        counts = torch.histogram(nearest.cpu().float(), edges)[0]
+        label = f"{name}: {int(curve.correct.sum())} correct"
+        axes.stairs(counts.tolist(), edges.tolist(), color=f"C{i}", linestyle=_style(i), label=label)
+    axes.set(xlabel=f"margin: size of the smallest perturbation ({attack}, RMS norm)", ylabel="test samples")
+    axes.set(xlim=(0, limit), ylim=(0, None))
+    axes.grid(alpha=0.3)
+    _legend_below(figure)
+    return save(figure, path)
+
+
+def plot_heat_map(values: Mapping[str, Mapping[str, float]], title: str, path: Path) -> Path:
+    """Percentages by row and column, each written into its square; what is missing is left white."""
+    columns = list(dict.fromkeys(column for row in values.values() for column in row))
+    figure = Figure(figsize=(2.5 + 0.6 * len(columns), 2.5 + 0.4 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    grid = [[row.get(column, math.nan) for column in columns] for row in values.values()]
+    axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for i, j in ((i, j) for i in range(len(grid)) for j in range(len(columns)) if not math.isnan(grid[i][j])):
+        colour = "w" if grid[i][j] < 60 else "k"
+        axes.text(j, i, f"{grid[i][j]:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize="small")
+    axes.set_yticks(range(len(values)), list(values), fontsize="small")
+    axes.set_title(title, fontsize="medium", wrap=True)
+    return save(figure, path)
+
+
+def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path) -> Path:
+    """Percentages: a group of bars for each inner name, one above the other, in it a bar an entry."""
+    names = list(dict.fromkeys(name for bars in values.values() for name in bars))
+    height = 0.8 / len(values)
+    figure = Figure(figsize=(6, 1.5 + len(names) * max(0.22, 0.12 * len(values))), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, bars) in enumerate(values.items()):
+        places = [names.index(name) + (i + 0.5) * height - 0.4 for name in bars]
+        axes.barh(places, list(bars.values()), height, color=f"C{i}", label=label)
+    axes.set_yticks(range(len(names)), names, fontsize="small")
+    axes.set(xlabel=xlabel, xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+    _legend_below(figure)
+    return save(figure, path)
 
 
 def draw_panels(
@@ -33,8 +114,7 @@ def draw_panels(
         axes = figure.add_subplot(rows, columns, place)
         for i, (label, points) in enumerate(lines.items()):
             x = sorted(value for value in points if value is not None)
-            style = "-:"[i // 10 % 2]  # there are ten colours
-            axes.plot(x, [points[value] for value in x], style, color=f"C{i}", marker=".", label=label)
+            axes.plot(x, [points[value] for value in x], _style(i), color=f"C{i}", marker=".", label=label)
             if None in points:
                 axes.axhline(points[None], color=f"C{i}", linestyle="--", linewidth=1)
         axes.set_title(name, fontsize="medium")
@@ -48,17 +128,17 @@ def draw_panels(
 
 def plot_aa_curves(curves: Mapping[str, AACurve], theta: float, attack: str, path: Path) -> Path:
     """AA(eps) of several models under one attack, to twice `theta`, which bounds the average that the legend gives."""
-    figure = Figure(figsize=(6, 4))
+    figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     budgets = [2 * theta * i / 200 for i in range(201)]
-    for name, curve in curves.items():
+    for i, (name, curve) in enumerate(curves.items()):
         label = f"{name}: avg-AA({theta:g}) = {100 * curve.average(theta):.1f}"
-        axes.plot(budgets, [100 * curve(eps) for eps in budgets], label=label)
+        axes.plot(budgets, [100 * curve(eps) for eps in budgets], _style(i), color=f"C{i}", label=label)
     axes.axvline(theta, color="0.7", linewidth=1, linestyle="--")
     axes.set(xlabel=f"budget eps ({attack}, RMS norm)", ylabel="adversarial accuracy AA(eps), %")
     axes.set(xlim=(0, 2 * theta), ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend()
+    _legend_below(figure)
     return save(figure, path)
 
 

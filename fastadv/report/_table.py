@@ -9,6 +9,8 @@ from rich.table import Table
 
 from ..evaluation import Evaluation
 
+LOWER_IS_BETTER = {"seconds_per_epoch"}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -36,6 +38,13 @@ def rows(entries: Sequence[Entry], theta: float) -> list[dict[str, float | str]]
     return table
 
 
+def cell_text(column: str, value: float) -> str:
+    """A value of the table as it is shown: accuracies in percent."""
+    if column.endswith("_norm"):
+        return f"{value:.4f}"
+    return f"{value:.1f}" if column == "seconds_per_epoch" else f"{100 * value:.1f}"
+
+
 def write_table(entries: Sequence[Entry], theta: float, path: Path) -> None:
     """The table as CSV."""
     values = rows(entries, theta)
@@ -59,7 +68,6 @@ def table(entries: Sequence[Entry], theta: float) -> Table:
     shown = Table(caption=note, caption_justify="left")
     for column in values[0]:
         shown.add_column(heads[column], justify="left" if column == "method" else "right")
-    lower_is_better = {"seconds_per_epoch"}
     for row in values:
         cells = []
         for column, value in row.items():
@@ -67,9 +75,8 @@ def table(entries: Sequence[Entry], theta: float) -> Table:
                 cells.append(value)
                 continue
             numbers = [other[column] for other in values]
-            best = min(numbers) if column in lower_is_better else max(numbers)
-            percent = column in ("clean", *first.results) or column.endswith("_avg_aa")
-            text = f"{100 * value:.1f}" if percent else f"{value:.4f}" if column.endswith("_norm") else f"{value:.1f}"
+            best = min(numbers) if column in LOWER_IS_BETTER else max(numbers)
+            text = cell_text(column, value)
             cells.append(f"[bold]{text}[/bold]" if value == best and len(values) > 1 else text)
         shown.add_row(*cells)
     return shown

@@ -1,0 +1,249 @@
+"""One HTML page of many runs, with nothing outside it, and its figures as files."""
+
+import base64
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ._compare import Grid, Published, Tested, comparison, corruptions, published, settings
+from ._folders import RunFolder, labels
+from ._plots import plot_aa_curves, plot_bars, plot_distances, plot_heat_map, plot_lines
+
+_SHOWN = ("theta", "test_sha256", "data", "samples", "label", "clean", "results")
+_NO_CURVE = ("epoch", "seconds", "images_per_second")
+_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page: its caption, the files that its numbers are from, and itself as a data URI."""
+
+    caption: str
+    sources: list[Path]
+    uri: str
+
+
+@dataclass
+class Section:
+    """A part of the page."""
+
+    title: str
+    note: str = ""
+    grids: list[Grid] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    extras: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(runs: Sequence[RunFolder], folder: Path) -> Path:
+    """``report.html`` of `runs`, and every figure drawn for it as PNG and SVG beside it.
+
+    The page holds its figures, style and script, and asks for nothing from elsewhere. Raises ValueError where files of
+    a run do not fit each other.
+    """
+    page = Page(runs, folder)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    path = folder / "report.html"
+    path.write_text(environment.get_template("page.html").render(page=page), encoding="utf-8")
+    return path
+
+
+class Page:
+    """What ``page.html`` shows."""
+
+    def __init__(self, runs: Sequence[RunFolder], folder: Path):
+        self.runs = [each for run in runs for each in run.all]
+        self.tops, self.folder, self.names = runs, folder, labels(runs)
+        self.files = {run.folder / name: digest for run in self.runs for name, digest in run.files.items()}
+        parts = (self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own_pictures)
+        self.sections = [section for part in parts for section in part() if section.grids or section.pictures]
+
+    def draw(self, name: str, caption: str, sources: Sequence[Path], plot: Callable[[Path], Any]) -> Picture:
+        """Draws a figure as SVG, which the page holds, and as PNG."""
+        taken = {path.stem for path in self.folder.glob("*.svg")}
+        stem = next(each for i in range(len(taken) + 1) if (each := f"{name}-{i}" if i else name) not in taken)
+        plot(self.folder / f"{stem}.png")
+        plot(self.folder / f"{stem}.svg")
+        return Picture(caption, list(dict.fromkeys(sources)), _uri(self.folder / f"{stem}.svg"))
+
+    def number(self, path: Path) -> int:
+        """The place of a file among those that were read."""
+        return list(self.files).index(path) + 1
+
+    def label(self, run: RunFolder) -> str:
+        """What the network is called that a run folder is about."""
+        checkpoint = run.config.get("checkpoint")
+        return self.names[run.folder.absolute()] if not checkpoint else self.called(checkpoint)
+
+    def called(self, checkpoint: str) -> str:
+        """What the network of a checkpoint is called: as its run is, where that is reported too."""
+        return self.names.get(Path(checkpoint).absolute(), Path(checkpoint).name)
+
+    def tested(self) -> list[Tested]:
+        """Every model of every evaluation.json."""
+        return [
+            Tested(self.names[run.home(name)], run, name, self.called(source) if source else "")
+            for run in self.runs
+            for name in run.evaluations
+            for source in [run.config.get("transfer_from")]
+        ]
+
+    def compared(self) -> list[Section]:
+        """A section for each test set: its table, AA curves, margins, and accuracies over budgets."""
+        groups: dict[str, list[Tested]] = {}
+        for tested in self.tested():
+            groups.setdefault(settings(tested), []).append(tested)
+        sections = []
+        for models in groups.values():
+            about = models[0].about
+            title = f"{about['samples']} test samples of {about['data']}"
+            note = f"Attacks move away from the {'true label' if about['label'] == 'true' else 'prediction'}."
+            section = Section(f"Models on {title}", note, [comparison(f"Accuracy in % on {title}", note, models)])
+            section.extras = {
+                f"{model.label}: {key}": yaml.safe_dump(value, sort_keys=False)
+                for model in models
+                for key, value in model.about.items()
+                if key not in _SHOWN
+            }
+            direct = [model for model in models if not model.source]
+            for attack in dict.fromkeys(name for model in direct for name in model.curves):
+                having = [model for model in direct if attack in model.curves]
+                curves, files = {m.label: m.curves[attack] for m in having}, _files(having, "evaluation.npz")
+                theta = about["theta"]
+                caption = f"Accuracy where the perturbations of {attack} are cut off at eps"
+                plot = partial(plot_aa_curves, curves, theta, attack)
+                section.pictures.append(self.draw(f"aa_{attack}", caption, files, plot))
+                caption = f"Margins under {attack} of correctly classified samples; above {2 * theta:g} in the last bin"
+                plot = partial(plot_distances, curves, 2 * theta, attack)
+                section.pictures.append(self.draw(f"margins_{attack}", caption, files, plot))
+            section.pictures += self.over_budgets(direct)
+            sections.append(section)
+        return sections
+
+    def over_budgets(self, models: Sequence[Tested]) -> list[Picture]:
+        """Accuracy over eps, of attacks that were run at several; at 0 the clean accuracy."""
+        lines: dict[str, dict[str, dict[float, float]]] = {}
+        for model in models:
+            for name, result in model.results.items():
+                if "eps" in result["attack"]:
+                    points = lines.setdefault(name, {}).setdefault(model.label, {0.0: 100 * model.about["clean"]})
+                    points[result["attack"]["eps"]] = 100 * result["accuracy"]
+        return self.draw_budgets(lines, _files(models, "evaluation.json"))
+
+    def draw_budgets(self, lines: dict[str, dict[str, dict[float, float]]], files: Sequence[Path]) -> list[Picture]:
+        """Accuracies by attack, model and budget, where there is more than the clean one and another."""
+        return [
+            self.draw(
+                f"eps_{attack.replace(' ', '_')}",
+                f"Accuracy under {attack} over its budget",
+                files,
+                partial(plot_lines, of_models, "eps", f"accuracy under {attack}, %", percent=True),
+            )
+            for attack, of_models in lines.items()
+            if any(len(points) > 2 for points in of_models.values())
+        ]
+
+    def published(self) -> list[Section]:
+        """A section for each folder of ``fastadv reproduce`` and the data of its recipes."""
+        groups: dict[tuple[str, str], list[Published]] = {}
+        for top in self.tops:
+            for run in (run for run in top.all if run.figures):
+                key = str(top.folder), run.config.get("data") or ""
+                groups.setdefault(key, []).append(Published(self.names[run.folder.absolute()], run))
+        sections = []
+        for (folder, data), models in groups.items():
+            note = "Measured, in brackets as printed, and the difference. Percent; norms and gradients as they are."
+            section = Section(f"Published experiments{data and f' on {data}'}: {folder}", note)
+            section.grids = published(data or folder, models)
+            lines: dict[str, dict[str, dict[float, float]]] = {}
+            for model in models:
+                clean = next((figure.measured for figure in model.run.figures if figure.name == "clean"), math.nan)
+                for attack, figures in model.by_attack().items():
+                    points = {float(what): figure.measured for what, figure in figures if _is_number(what)}
+                    if points and " from " not in attack:
+                        lines.setdefault(attack, {})[model.label] = {0.0: clean} | points
+            section.pictures = self.draw_budgets(lines, [model.run.folder / "figures.csv" for model in models])
+            sections.append(section)
+        return sections
+
+    def transferred(self) -> list[Section]:
+        """The heat map of accuracies under samples made on other networks."""
+        values: dict[str, dict[str, float]] = {}
+        files = []
+        for model in (model for model in self.tested() if model.source):
+            files.append(model.run.folder / "evaluation.json")
+            for name, result in model.results.items():
+                values.setdefault(model.label, {})[model.head(name)] = 100 * result["accuracy"]
+        for run in self.runs:
+            made = [figure for figure in run.figures if " from " in figure.name and "norm" not in figure.name]
+            files += [run.folder / "figures.csv"] if made else []
+            for figure in made:
+                values.setdefault(self.names[run.folder.absolute()], {})[figure.name] = figure.measured
+        if not values:
+            return []
+        plot = partial(plot_heat_map, values, "accuracy in % under samples made on another network")
+        caption = "Black-box transfer: a row a model, a column an attack and the network it was made on"
+        return [Section("Transfer", pictures=[self.draw("transfer", caption, files, plot)])]
+
+    def corrupted(self) -> list[Section]:
+        """Accuracies under common corruptions, as a table and as bars."""
+        runs = {self.label(run): run for run in self.runs if run.corruptions}
+        if not runs:
+            return []
+        grid = corruptions(runs)
+        bars = {label: {head: cell.value for head, cell in row.items()} for label, row in grid.rows.items()}
+        plot = partial(plot_bars, bars, "accuracy, %, mean over severities")
+        files = [run.folder / "corruptions.csv" for run in runs.values()]
+        return [Section("Common corruptions", "", [grid], [self.draw("corruptions", grid.title, files, plot)])]
+
+    def trained(self) -> list[Section]:
+        """What training reported after every epoch, a figure a quantity."""
+        runs = {self.names[run.folder.absolute()]: run for run in self.runs if run.history}
+        section = Section("Training")
+        for key in dict.fromkeys(key for run in runs.values() for key in run.history[0] if key not in _NO_CURVE):
+            having = {label: run for label, run in runs.items() if key in run.history[0]}
+            percent = key.endswith("accuracy")
+            lines = {
+                label: {row["epoch"]: row[key] * (100 if percent else 1) for row in run.history}
+                for label, run in having.items()
+            }
+            name = key.replace("_", " ")
+            plot = partial(plot_lines, lines, "epoch", name + (", %" if percent else ""), percent=percent)
+            files = [run.folder / "metrics.jsonl" for run in having.values()]
+            section.pictures.append(self.draw(f"training_{key}", f"{name} in training", files, plot))
+        return [section]
+
+    def own_pictures(self) -> list[Section]:
+        """The figures that the runs drew: example images, margins in training, features and what experiments show."""
+        pictures = [
+            Picture(f"{path.stem.replace('_', ' ')} of {run.folder}", [path], _uri(path))
+            for run in self.runs
+            for path in run.pictures
+        ]
+        return [Section("Figures of the runs", "As the runs drew them.", pictures=pictures)]
+
+    def about(self, run: RunFolder) -> dict[str, str]:
+        """Configuration, environment and full evaluation of a run, as text."""
+        parts = {"config.yaml": run.config, "evaluation.json": run.evaluations}
+        shown = {name: yaml.safe_dump(part, sort_keys=False) for name, part in parts.items() if part}
+        return shown | ({"environment.json": json.dumps(run.environment, indent=2)} if run.environment else {})
+
+
+def _files(models: Sequence[Tested], name: str) -> list[Path]:
+    return [model.run.folder / name for model in models]
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()
+
+
+def _uri(path: Path) -> str:
+    return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
