@@ -1,6 +1,7 @@
 """The tables of a report: models in rows, the best of every column, and whether the others differ from it."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ def comparison(title: str, note: str, models: Sequence[Tested]) -> Grid:
     grid, columns = Grid(title, note), {}
     each: dict[str, dict[str, np.ndarray | None]] = {}
     variants: dict[str, list[Any]] = {}
-    for model in models:
+    for model in sorted(models, key=lambda model: -len(model.results)):
         for column, text in model.run.row(model.name).items():
             if column == "method" or not text:
                 continue
@@ -187,13 +188,32 @@ def corruptions(runs: Mapping[str, RunFolder]) -> Grid:
     """The means over severities of ``corruptions.csv``, by the name of the model."""
     grid = Grid("Common corruptions", "Accuracy in %, the mean over severities.")
     for label, run in runs.items():
-        for row in run.corruptions:
+        for row in sorted(run.corruptions, key=lambda row: "" not in row.values()):  # clean and the means first
             value = float(row["mean"])
             cell = Cell(f"{value:.1f}", value, run.folder / "corruptions.csv", row["corruption"], "mean")
             grid.rows.setdefault(label, {})[row["corruption"]] = cell
     for head in grid.heads:
         grid.mark_best(head)
     return grid
+
+
+def plain(run: RunFolder) -> Grid:
+    """The ``table.csv`` of a run without an evaluation, as it stands; what is no number names the row."""
+    grid, file = Grid(f"{run.folder.name}/table.csv"), run.folder / "table.csv"
+    for row in run.table:
+        values = {column: float(text) for column, text in row.items() if is_number(text)}
+        name = ", ".join(text for column, text in row.items() if column not in values)
+        cells = {column: Cell(f"{value:.4g}", value, file, name, column) for column, value in values.items()}
+        grid.rows[name] = cells
+    return grid
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def settings(tested: Tested) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ._compare import Grid, Published, Tested, comparison, corruptions, published, settings
+from ._compare import Grid, Published, Tested, comparison, corruptions, is_number, plain, published, settings
 from ._folders import RunFolder, labels
 from ._plots import plot_aa_curves, plot_bars, plot_distances, plot_heat_map, plot_lines
 
@@ -63,7 +63,7 @@ class Page:
         self.runs = [each for run in runs for each in run.all]
         self.tops, self.folder, self.names = runs, folder, labels(runs)
         self.files = {run.folder / name: digest for run in self.runs for name, digest in run.files.items()}
-        parts = (self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own_pictures)
+        parts = (self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own)
         self.sections = [section for part in parts for section in part() if section.grids or section.pictures]
 
     def draw(self, name: str, caption: str, sources: Sequence[Path], plot: Callable[[Path], Any]) -> Picture:
@@ -167,7 +167,7 @@ class Page:
             for model in models:
                 clean = next((figure.measured for figure in model.run.figures if figure.name == "clean"), math.nan)
                 for attack, figures in model.by_attack().items():
-                    points = {float(what): figure.measured for what, figure in figures if _is_number(what)}
+                    points = {float(what): figure.measured for what, figure in figures if is_number(what)}
                     if points and " from " not in attack:
                         lines.setdefault(attack, {})[model.label] = {0.0: clean} | points
             section.pictures = self.draw_budgets(lines, [model.run.folder / "figures.csv" for model in models])
@@ -181,16 +181,16 @@ class Page:
         for model in (model for model in self.tested() if model.source):
             files.append(model.run.folder / "evaluation.json")
             for name, result in model.results.items():
-                values.setdefault(model.label, {})[model.head(name)] = 100 * result["accuracy"]
+                values.setdefault(model.head(name), {})[model.label] = 100 * result["accuracy"]
         for run in self.runs:
             made = [figure for figure in run.figures if " from " in figure.name and "norm" not in figure.name]
             files += [run.folder / "figures.csv"] if made else []
             for figure in made:
-                values.setdefault(self.names[run.folder.absolute()], {})[figure.name] = figure.measured
+                values.setdefault(figure.name, {})[self.names[run.folder.absolute()]] = figure.measured
         if not values:
             return []
-        plot = partial(plot_heat_map, values, "accuracy in % under samples made on another network")
-        caption = "Black-box transfer: a row a model, a column an attack and the network it was made on"
+        plot = partial(plot_heat_map, values)
+        caption = "Accuracy in % under samples made on another network: a row an attack, a column a model"
         return [Section("Transfer", pictures=[self.draw("transfer", caption, files, plot)])]
 
     def corrupted(self) -> list[Section]:
@@ -221,14 +221,15 @@ class Page:
             section.pictures.append(self.draw(f"training_{key}", f"{name} in training", files, plot))
         return [section]
 
-    def own_pictures(self) -> list[Section]:
-        """The figures that the runs drew: example images, margins in training, features and what experiments show."""
+    def own(self) -> list[Section]:
+        """What runs drew, such as example images and margins in training, and tables of other experiments."""
         pictures = [
             Picture(f"{path.stem.replace('_', ' ')} of {run.folder}", [path], _uri(path))
             for run in self.runs
             for path in run.pictures
         ]
-        return [Section("Figures of the runs", "As the runs drew them.", pictures=pictures)]
+        grids = [plain(run) for run in self.runs if run.table and not run.evaluations]
+        return [Section("As the runs have it", "Tables and figures that were not made anew.", grids, pictures)]
 
     def about(self, run: RunFolder) -> dict[str, str]:
         """Configuration, environment and full evaluation of a run, as text."""
@@ -239,10 +240,6 @@ class Page:
 
 def _files(models: Sequence[Tested], name: str) -> list[Path]:
     return [model.run.folder / name for model in models]
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdecimal()
 
 
 def _uri(path: Path) -> str:

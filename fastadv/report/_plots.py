@@ -29,12 +29,14 @@ def plot_lines(
     lines: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, path: Path, *, percent: bool = False
 ) -> Path:
     """A line an entry, y by x; `percent` for y from 0 to 100."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     for i, (label, points) in enumerate(lines.items()):
         x = sorted(points)
         axes.plot(x, [points[value] for value in x], _style(i), color=f"C{i}", marker=".", label=label)
     axes.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (0, 100)} if percent else {}))
+    if xlabel == "epoch":
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     _legend_below(figure)
     return save(figure, path)
@@ -47,8 +49,8 @@ def _style(i: int) -> str:
 
 def _legend_below(figure: Figure) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
-    columns = max(1, min(4, len(names), 60 // max(map(len, names))))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="small")
+    columns = max(1, min(4, len(names), 50 // max(map(len, names))))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="medium")
 
 
 def plot_distances(curves: Mapping[str, AACurve], limit: float, attack: str, path: Path) -> Path:
@@ -56,7 +58,7 @@ def plot_distances(curves: Mapping[str, AACurve], limit: float, attack: str, pat
 
     What takes more than `limit` is counted in the last of 40 bins.
     """
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     edges = torch.linspace(0, limit, 41)
     for i, (name, curve) in enumerate(curves.items()):
@@ -71,10 +73,10 @@ def plot_distances(curves: Mapping[str, AACurve], limit: float, attack: str, pat
     return save(figure, path)
 
 
-def plot_heat_map(values: Mapping[str, Mapping[str, float]], title: str, path: Path) -> Path:
+def plot_heat_map(values: Mapping[str, Mapping[str, float]], path: Path) -> Path:
     """Percentages by row and column, each written into its square; what is missing is left white."""
     columns = list(dict.fromkeys(column for row in values.values() for column in row))
-    figure = Figure(figsize=(2.5 + 0.6 * len(columns), 2.5 + 0.4 * len(values)), layout="constrained")
+    figure = Figure(figsize=(max(5, 3 + 0.5 * len(columns)), 2 + 0.25 * len(values)), layout="constrained")
     axes = figure.subplots()
     grid = [[row.get(column, math.nan) for column in columns] for row in values.values()]
     axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
@@ -83,7 +85,6 @@ def plot_heat_map(values: Mapping[str, Mapping[str, float]], title: str, path: P
         axes.text(j, i, f"{grid[i][j]:.1f}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize="small")
     axes.set_yticks(range(len(values)), list(values), fontsize="small")
-    axes.set_title(title, fontsize="medium", wrap=True)
     return save(figure, path)
 
 
@@ -91,7 +92,7 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path
     """Percentages: a group of bars for each inner name, one above the other, in it a bar an entry."""
     names = list(dict.fromkeys(name for bars in values.values() for name in bars))
     height = 0.8 / len(values)
-    figure = Figure(figsize=(6, 1.5 + len(names) * max(0.22, 0.12 * len(values))), layout="constrained")
+    figure = Figure(figsize=(5, 1.5 + len(names) * max(0.22, 0.12 * len(values))), layout="constrained")
     axes = figure.subplots()
     for i, (label, bars) in enumerate(values.items()):
         places = [names.index(name) + (i + 0.5) * height - 0.4 for name in bars]
@@ -128,7 +129,7 @@ def draw_panels(
 
 def plot_aa_curves(curves: Mapping[str, AACurve], theta: float, attack: str, path: Path) -> Path:
     """AA(eps) of several models under one attack, to twice `theta`, which bounds the average that the legend gives."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     budgets = [2 * theta * i / 200 for i in range(201)]
     for i, (name, curve) in enumerate(curves.items()):
