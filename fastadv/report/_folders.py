@@ -63,10 +63,15 @@ class RunFolder:
 
     def home(self, name: str) -> Path:
         """Where the model that is evaluated here as `name` was trained, as far as is known."""
-        if (self.folder / name).is_dir():
+        if len(self.evaluations) > 1:
             return (self.folder / name).absolute()
-        path = Path(self.config.get("checkpoint") or self.folder).absolute()
-        return path.parent if path.name == "checkpoint.pt" else path
+        return folder_of(self.config.get("checkpoint") or self.folder)
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """The run folder of a checkpoint, which is given as the folder or the file in it."""
+    path = Path(checkpoint).absolute()
+    return path.parent if path.name == "checkpoint.pt" else path
 
 
 def read_run(folder: str | Path) -> RunFolder:

@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ._compare import Grid, Published, Tested, comparison, corruptions, is_number, plain, published, settings
-from ._folders import RunFolder, labels
+from ._folders import RunFolder, folder_of, labels
 from ._plots import plot_aa_curves, plot_bars, plot_distances, plot_heat_map, plot_lines
 
 _SHOWN = ("theta", "test_sha256", "data", "samples", "label", "clean", "results")
@@ -62,6 +62,8 @@ class Page:
     def __init__(self, runs: Sequence[RunFolder], folder: Path):
         self.runs = [each for run in runs for each in run.all]
         self.tops, self.folder, self.names = runs, folder, labels(runs)
+        shown = [self.label(run) for run in self.runs if run.history or run.figures or run.corruptions]
+        self.order = list(dict.fromkeys([*(tested.label for tested in self.tested()), *shown]))
         self.files = {run.folder / name: digest for run in self.runs for name, digest in run.files.items()}
         parts = (self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own)
         self.sections = [section for part in parts for section in part() if section.grids or section.pictures]
@@ -80,12 +82,11 @@ class Page:
 
     def label(self, run: RunFolder) -> str:
         """What the network is called that a run folder is about."""
-        checkpoint = run.config.get("checkpoint")
-        return self.names[run.folder.absolute()] if not checkpoint else self.called(checkpoint)
+        return self.called(run.config.get("checkpoint") or run.folder)
 
-    def called(self, checkpoint: str) -> str:
+    def called(self, checkpoint: str | Path) -> str:
         """What the network of a checkpoint is called: as its run is, where that is reported too."""
-        return self.names.get(Path(checkpoint).absolute(), Path(checkpoint).name)
+        return self.names.get(folder_of(checkpoint), folder_of(checkpoint).name)
 
     def tested(self) -> list[Tested]:
         """Every model of every evaluation.json."""
@@ -119,10 +120,10 @@ class Page:
                 curves, files = {m.label: m.curves[attack] for m in having}, _files(having, "evaluation.npz")
                 theta = about["theta"]
                 caption = f"Accuracy where the perturbations of {attack} are cut off at eps"
-                plot = partial(plot_aa_curves, curves, theta, attack)
+                plot = partial(plot_aa_curves, curves, theta, attack, among=self.order)
                 section.pictures.append(self.draw(f"aa_{attack}", caption, files, plot))
                 caption = f"Margins under {attack} of correctly classified samples; above {2 * theta:g} in the last bin"
-                plot = partial(plot_distances, curves, 2 * theta, attack)
+                plot = partial(plot_distances, curves, 2 * theta, attack, among=self.order)
                 section.pictures.append(self.draw(f"margins_{attack}", caption, files, plot))
             section.pictures += self.over_budgets(direct)
             sections.append(section)
@@ -145,7 +146,7 @@ class Page:
                 f"eps_{attack.replace(' ', '_')}",
                 f"Accuracy under {attack} over its budget",
                 files,
-                partial(plot_lines, of_models, "eps", f"accuracy under {attack}, %", percent=True),
+                partial(plot_lines, of_models, "eps", f"accuracy under {attack}, %", percent=True, among=self.order),
             )
             for attack, of_models in lines.items()
             if any(len(points) > 2 for points in of_models.values())
@@ -157,7 +158,7 @@ class Page:
         for top in self.tops:
             for run in (run for run in top.all if run.figures):
                 key = str(top.folder), run.config.get("data") or ""
-                groups.setdefault(key, []).append(Published(self.names[run.folder.absolute()], run))
+                groups.setdefault(key, []).append(Published(self.label(run), run))
         sections = []
         for (folder, data), models in groups.items():
             note = "Measured, in brackets as printed, and the difference. Percent; norms and gradients as they are."
@@ -186,7 +187,7 @@ class Page:
             made = [figure for figure in run.figures if " from " in figure.name and "norm" not in figure.name]
             files += [run.folder / "figures.csv"] if made else []
             for figure in made:
-                values.setdefault(figure.name, {})[self.names[run.folder.absolute()]] = figure.measured
+                values.setdefault(figure.name, {})[self.label(run)] = figure.measured
         if not values:
             return []
         plot = partial(plot_heat_map, values)
@@ -200,13 +201,13 @@ class Page:
             return []
         grid = corruptions(runs)
         bars = {label: {head: cell.value for head, cell in row.items()} for label, row in grid.rows.items()}
-        plot = partial(plot_bars, bars, "accuracy, %, mean over severities")
+        plot = partial(plot_bars, bars, "accuracy, %, mean over severities", among=self.order)
         files = [run.folder / "corruptions.csv" for run in runs.values()]
         return [Section("Common corruptions", "", [grid], [self.draw("corruptions", grid.title, files, plot)])]
 
     def trained(self) -> list[Section]:
         """What training reported after every epoch, a figure a quantity."""
-        runs = {self.names[run.folder.absolute()]: run for run in self.runs if run.history}
+        runs = {self.label(run): run for run in self.runs if run.history}
         section = Section("Training")
         for key in dict.fromkeys(key for run in runs.values() for key in run.history[0] if key not in _NO_CURVE):
             having = {label: run for label, run in runs.items() if key in run.history[0]}
@@ -216,7 +217,8 @@ class Page:
                 for label, run in having.items()
             }
             name = key.replace("_", " ")
-            plot = partial(plot_lines, lines, "epoch", name + (", %" if percent else ""), percent=percent)
+            ylabel = name + (", %" if percent else "")
+            plot = partial(plot_lines, lines, "epoch", ylabel, percent=percent, among=self.order)
             files = [run.folder / "metrics.jsonl" for run in having.values()]
             section.pictures.append(self.draw(f"training_{key}", f"{name} in training", files, plot))
         return [section]

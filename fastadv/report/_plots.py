@@ -26,14 +26,24 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def plot_lines(
-    lines: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, path: Path, *, percent: bool = False
+    lines: Mapping[str, Mapping[float, float]],
+    xlabel: str,
+    ylabel: str,
+    path: Path,
+    *,
+    percent: bool = False,
+    among: Sequence[str] = (),
 ) -> Path:
-    """A line an entry, y by x; `percent` for y from 0 to 100."""
+    """A line an entry, y by x; `percent` for y from 0 to 100.
+
+    `among`, here and below: all names that several figures show, so that each has the same colour in all of them.
+    """
     figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
-    for i, (label, points) in enumerate(lines.items()):
+    for label, points in lines.items():
         x = sorted(points)
-        axes.plot(x, [points[value] for value in x], _style(i), color=f"C{i}", marker=".", label=label)
+        axes.plot(x, [points[value] for value in x], marker=".", label=label, **_look(label, among or list(lines)))
+    axes.ticklabel_format(useOffset=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (0, 100)} if percent else {}))
     if xlabel == "epoch":
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -47,13 +57,20 @@ def _style(i: int) -> str:
     return ("-", ":", "--", "-.")[i // 10 % 4]
 
 
+def _look(name: str, among: Sequence[str]) -> dict[str, str]:
+    place = list(among).index(name)
+    return {"color": f"C{place}", "linestyle": _style(place)}
+
+
 def _legend_below(figure: Figure) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = max(1, min(4, len(names), 50 // max(map(len, names))))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="medium")
 
 
-def plot_distances(curves: Mapping[str, AACurve], limit: float, attack: str, path: Path) -> Path:
+def plot_distances(
+    curves: Mapping[str, AACurve], limit: float, attack: str, path: Path, *, among: Sequence[str] = ()
+) -> Path:
     """How many of the samples that are classified correctly first change their class at which perturbation size.
 
     What takes more than `limit` is counted in the last of 40 bins.
@@ -61,11 +78,11 @@ def plot_distances(curves: Mapping[str, AACurve], limit: float, attack: str, pat
     figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     edges = torch.linspace(0, limit, 41)
-    for i, (name, curve) in enumerate(curves.items()):
+    for name, curve in curves.items():
         nearest = curve.flips[curve.correct].amin(1).clamp(max=limit)
         counts = torch.histogram(nearest.cpu().float(), edges)[0]
         label = f"{name}: {int(curve.correct.sum())} correct"
-        axes.stairs(counts.tolist(), edges.tolist(), color=f"C{i}", linestyle=_style(i), label=label)
+        axes.stairs(counts.tolist(), edges.tolist(), label=label, **_look(name, among or list(curves)))
     axes.set(xlabel=f"margin: size of the smallest perturbation ({attack}, RMS norm)", ylabel="test samples")
     axes.set(xlim=(0, limit), ylim=(0, None))
     axes.grid(alpha=0.3)
@@ -88,7 +105,7 @@ def plot_heat_map(values: Mapping[str, Mapping[str, float]], path: Path) -> Path
     return save(figure, path)
 
 
-def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path) -> Path:
+def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path, *, among: Sequence[str] = ()) -> Path:
     """Percentages: a group of bars for each inner name, one above the other, in it a bar an entry."""
     names = list(dict.fromkeys(name for bars in values.values() for name in bars))
     height = 0.8 / len(values)
@@ -96,7 +113,8 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path
     axes = figure.subplots()
     for i, (label, bars) in enumerate(values.items()):
         places = [names.index(name) + (i + 0.5) * height - 0.4 for name in bars]
-        axes.barh(places, list(bars.values()), height, color=f"C{i}", label=label)
+        colour = _look(label, among or list(values))["color"]
+        axes.barh(places, list(bars.values()), height, color=colour, label=label)
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.set(xlabel=xlabel, xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
@@ -127,14 +145,16 @@ def draw_panels(
     return figure
 
 
-def plot_aa_curves(curves: Mapping[str, AACurve], theta: float, attack: str, path: Path) -> Path:
+def plot_aa_curves(
+    curves: Mapping[str, AACurve], theta: float, attack: str, path: Path, *, among: Sequence[str] = ()
+) -> Path:
     """AA(eps) of several models under one attack, to twice `theta`, which bounds the average that the legend gives."""
     figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     budgets = [2 * theta * i / 200 for i in range(201)]
-    for i, (name, curve) in enumerate(curves.items()):
+    for name, curve in curves.items():
         label = f"{name}: avg-AA({theta:g}) = {100 * curve.average(theta):.1f}"
-        axes.plot(budgets, [100 * curve(eps) for eps in budgets], _style(i), color=f"C{i}", label=label)
+        axes.plot(budgets, [100 * curve(eps) for eps in budgets], label=label, **_look(name, among or list(curves)))
     axes.axvline(theta, color="0.7", linewidth=1, linestyle="--")
     axes.set(xlabel=f"budget eps ({attack}, RMS norm)", ylabel="adversarial accuracy AA(eps), %")
     axes.set(xlim=(0, 2 * theta), ylim=(0, 100))
