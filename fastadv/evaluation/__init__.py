@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .. import ops
 from ..attacks import DRA, FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
@@ -48,37 +47,30 @@ PROTOCOL: dict[str, Attack] = {
 """The Blind AT paper's white-box attacks (its Table 1) at its Fashion-MNIST budget; DeepFool with 50 steps, not 10."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Result:
     """A model under one attack.
 
     `accuracy` that is left, mean size `norm` of the perturbations (RMS), `seconds`; and the AA `curve` of an attack
-    that looks for the smallest perturbation, whose `accuracy` is that at full strength. `correct` [N] bool and `norms`
-    [N] are the same of every sample.
+    that looks for the smallest perturbation, whose `accuracy` is that at full strength.
     """
 
     attack: Attack
     accuracy: float
     norm: float
     seconds: float
-    curve: AACurve | None
-    correct: Tensor
-    norms: Tensor
+    curve: AACurve | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found on `samples` samples of `data`: `clean` accuracy, and a `Result` for each attack.
-
-    `correct` [N] bool: whether each sample is classified correctly before any attack.
-    """
+    """What `evaluate` found on `samples` samples of `data`: `clean` accuracy, and a `Result` for each attack."""
 
     data: str
     samples: int
     label: str
     clean: float
     results: dict[str, Result]
-    correct: Tensor
 
 
 def evaluate(
@@ -122,18 +114,17 @@ def evaluate(
         if on_step:
             on_step(done, in_all)
 
-    clean = []
+    right = 0
     for start in starts:
         x, y = data.x[start : start + batch_size], data.y[start : start + batch_size]
         with isolated(model), torch.no_grad():
-            clean.append(checked_logits(model, x, len(data.classes) - 1).argmax(1) == y)
+            right += int((checked_logits(model, x, len(data.classes) - 1).argmax(1) == y).sum())
         tick()
-    correct = torch.cat(clean)
     results = {
         name: _attacked(model, data, dataclasses.replace(attack, bounds=data.bounds), label, batch_size, source, tick)
         for name, attack in attacks.items()
     }
-    return Evaluation(data.name, len(data), label, _mean(correct), results, correct)
+    return Evaluation(data.name, len(data), label, right / len(data), results)
 
 
 def calibrated(
@@ -179,23 +170,18 @@ def _attacked(
     tick: Callable[[], None],
 ) -> Result:
     started = time.perf_counter()
-    rights, sizes, curves = [], [], []
+    right, norm, curves = 0, 0.0, []
     for start in range(0, len(data), batch_size):
         x, y = data.x[start : start + batch_size], data.y[start : start + batch_size]
         ids = torch.arange(start, start + len(x), device=x.device)
         found = attack.run(model, x, y if label == "true" else None, ids, source=source)
-        rights.append(found.target == y)
-        sizes.append(ops.row_norms(found.x_adv, "rms", x))
+        right += int((found.target == y).sum())
+        norm += float(ops.row_norms(found.x_adv, "rms", x).sum())
         if not attack.has_budget:
             curves.append(radial_curve(model, x, found.x_adv, y))
         tick()
     curve = AACurve.join(curves) if curves else None
-    correct, norms, seconds = torch.cat(rights), torch.cat(sizes), time.perf_counter() - started
-    return Result(attack, _mean(correct), _mean(norms), seconds, curve, correct, norms)
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())
+    return Result(attack, right / len(data), norm / len(data), time.perf_counter() - started, curve)
 
 
 def swept_curve(
