@@ -27,6 +27,8 @@ from .commands import (
 from .info import doctor
 from .trainers import METHODS
 
+MODEL = "a run folder or its checkpoint, package.module:function, or a file of TorchScript or torch.export (.pt2)"
+
 
 class Parser(jsonargparse.ArgumentParser):
     """Flags may be written --batch-size as well as --batch_size, and methods friendly-trades as friendly_trades."""
@@ -66,10 +68,10 @@ def parser() -> Parser:
         sub.add_class_arguments(Testing, "test")
     sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing)
     sub.set_defaults(data=None)
-    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
+    sub.add_argument("checkpoint", type=str, help=MODEL)
     sub.add_argument("--out", type=str | None, default=None, help="a new folder for the table and the figures")
     sub.add_argument(
-        "--transfer_from", type=str | None, default=None, help="a run whose network the samples are made on"
+        "--transfer_from", type=str | None, default=None, help="the model that samples are made on, named likewise"
     )
     sub = add(commands, "features", "Draw what layers give for natural and adversarial samples.", Data, Diagnosis)
     sub.set_defaults(data=None)

@@ -184,7 +184,7 @@ def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, cap
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["standard", "fgsm"]
-    attacks = {"pgd", "apgd", "deepfool_avg_aa", "deepfool_norm"}
+    attacks = {"pgd", "apgd", "worst", "deepfool_avg_aa", "deepfool_norm"}
     assert set(rows[0]) == {"method", "clean", "seconds_per_epoch"} | attacks
     assert "eps 0.05" in capsys.readouterr().out
     for figure in ("aa_deepfool.png", "gradients.png"):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastadv.data import DATASETS, Dataset, cifar, fashion_mnist, files, load, mnist, svhn
 from fastadv.data.idx import IdxFile, image_files, write_idx
@@ -707,6 +708,48 @@ def test_npz_refuses_damaged_and_missing_files(tmp_path):
         load(str(file), "test")
     with pytest.raises(FileNotFoundError, match=r"none.npz: no such file"):
         load(str(tmp_path / "none.npz"), "test")
+
+
+# ----------------------------------------------------------------------------------------------------- image folder
+
+
+def image_folder(path: Path, mode: str = "L") -> Path:
+    """Images of one value each, 51 times their number: cats 0 and 1 to train on, dog 2 and bird 3 to test on."""
+    for number, name in enumerate(("train/cat/b.png", "train/cat/a.png", "test/dog/x.png", "test/bird/y.bmp")):
+        file = path / "pets" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 3), 51 * number).convert(mode).save(file)
+    (path / "pets" / "train" / "cat" / "notes.txt").write_text("not an image")
+    return path / "pets"
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_image_folder(tmp_path, mode, channels):
+    folder = image_folder(tmp_path, mode)
+    train, test = load(str(folder), "train"), load(str(folder), "test")
+    assert train.x.shape == test.x.shape == (2, channels, 3, 4)
+    assert train.x.amax((1, 2, 3)).tolist() == pytest.approx([0.2, 0])  # a before b
+    assert test.x.amin((1, 2, 3)).tolist() == pytest.approx([0.6, 0.4])
+    assert train.classes == test.classes == ("bird", "cat", "dog")
+    assert (train.y.tolist(), test.y.tolist(), train.name) == ([1, 1], [0, 2], "pets")
+
+
+def test_image_folder_refuses(tmp_path):
+    folder = image_folder(tmp_path)
+    with pytest.raises(ValueError, match="reads no folder"):
+        load(str(folder), "train", folder=tmp_path)
+    Image.new("L", (5, 3)).save(folder / "test" / "dog" / "z.png")
+    with pytest.raises(ValueError, match=r"z.png has \(5, 3\), but .*y.bmp \(4, 3\) pixels: scale"):
+        load(str(folder), "test")
+    Image.new("I;16", (4, 3)).save(folder / "test" / "dog" / "z.png")
+    with pytest.raises(ValueError, match=r"z.png cannot be read as an image: it has more than 8 bits a channel"):
+        load(str(folder), "test")
+    (folder / "test" / "dog" / "z.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(ValueError, match=r"z.png cannot be read as an image"):
+        load(str(folder), "test")
+    shutil.rmtree(folder / "train")
+    with pytest.raises(FileNotFoundError, match=r"has no train images: put them into .*/CLASS/"):
+        load(str(folder), "train")
 
 
 # ------------------------------------------------------------------------------------------------------------- load

@@ -10,7 +10,7 @@ from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, tra
 
 from fastadv.attacks import DRA, FGSM, PGD, Attack, DeepFool, Noise
 from fastadv.data import Dataset
-from fastadv.evaluation import PROTOCOL, AACurve, calibrated, evaluate, radial_curve, swept_curve
+from fastadv.evaluation import PROTOCOL, AACurve, calibrated, evaluate, radial_curve, swept_curve, wilson
 
 INF = torch.inf
 ATTACKS: dict[str, Attack] = {
@@ -312,8 +312,93 @@ def test_evaluate_refuses():
     model, given = data()
     with pytest.raises(ValueError, match="label must be 'true' or 'pred', got 'predicted'"):
         evaluate(model, given, label="predicted")
+    with pytest.raises(ValueError, match="no attack can be called 'clean'"):
+        evaluate(model, given, {"clean": FGSM()})
     with pytest.raises(ValueError, match=r"label \d is out of range: the model has 3 classes"):
         evaluate(Wavy(48, 3), given, ATTACKS)
+
+
+class Counting(Wavy):
+    seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return super().forward(x)
+
+
+def test_what_a_result_says():
+    model, given = data()
+    found = evaluate(model, given, ATTACKS, batch_size=16)
+    right = model(given.x).argmax(1) == given.y
+    assert torch.equal(found.natural.right, right)
+    for name, attack in ATTACKS.items():
+        result, run = found.results[name], attack.run(model, given.x, given.y)
+        assert torch.equal(result.right, run.target == given.y)
+        assert torch.equal(result.grads, run.grads)
+        assert result.median_norm == pytest.approx(float(rms(run.x_adv - given.x).double().quantile(0.5)))
+        if attack.has_budget:
+            right &= result.right
+    assert torch.equal(found.worst.right, right)
+    assert found.worst.accuracy < min(r.accuracy for r in found.results.values() if r.attack.has_budget)
+    assert evaluate(model, given, {"fgsm": FGSM(), "deepfool": DeepFool(steps=2)}).worst is None
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (10, 10), (77, 100), (5, 1000), (1, 1)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson(count, n, confidence):
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(count, n).proportion_ci(confidence, method="wilson")
+    assert wilson(count, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_intervals_are_of_the_counts():
+    """Newcombe (1998), table I: 81 of 263 has the Wilson interval 0.2553 to 0.3662."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    model, given = data()
+    assert evaluate(model, given, {}).natural.interval == wilson(30, 40)
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped():
+    model, given = data()
+    kept, whole = {}, evaluate(model, given, ATTACKS, batch_size=15)
+
+    def stop(done: int, in_all: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, given, ATTACKS, batch_size=15, kept=kept, on_step=stop)
+    assert len(kept) == 8
+    counting, ticks = Counting(48, 5), []
+    found = evaluate(counting, given, ATTACKS, batch_size=15, kept=kept, on_step=lambda *tick: ticks.append(tick))
+    assert len(kept) == len(ticks) == 15
+    assert values(found) == values(whole)
+    assert torch.equal(found.results["deepfool"].curve.flips, whole.results["deepfool"].curve.flips)
+    counting.seen = 0
+    assert values(evaluate(counting, given, ATTACKS, batch_size=15, kept=kept, checks=0)) == values(whole)
+    assert counting.seen == 0
+    evaluate(counting, given, {}, batch_size=14, kept=kept, checks=0)
+    assert counting.seen == 40  # other batches
+
+
+class Small(Counting):
+    """Memory for 6 samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 6:
+            raise torch.OutOfMemoryError
+        return super().forward(x)
+
+
+def test_batches_shrink_to_what_fits():
+    model, given = data()
+    found = evaluate(Small(48, 5), given, ATTACKS)
+    assert values(found) == values(evaluate(model, given, ATTACKS, batch_size=5))
+    model = Small(48, 5)
+    evaluate(model, given, {}, checks=0)
+    assert model.seen == 40  # what fits is found once
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(lambda x: Small(48, 5)(x.repeat(7, 1, 1, 1))[: len(x)], given, {})
 
 
 def test_protocol_of_the_paper():
@@ -328,17 +413,36 @@ def test_protocol_of_the_paper():
     assert evaluate(model, given).results.keys() == PROTOCOL.keys()
 
 
-@pytest.mark.parametrize("label", ["true", "pred"])
-def test_swept_curve(label):
+def test_swept_curve():
+    """With true labels, a sample is right at a budget if it is at all smaller ones, too; brute force."""
     model, given = data()
-    budgets = [0.0, 0.005, 0.01, 0.03]
-    found = swept_curve(model, given, PGD(0.1, 0.02, steps=5), budgets, label=label, batch_size=16)
-    assert [eps for eps, _ in found] == budgets
-    assert found[0][1] == 0.75
-    for eps, accuracy in found[1:]:
-        attack = PGD(eps, eps / 5, steps=5)
-        assert accuracy == evaluate(model, given, {"pgd": attack}, label=label).results["pgd"].accuracy
-    assert found[-1][1] < found[0][1]
+    budgets = [0.03, 0.0, 0.005, 0.01]
+    found = swept_curve(model, given, PGD(0.1, 0.02, steps=5), budgets, batch_size=16)
+    assert found(0) == 0.75
+    left = model(given.x).argmax(1) == given.y
+    for eps in sorted(budgets)[1:]:
+        x_adv = PGD(eps, eps / 5, steps=5)(model, given.x, given.y)
+        left &= model(x_adv).argmax(1) == given.y
+        assert found(eps) == left.double().mean()
+    assert 0 < found(0.03) < found(0.005) < 0.75
+    assert found.average(0.01) == pytest.approx((0.75 + found(0.005)) / 2)
+
+
+def test_swept_curve_away_from_predictions():
+    model, given = data()
+    found = swept_curve(model, given, PGD(0.1, 0.02, steps=5), [0.005, 0.03], label="pred", batch_size=16)
+    for eps in (0.005, 0.03):
+        attacks = {"pgd": PGD(eps, eps / 5, steps=5)}
+        assert found(eps) == evaluate(model, given, attacks, label="pred").results["pgd"].accuracy
+
+
+def test_a_sweep_attacks_no_sample_twice_that_is_fooled():
+    _, given = data()
+    model = Counting(48, 5)
+    found = swept_curve(model, given, FGSM(), [0.3, 0.31, 0.32, 0.33])
+    attacked = round(40 * (found(0) + found(0.3) + found(0.31) + found(0.32)))
+    assert model.seen == 40 + 2 * attacked  # a step and the verdict
+    assert attacked < 60
 
 
 def test_a_sweep_needs_a_budget():

@@ -1,12 +1,19 @@
-"""Networks by name and from checkpoints."""
+"""Networks by name, from checkpoints, and from anywhere."""
 
+import importlib
+import os
+import sys
+import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from .. import models
+from ..attacks import checked_logits
 from ..data import Dataset
 from ..runs import load_checkpoint
 
@@ -40,6 +47,96 @@ def load_network(checkpoint: str | Path, test: Dataset) -> tuple[nn.Module, dict
     model = build_network(saved["shape"], len(saved["classes"]), **how).to(test.x.device)
     load_weights(model, saved["model"], checkpoint)
     return model, saved
+
+
+def load_model(given: str, test: Dataset) -> tuple[nn.Module, str]:
+    """The model that `given` names, on the device of `test` and in eval mode, and what tables call it.
+
+    A run folder or its checkpoint, a ``package.module:function`` that returns a model when it is called without
+    arguments (the working directory is searched, too), a TorchScript file, or one of ``torch.export`` (.pt2). Functions
+    and TorchScript run the code they hold: take them from people you trust.
+
+    Raises FileNotFoundError where there is nothing, and ValueError for what is not as above or gives no logits for the
+    samples of `test`.
+    """
+    path, (module, colon, function) = Path(given), given.partition(":")
+    kind = _archive(path)
+    if kind is None and colon and not path.exists():
+        model, name = _from_function(module, function), given
+    elif kind is None:
+        model, saved = load_network(given, test)
+        name = saved["method"]
+    else:
+        model, name = _from_archive(path, kind), path.stem
+    model = model.to(test.x.device)
+    for part in model.modules():
+        part.training = False  # exported modules have no eval()
+    for count in {1, min(2, len(test))}:
+        try:
+            with torch.no_grad():
+                checked_logits(model, test.x[:count], len(test.classes) - 1)
+        except Exception as error:  # a model raises whatever it likes
+            raise ValueError(
+                f"{given} gives no logits for {count} samples of {test.name}, {list(test.sample_shape)} in "
+                f"{len(test.classes)} classes: {_first_line(error)}. Choose other data with --data; an exported model "
+                "must take batches of any size (dynamic_shapes)"
+            ) from None
+    return model, name
+
+
+def data_of(given: str) -> str:
+    """The data that the network of a run was trained with. Raises ValueError for models of which that is not known."""
+    if _archive(Path(given)) or (":" in given and not Path(given).exists()):
+        raise ValueError(f"what data {given} is for is not known: name it with --data")
+    return load_checkpoint(given)["data"]
+
+
+def _archive(path: Path) -> Literal["script", "export"] | None:
+    """What a file is that is no checkpoint of fastadv, by what is packed in it."""
+    if not zipfile.is_zipfile(path):
+        return "export" if path.suffix == ".pt2" and path.is_file() else None
+    with zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+    if "archive_format" in names or path.suffix == ".pt2":
+        return "export"
+    return "script" if "constants.pkl" in names else None
+
+
+def _from_archive(path: Path, kind: Literal["script", "export"]) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is; its files are still there
+            return torch.jit.load(path) if kind == "script" else torch.export.load(path).module()
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        form = "TorchScript" if kind == "script" else "of torch.export"
+        raise ValueError(f"{path} is damaged, or not {form}: {_first_line(error)}") from None
+
+
+def _from_function(module: str, function: str) -> nn.Module:
+    given = f"{module}:{function}"
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        build = getattr(importlib.import_module(module), function)
+    except AttributeError:
+        raise ValueError(f"{module} has no {function!r}, which {given} asks for") from None
+    except Exception as error:  # whatever the module does when it is imported
+        raise ValueError(
+            f"cannot import {module!r} for {given}: {_first_line(error)}. Give a run folder, a file, or "
+            "package.module:function, from the folder that has the package"
+        ) from error
+    try:
+        model = build()
+    except Exception as error:  # whatever the function does
+        raise ValueError(f"{given}() failed: {_first_line(error)}. It must return a model without arguments") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{given}() must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def load_weights(model: nn.Module, name: str, checkpoint: str | Path) -> None:

@@ -21,6 +21,7 @@ from .circles import load_two_circles
 from .corruptions import CORRUPTIONS, EXTRA, corrupt, corrupted
 from .dataset import Dataset
 from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
+from .image_folder import load_image_folder
 from .mnist import load_mnist
 from .npz import load_npz
 from .svhn import load_svhn
@@ -57,7 +58,8 @@ def load(
 ) -> Dataset:
     """The data set ``name``, on the CPU.
 
-    name: a key of ``DATASETS``, or the path of a file ending in ``.npz`` (see ``load_npz``).
+    name: a key of ``DATASETS``, or the path of a file ending in ``.npz`` (see ``load_npz``), or
+        of a folder of images (see ``load_image_folder``).
     folder: where the data set's files are; None searches the usual places (see ``Source.locate``).
     download: permission to download what is found nowhere; unused by data sets that need no files.
 
@@ -72,10 +74,13 @@ def load(
             return read(split, folder=folder, download=download)
     elif Path(name).suffix == ".npz":
         read = functools.partial(load_npz, Path(name))
+    elif Path(name).is_dir():
+        read = functools.partial(load_image_folder, Path(name))
     else:
         nearest = difflib.get_close_matches(name, DATASETS, n=1)
         guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"unknown data set {name!r}.{guess} Known: {', '.join(DATASETS)}, or a path ending in .npz")
+        known = f"Known: {', '.join(DATASETS)}, a path ending in .npz, or a folder of images"
+        raise ValueError(f"unknown data set {name!r}.{guess} {known}")
     if folder is not None:
         raise ValueError(f"{name} reads no folder: leave folder={str(folder)!r} out")
     return read(split)

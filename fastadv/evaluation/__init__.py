@@ -2,10 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
 import torch
+from torch import Tensor
 
 from .. import ops
 from ..attacks import DRA, FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
@@ -14,6 +14,8 @@ from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
 from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
 from ._gradients import GradientNorms, gradient_norms
+from ._honesty import checked
+from ._results import Evaluation, Finding, Outcome, Result, wilson
 
 __all__ = [
     "PROTOCOL",
@@ -21,8 +23,10 @@ __all__ = [
     "CorruptionAccuracy",
     "Evaluation",
     "Features",
+    "Finding",
     "GradientNorms",
     "MixingRow",
+    "Outcome",
     "Result",
     "calibrated",
     "corruption_accuracy",
@@ -36,7 +40,12 @@ __all__ = [
     "radial_curve",
     "reducer",
     "swept_curve",
+    "wilson",
 ]
+
+CLEAN = "clean"
+Part = dict[str, Tensor]
+"""What is measured of some samples, a row a sample."""
 
 PROTOCOL: dict[str, Attack] = {
     "fgsm": FGSM(eps=0.1),
@@ -47,32 +56,6 @@ PROTOCOL: dict[str, Attack] = {
 """The Blind AT paper's white-box attacks (its Table 1) at its Fashion-MNIST budget; DeepFool with 50 steps, not 10."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A model under one attack.
-
-    `accuracy` that is left, mean size `norm` of the perturbations (RMS), `seconds`; and the AA `curve` of an attack
-    that looks for the smallest perturbation, whose `accuracy` is that at full strength.
-    """
-
-    attack: Attack
-    accuracy: float
-    norm: float
-    seconds: float
-    curve: AACurve | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found on `samples` samples of `data`: `clean` accuracy, and a `Result` for each attack."""
-
-    data: str
-    samples: int
-    label: str
-    clean: float
-    results: dict[str, Result]
-
-
 def evaluate(
     model: Model,
     data: Dataset,
@@ -81,6 +64,10 @@ def evaluate(
     label: str = "true",
     batch_size: int = 500,
     source: Model | None = None,
+    checks: int = 64,
+    train: Dataset | None = None,
+    kept: MutableMapping[str, Part] | None = None,
+    processes: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Accuracy of `model` on `data`, clean and under each of `attacks`; samples misclassified clean count as errors.
@@ -88,43 +75,94 @@ def evaluate(
     Args:
         model: samples to logits; evaluated in eval mode, on the device it is on, and left as it was.
         data: the samples; their `bounds` go to every attack, their places are their ids.
-        attacks: by the names that results will have.
+        attacks: by the names that results will have; ``clean`` and ``worst`` are taken.
         label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``), as in the
             Blind AT paper, which is weaker: it pushes misclassified samples into their true class.
-        batch_size: samples at a time; it decides memory and speed only.
+        batch_size: samples at a time, the most: where a GPU's memory runs out, fewer. It decides memory and speed only.
         source: another model that the samples are made on (transfer), on the same device; with `label` ``pred`` they
             move away from its predictions.
-        on_step: called with (batches done, batches in all).
+        checks: on how many samples the checks are made that look for gradient masking, mistakes of data and random
+            outputs (see `Evaluation.findings`); 0 for none.
+        train: what the model was trained on, of which `data` should have no sample.
+        kept: where finished batches are put, and taken from by an evaluation that goes on: names to dicts of tensors.
+        processes: share the batches among the processes of ``torch.distributed``; all of them get the whole result.
+        on_step: called with (batches done, batches in all), those of this process.
 
     Raises:
         ValueError: for an unknown `label`, or what the attacks find wrong with model or data.
     """
     if label not in ("true", "pred"):
         raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
+    if checks < 0:
+        raise ValueError(f"checks must be a number of samples, or 0 for none, got {checks}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if taken := {CLEAN, "worst"} & set(attacks):
+        raise ValueError(f"no attack can be called {taken.pop()!r}: that is without any, or the worst case of all")
     parameter = next(model.parameters(), data.x) if isinstance(model, torch.nn.Module) else data.x
     data = data.to(parameter.device)
-    starts = range(0, len(data), batch_size)
-    done, in_all = 0, len(starts) * (len(attacks) + 1)
+    plan = {CLEAN: None} | {name: dataclasses.replace(attack, bounds=data.bounds) for name, attack in attacks.items()}
+    work = [(name, start) for name in plan for start in range(0, len(data), batch_size)]
+    mine = work[torch.distributed.get_rank() :: torch.distributed.get_world_size()] if processes else work
+    done, most = {}, batch_size
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
+    def measured(name: str, ids: Tensor) -> Part:
+        nonlocal most
+        while True:
+            try:
+                return _joined([_measured(model, data, plan[name], label, source, some) for some in ids.split(most)])
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+                most = -(-most // 2)
+
+    for name, start in mine:
+        ids = torch.arange(start, min(start + batch_size, len(data)), device=data.x.device)
+        key = f"{name}-{start}-{len(ids)}"
+        part = kept.get(key) if kept is not None else None
+        if part is None:
+            part = measured(name, ids)
+            if kept is not None:
+                kept[key] = part
+        done[name, start] = part
         if on_step:
-            on_step(done, in_all)
+            on_step(len(done), len(mine))
+    if processes:
+        shares = [{}] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, done)
+        done = {key: part for share in shares for key, part in share.items()}
+    whole = {name: _joined([done[key] for key in work if key[0] == name]) for name in plan}
+    natural = Outcome(whole[CLEAN]["right"])
+    results = {name: _result(attack, whole[name]) for name, attack in plan.items() if attack}
+    findings = checked(model, data, natural, results, min(checks, most), transferred=source is not None, train=train)
+    return Evaluation(data.name, label, natural, results, findings)
 
-    right = 0
-    for start in starts:
-        x, y = data.x[start : start + batch_size], data.y[start : start + batch_size]
+
+def _measured(
+    model: Model, data: Dataset, attack: Attack | None, label: str, source: Model | None, ids: Tensor
+) -> Part:
+    """The outcomes of the samples `ids` of `data`, clean for no attack, on the CPU."""
+    started = time.perf_counter()
+    x, y = data.x[ids], data.y[ids]
+    if attack is None:
         with isolated(model), torch.no_grad():
-            right += int((checked_logits(model, x, len(data.classes) - 1).argmax(1) == y).sum())
-        tick()
-    results = {
-        name: _attacked(model, data, dataclasses.replace(attack, bounds=data.bounds), label, batch_size, source, tick)
-        for name, attack in attacks.items()
-    }
-    return Evaluation(data.name, len(data), label, right / len(data), results)
+            return {"right": (checked_logits(model, x, len(data.classes) - 1).argmax(1) == y).cpu()}
+    found = attack.run(model, x, y if label == "true" else None, ids, source=source)
+    part = {"right": found.target == y, "sizes": ops.row_norms(found.x_adv, "rms", x), "grads": found.grads}
+    if not attack.has_budget:
+        curve = radial_curve(model, x, found.x_adv, y)
+        part |= {"correct": curve.correct, "flips": curve.flips}
+    part = {name: tensor.cpu() for name, tensor in part.items()}
+    return part | {"seconds": torch.tensor([time.perf_counter() - started], dtype=torch.float64)}
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _result(attack: Attack, whole: Part) -> Result:
+    curve = AACurve(whole["correct"], whole["flips"]) if "flips" in whole else None
+    return Result(whole["right"], attack, whole["sizes"], whole["grads"], float(whole["seconds"].sum()), curve)
 
 
 def calibrated(
@@ -143,7 +181,7 @@ def calibrated(
     """
 
     def accuracy(attack: Attack) -> float:
-        return evaluate(model, data, {"it": attack}, batch_size=batch_size).results["it"].accuracy
+        return evaluate(model, data, {"it": attack}, batch_size=batch_size, checks=0).results["it"].accuracy
 
     def scaled(exponent: float) -> DRA:
         return dataclasses.replace(dra, scale=2.0**exponent)
@@ -160,37 +198,26 @@ def calibrated(
     return scaled(high)
 
 
-def _attacked(
-    model: Model,
-    data: Dataset,
-    attack: Attack,
-    label: str,
-    batch_size: int,
-    source: Model | None,
-    tick: Callable[[], None],
-) -> Result:
-    started = time.perf_counter()
-    right, norm, curves = 0, 0.0, []
-    for start in range(0, len(data), batch_size):
-        x, y = data.x[start : start + batch_size], data.y[start : start + batch_size]
-        ids = torch.arange(start, start + len(x), device=x.device)
-        found = attack.run(model, x, y if label == "true" else None, ids, source=source)
-        right += int((found.target == y).sum())
-        norm += float(ops.row_norms(found.x_adv, "rms", x).sum())
-        if not attack.has_budget:
-            curves.append(radial_curve(model, x, found.x_adv, y))
-        tick()
-    curve = AACurve.join(curves) if curves else None
-    return Result(attack, right / len(data), norm / len(data), time.perf_counter() - started, curve)
-
-
 def swept_curve(
-    model: Model, data: Dataset, attack: Attack, budgets: Sequence[float], *, label: str = "true", batch_size: int = 500
-) -> list[tuple[float, float]]:
-    """``(eps, AA(eps))`` for an attack with a fixed budget, run again at each of `budgets`; at 0 the clean accuracy."""
-    accuracies = []
-    for eps in budgets:
-        attacks = {"attack": attack.at(eps)} if eps else {}
-        found = evaluate(model, data, attacks, label=label, batch_size=batch_size)
-        accuracies.append((eps, found.results["attack"].accuracy if eps else found.clean))
-    return accuracies
+    model: Model, data: Dataset, attack: Attack, budgets: Iterable[float], *, label: str = "true", batch_size: int = 500
+) -> AACurve:
+    """The AA curve of an attack with a budget, run at each of `budgets`, in the norm and units of the attack.
+
+    A step function, which is right at the budgets themselves. With true labels a sample that is fooled at one budget
+    is fooled at all larger ones, and not attacked again. Raises TypeError for an attack that has no budget.
+    """
+    parameter = next(model.parameters(), data.x) if isinstance(model, torch.nn.Module) else data.x
+    data, attack = data.to(parameter.device), dataclasses.replace(attack, bounds=data.bounds)
+    budgets, parts = sorted({eps for eps in budgets if eps}), []
+    for ids in torch.arange(len(data), device=data.x.device).split(batch_size):
+        x, y = data.x[ids], data.y[ids]
+        with isolated(model), torch.no_grad():
+            seen = [checked_logits(model, x, len(data.classes) - 1).argmax(1) == y]
+        for eps in budgets:
+            live = seen[-1].nonzero().squeeze(1) if label == "true" else torch.arange(len(x), device=x.device)
+            found = attack.at(eps).run(model, x[live], y[live] if label == "true" else None, ids[live])
+            seen.append(seen[-1].index_copy(0, live, found.target == y[live]))
+        history = torch.stack(seen, dim=1)
+        flips = torch.where(history[:, 1:] != history[:, :-1], x.new_tensor(budgets, dtype=torch.float64), torch.inf)
+        parts.append(AACurve(seen[0].cpu(), flips.sort(dim=1).values.cpu()))
+    return AACurve.join(parts)

@@ -194,7 +194,7 @@ def measure(
         name, _, source = key.partition(" from ")
         attack = rules.attacks[name] if budget is None else rules.attacks[name].at(budget)
         other = networks[source] if source else None
-        settings = {"label": rules.labels[name], "batch_size": batch_size, "source": other}
+        settings = {"label": rules.labels[name], "batch_size": batch_size, "source": other, "checks": 0}
         return evaluate(model, test, {key: attack}, **settings).results[key]
 
     @functools.cache
@@ -204,7 +204,7 @@ def measure(
 
     def measured(key: str, what: Any) -> float:
         if key == "clean":
-            return 100 * evaluate(model, test, {}, batch_size=batch_size).clean
+            return 100 * evaluate(model, test, {}, batch_size=batch_size, checks=0).clean
         if key == "gradient":
             return gradients()[what]
         has_budget = rules.attacks[key.partition(" from ")[0]].has_budget

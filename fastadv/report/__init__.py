@@ -4,7 +4,7 @@ from ._bootstrap import paired_bootstrap
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
 from ._evaluation import write_evaluation
 from ._features import plot_features
-from ._folders import RunFolder, labels, read_run
+from ._folders import RunFolder, read_run
 from ._page import write_report
 from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins
 from ._recipes import (
@@ -17,16 +17,19 @@ from ._recipes import (
     records_table,
     write_records,
 )
-from ._table import Entry, rows, table, write_table
+from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows, table, write_table
 
 __all__ = [
     "Entry",
     "RunFolder",
+    "attack_rows",
+    "attacks_table",
     "corruptions_table",
     "figures_csv",
     "figures_table",
-    "labels",
+    "findings",
     "markdown",
+    "outcomes",
     "paired_bootstrap",
     "plot_aa_curves",
     "plot_corruptions",

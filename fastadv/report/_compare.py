@@ -17,7 +17,7 @@ from ..recipes import Figure
 from ._bootstrap import paired_bootstrap
 from ._folders import RunFolder
 from ._recipes import figure_text
-from ._table import LOWER_IS_BETTER, cell_text
+from ._table import COLUMNS, LOWER_IS_BETTER, attack_text, cell_text
 
 
 @dataclass
@@ -40,11 +40,12 @@ class Cell:
 class Grid:
     """A table: rows by the name of the model, in them cells by the head of the column.
 
-    `differences`: model, column, by how much the best is ahead of it, and the interval of that, as text.
+    `folded`: shown when it is asked for. `differences`: model, column, by how much the best is ahead of it, and the
+    interval of that, as text.
     """
 
     title: str
-    note: str = ""
+    folded: bool = False
     rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
     differences: list[tuple[str, str, str, str]] = field(default_factory=list)
 
@@ -90,15 +91,38 @@ class Tested:
             if start + "flips" in self.run.samples
         }
 
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each sample is classified correctly without any attack."""
+        return self.run.samples[f"{self.name}/natural/right"]
+
+    def accuracy(self, column: str) -> float:
+        """A number of ``table.csv``."""
+        return float(self.run.row(self.name)[column])
+
+    def interval(self, column: str) -> str:
+        """The Wilson interval of an accuracy, from ``attacks.csv``, in percent."""
+        for row in self.run.attacks:
+            if (row["method"], row["attack"]) == (self.name, column):
+                return f"{100 * float(row['low']):.1f}-{100 * float(row['high']):.1f}"
+        return ""
+
     def attack(self, column: str) -> str:
         """The attack that a column of ``table.csv`` is about, or nothing."""
         return max((name for name in self.results if column == name or column.startswith(f"{name}_")), default="")
+
+    def kind(self, column: str) -> Any:
+        """The settings of the attack or attacks that a column is about."""
+        attacks = {name: result["attack"] for name, result in self.results.items()}
+        if column == "worst":
+            return [attack for name, attack in attacks.items() if name not in self.curves]
+        return attacks.get(self.attack(column))
 
     def head(self, column: str) -> str:
         """What a column is called, with the settings in which attacks of one name may differ."""
         name = self.attack(column)
         if not name:
-            return "s/epoch" if column == "seconds_per_epoch" else column.replace("_", " ")
+            return {"seconds_per_epoch": "s/epoch", "worst": "worst of these"}.get(column, column.replace("_", " "))
         attack = self.results[name]["attack"]
         title = f"{name}-{attack['steps']}" if "steps" in attack else name
         rest = column.removeprefix(name).removeprefix("_")
@@ -111,26 +135,30 @@ class Tested:
         name = self.attack(column)
         if column == f"{name}_avg_aa":
             return self.curves[name].averages(self.about["theta"]).numpy()
-        keys = {"clean": "correct", name: f"results/{name}/correct", f"{name}_norm": f"results/{name}/norms"}
-        return self.run.samples.get(f"{self.name}/{keys.get(column)}")
+        rights = {key: f"{self.name}/results/{key}/right" for key in self.results}
+        if column == "worst":
+            budgeted = [self.run.samples[key] for attack, key in rights.items() if attack not in self.curves]
+            return np.all([self.right, *budgeted], axis=0)
+        keys = {"clean": f"{self.name}/natural/right", f"{name}_norm": f"{self.name}/results/{name}/sizes"} | rights
+        return self.run.samples.get(keys.get(column, ""))
 
 
-def comparison(title: str, note: str, models: Sequence[Tested]) -> Grid:
+def comparison(title: str, models: Sequence[Tested]) -> Grid:
     """The rows of the ``table.csv`` of each of `models`, which were evaluated on the same samples."""
-    grid, columns = Grid(title, note), {}
+    grid, columns = Grid(title), {}
     each: dict[str, dict[str, np.ndarray | None]] = {}
-    variants: dict[str, list[Any]] = {}
+    variants: dict[str, list[Any]] = {}  # attacks of one head that differ in other settings
     for model in sorted(models, key=lambda model: -len(model.results)):
         for column, text in model.run.row(model.name).items():
             if column == "method" or not text:
                 continue
-            head, attack = model.head(column), model.results.get(model.attack(column), {}).get("attack")
-            same = variants.setdefault(head, [])
-            if attack not in same:
-                same.append(attack)
-            head += f" ({same.index(attack) + 1})" if same[0] != attack else ""
+            head, kind = model.head(column), model.kind(column)
+            kinds = variants.setdefault(head, [])
+            if kind not in kinds:
+                kinds.append(kind)
+            head += f" ({kinds.index(kind) + 1})" if kinds[0] != kind else ""
             value, file = float(text), model.run.folder / "table.csv"
-            cell = Cell(cell_text(column, value), value, file, model.name, column)
+            cell = Cell(cell_text(column, value), value, file, model.name, column, model.interval(column))
             grid.rows.setdefault(model.label, {}).setdefault(head, cell)
             each.setdefault(head, {}).setdefault(model.label, model.each(column))
             columns[head] = column
@@ -145,6 +173,26 @@ def comparison(title: str, note: str, models: Sequence[Tested]) -> Grid:
                 cell.mark = "tied"
             shown = [cell_text(column, value) for value in (top.value - cell.value, low, high)]
             grid.differences.append((label, head, shown[0], f"{shown[1]} to {shown[2]}"))
+    return grid
+
+
+def every_attack(models: Iterable[Tested]) -> Grid:
+    """The rows of each ``attacks.csv``: intervals, budgets, sizes of perturbations, gradients and time."""
+    grid = Grid("Every attack", folded=True)
+    for model in models:
+        for row in (row for row in model.run.attacks if row["method"] == model.name):
+            cells = {
+                COLUMNS.get(column, column): Cell(
+                    attack_text(column, float(text)), float(text), model.run.folder / "attacks.csv", model.name, column
+                )
+                for column, text in row.items()
+                if is_number(text)
+            }
+            made_on = f" from {model.source}" if model.source and row["attack"] != "clean" else ""
+            name = f"{model.label}: {row['attack']}{made_on}"
+            if row["eps"]:
+                name += f" {row['norm']} eps {float(row['eps']):g}"
+            grid.rows.setdefault(name, cells)
     return grid
 
 
@@ -186,7 +234,7 @@ def published(title: str, models: Iterable[Published]) -> list[Grid]:
 
 def corruptions(runs: Mapping[str, RunFolder]) -> Grid:
     """The means over severities of ``corruptions.csv``, by the name of the model."""
-    grid = Grid("Common corruptions", "Accuracy in %, the mean over severities.")
+    grid = Grid("Accuracy in %, the mean over severities")
     for label, run in runs.items():
         for row in sorted(run.corruptions, key=lambda row: "" not in row.values()):  # clean and the means first
             value = float(row["mean"])

@@ -25,10 +25,10 @@ _PAGE = "report.html"
 class RunFolder:
     """What a run folder holds; parts that it has not are empty.
 
-    `config`, `environment`: of the run. `history`: a row an epoch. `table`: the rows of ``table.csv``, as text.
-    `evaluations`: ``evaluation.json`` by the name of the model. `samples`: ``evaluation.npz``. `figures`: measured and
-    printed. `corruptions`: the rows of ``corruptions.csv``. `pictures`: PNG files that a report does not draw itself.
-    `inner`: the runs in it. `files`: what was read, and its SHA-256.
+    `config`, `environment`: of the run. `history`: a row an epoch. `table`, `attacks`, `corruptions`: the rows of these
+    CSV files, as text. `evaluations`: ``evaluation.json`` by the name of the model. `samples`: ``evaluation.npz``.
+    `figures`: measured and printed. `pictures`: PNG files that a report does not draw itself. `inner`: the runs in it.
+    `files`: what was read, and its SHA-256.
     """
 
     folder: Path
@@ -36,6 +36,7 @@ class RunFolder:
     environment: dict[str, Any]
     history: list[dict[str, Any]]
     table: list[dict[str, str]]
+    attacks: list[dict[str, str]]
     evaluations: dict[str, Any]
     samples: dict[str, np.ndarray]
     figures: list[Figure]
@@ -116,6 +117,7 @@ def _read(folder: Path) -> RunFolder:
         environment=read("environment.json", lambda path: json.loads(path.read_text()), {}),
         history=read("metrics.jsonl", lambda path: [json.loads(line) for line in path.read_text().splitlines()], []),
         table=read("table.csv", _rows, []),
+        attacks=read("attacks.csv", _rows, []),
         evaluations=read("evaluation.json", lambda path: json.loads(path.read_text()), {}),
         samples=read("evaluation.npz", lambda path: dict(np.load(path)), {}),
         figures=read("figures.csv", read_figures, []),

@@ -12,11 +12,22 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ._compare import Grid, Published, Tested, comparison, corruptions, is_number, plain, published, settings
+from ._compare import (
+    Grid,
+    Published,
+    Tested,
+    comparison,
+    corruptions,
+    every_attack,
+    is_number,
+    plain,
+    published,
+    settings,
+)
 from ._folders import RunFolder, folder_of, labels
 from ._plots import plot_aa_curves, plot_bars, plot_distances, plot_heat_map, plot_lines
 
-_SHOWN = ("theta", "test_sha256", "data", "samples", "label", "clean", "results")
+_SHOWN = ("theta", "test_sha256", "data", "label", "natural", "results")
 _NO_CURVE = ("epoch", "seconds", "images_per_second")
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -105,14 +116,15 @@ class Page:
         sections = []
         for models in groups.values():
             about = models[0].about
-            title = f"{about['samples']} test samples of {about['data']}"
+            title = f"{len(models[0].right)} test samples of {about['data']}"
             note = f"Attacks move away from the {'true label' if about['label'] == 'true' else 'prediction'}."
-            section = Section(f"Models on {title}", note, [comparison(f"Accuracy in % on {title}", note, models)])
+            grids = [comparison(f"Accuracy in % on {title}", models), every_attack(models)]
+            section = Section(f"Models on {title}", note, grids)
             section.extras = {
                 f"{model.label}: {key}": yaml.safe_dump(value, sort_keys=False)
                 for model in models
                 for key, value in model.about.items()
-                if key not in _SHOWN
+                if key not in _SHOWN and value
             }
             direct = [model for model in models if not model.source]
             for attack in dict.fromkeys(name for model in direct for name in model.curves):
@@ -135,9 +147,9 @@ class Page:
         for model in models:
             for name, result in model.results.items():
                 if "eps" in result["attack"]:
-                    points = lines.setdefault(name, {}).setdefault(model.label, {0.0: 100 * model.about["clean"]})
-                    points[result["attack"]["eps"]] = 100 * result["accuracy"]
-        return self.draw_budgets(lines, _files(models, "evaluation.json"))
+                    points = lines.setdefault(name, {}).setdefault(model.label, {0.0: 100 * model.accuracy("clean")})
+                    points[result["attack"]["eps"]] = 100 * model.accuracy(name)
+        return self.draw_budgets(lines, _files(models, "table.csv"))
 
     def draw_budgets(self, lines: dict[str, dict[str, dict[float, float]]], files: Sequence[Path]) -> list[Picture]:
         """Accuracies by attack, model and budget, where there is more than the clean one and another."""
@@ -180,9 +192,9 @@ class Page:
         values: dict[str, dict[str, float]] = {}
         files = []
         for model in (model for model in self.tested() if model.source):
-            files.append(model.run.folder / "evaluation.json")
-            for name, result in model.results.items():
-                values.setdefault(model.head(name), {})[model.label] = 100 * result["accuracy"]
+            files.append(model.run.folder / "table.csv")
+            for name in (name for name in model.results if name not in model.curves):
+                values.setdefault(model.head(name), {})[model.label] = 100 * model.accuracy(name)
         for run in self.runs:
             made = [figure for figure in run.figures if " from " in figure.name and "norm" not in figure.name]
             files += [run.folder / "figures.csv"] if made else []

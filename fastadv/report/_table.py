@@ -1,14 +1,17 @@
-"""One line a model: its accuracies, its average over budgets, its cost."""
+"""One line a model: its accuracies, its average over budgets, its cost; and one line an attack: all that it did."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from ..evaluation import Evaluation
+from ..evaluation import Evaluation, Outcome
 
+Row = Mapping[str, float | str]
 LOWER_IS_BETTER = {"seconds_per_epoch"}
 
 
@@ -21,17 +24,23 @@ class Entry:
     seconds: float | None = None
 
 
+def outcomes(evaluation: Evaluation) -> dict[str, Outcome]:
+    """Clean, under each attack, and, of several with a budget, in the worst case."""
+    worst = {"worst": evaluation.worst} if evaluation.worst else {}
+    return {"clean": evaluation.natural, **evaluation.results, **worst}
+
+
 def rows(entries: Sequence[Entry], theta: float) -> list[dict[str, float | str]]:
     """The table as plain values; accuracies in [0, 1], norms as RMS, ``avg_aa`` over [0, theta]."""
     table = []
     for entry in entries:
-        row: dict[str, float | str] = {"method": entry.name, "clean": entry.evaluation.clean}
-        for name, result in entry.evaluation.results.items():
-            if result.curve is None:
-                row[name] = result.accuracy
+        row: dict[str, float | str] = {"method": entry.name}
+        for name, outcome in outcomes(entry.evaluation).items():
+            if curve := getattr(outcome, "curve", None):
+                row[f"{name}_avg_aa"] = curve.average(theta)
+                row[f"{name}_norm"] = outcome.norm
             else:
-                row[f"{name}_avg_aa"] = result.curve.average(theta)
-                row[f"{name}_norm"] = result.norm
+                row[name] = outcome.accuracy
         if entry.seconds is not None:
             row["seconds_per_epoch"] = entry.seconds
         table.append(row)
@@ -39,26 +48,86 @@ def rows(entries: Sequence[Entry], theta: float) -> list[dict[str, float | str]]
 
 
 def cell_text(column: str, value: float) -> str:
-    """A value of the table as it is shown: accuracies in percent."""
+    """A value of `rows` as it is shown: accuracies in percent."""
     if column.endswith("_norm"):
         return f"{value:.4f}"
     return f"{value:.1f}" if column == "seconds_per_epoch" else f"{100 * value:.1f}"
 
 
+def attack_rows(entries: Sequence[Entry]) -> list[dict[str, float | str]]:
+    """Every attack on every model, clean samples before them and the worst case after.
+
+    Accuracies in [0, 1] and their 95% Wilson intervals, the budget and the norm it is in, perturbations in RMS, the
+    gradients that a sample took, and the seconds of all; empty where there is no such figure.
+    """
+    table = []
+    for entry in entries:
+        found = entry.evaluation
+        for name, outcome in outcomes(found).items():
+            low, high = outcome.interval
+            row: dict[str, float | str] = dict.fromkeys(COLUMNS, "")
+            row |= {"method": entry.name, "attack": name, "accuracy": outcome.accuracy, "low": low, "high": high}
+            if result := found.results.get(name):
+                row |= {"norm": result.attack.norm, "mean_rms": result.norm, "median_rms": result.median_norm}
+                row |= {"gradients": float(result.grads.double().mean()), "seconds": result.seconds}
+                if result.attack.has_budget:
+                    row["eps"] = result.attack.eps
+            table.append(row)
+    return table
+
+
+COLUMNS = {
+    "method": "method",
+    "attack": "attack",
+    "eps": "eps",
+    "norm": "norm",
+    "accuracy": "accuracy",
+    "low": "95% from",
+    "high": "to",
+    "mean_rms": "mean RMS",
+    "median_rms": "median RMS",
+    "gradients": "gradients",
+    "seconds": "seconds",
+}
+"""Of `attack_rows`, with their heads."""
+
+
 def write_table(entries: Sequence[Entry], theta: float, path: Path) -> None:
-    """The table as CSV."""
-    values = rows(entries, theta)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(values[0]))
-        writer.writeheader()
-        writer.writerows(values)
+    """The table as CSV; beside it, in ``attacks.csv``, a line an attack."""
+    for file, values in ((path, rows(entries, theta)), (path.with_name("attacks.csv"), attack_rows(entries))):
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(values[0]))
+            writer.writeheader()
+            writer.writerows(values)
 
 
-def table(entries: Sequence[Entry], theta: float) -> Table:
-    """The table for a terminal: accuracies in percent, the best of each column in bold."""
+def attacks_table(entries: Sequence[Entry]) -> Table:
+    """`attack_rows` for a terminal: accuracies in percent."""
+    shown = Table()
+    for column, head in COLUMNS.items():
+        shown.add_column(head, justify="left" if column in ("method", "attack", "norm") else "right")
+    for row in attack_rows(entries):
+        shown.add_row(*(attack_text(column, value) for column, value in row.items()))
+    return shown
+
+
+def attack_text(column: str, value: float | str) -> str:
+    """A value of `attack_rows` as it is shown."""
+    if isinstance(value, str):
+        return value
+    if column in ("accuracy", "low", "high"):
+        return f"{100 * value:.1f}"
+    return f"{value:.4g}" if column == "eps" else f"{value:.4f}" if column.endswith("rms") else f"{value:.1f}"
+
+
+def table(entries: Sequence[Entry], theta: float) -> Group:
+    """The table for a terminal, and what the checks found.
+
+    Accuracies in percent, above their 95% Wilson intervals; the best of each column in bold.
+    """
     values = rows(entries, theta)
     first = entries[0].evaluation
-    heads = {"method": "method", "clean": "clean", "seconds_per_epoch": "s/epoch"}
+    heads = {"method": "method", "clean": "clean", "worst": "worst\nof these", "seconds_per_epoch": "s/epoch"}
     for name, result in first.results.items():
         title = f"{name}-{result.attack.steps}" if hasattr(result.attack, "steps") else name
         heads[name] = f"{title}\neps {result.attack.eps:g}" if result.curve is None else title
@@ -68,8 +137,8 @@ def table(entries: Sequence[Entry], theta: float) -> Table:
     shown = Table(caption=note, caption_justify="left")
     for column in values[0]:
         shown.add_column(heads[column], justify="left" if column == "method" else "right")
-    for row in values:
-        cells = []
+    for entry, row in zip(entries, values, strict=True):
+        accuracies, cells = outcomes(entry.evaluation), []
         for column, value in row.items():
             if isinstance(value, str):
                 cells.append(value)
@@ -77,6 +146,19 @@ def table(entries: Sequence[Entry], theta: float) -> Table:
             numbers = [other[column] for other in values]
             best = min(numbers) if column in LOWER_IS_BETTER else max(numbers)
             text = cell_text(column, value)
-            cells.append(f"[bold]{text}[/bold]" if value == best and len(values) > 1 else text)
+            text = f"[bold]{text}[/bold]" if value == best and len(values) > 1 else text
+            if column in accuracies:
+                low, high = accuracies[column].interval
+                text += f"\n[dim]{100 * low:.1f}-{100 * high:.1f}[/dim]"
+            cells.append(text)
         shown.add_row(*cells)
-    return shown
+    return Group(shown, *findings(entries))
+
+
+def findings(entries: Sequence[Entry]) -> list[Text]:
+    """What the checks found, a line each."""
+    return [
+        Text(f"{entry.name}: {finding.check}: {finding.text}", "yellow")
+        for entry in entries
+        for finding in entry.evaluation.findings
+    ]

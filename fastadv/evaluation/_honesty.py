@@ -1,0 +1,254 @@
+"""Checks of whether an evaluation measured what it seems to: gradient masking, and mistakes of data and mode.
+
+The signs of gradient masking are those of Athalye et al. (2018, *Obfuscated Gradients*, section 3.1); Square lowering
+AutoAttack's figure, zero gradients, random outputs and probabilities instead of logits are flags of AutoAttack, too.
+"""
+
+import dataclasses
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import (
+    APGD,
+    APGDT,
+    DRA,
+    FGSM,
+    MIFGSM,
+    PGD,
+    RFGSM,
+    Attack,
+    AutoAttack,
+    Model,
+    Noise,
+    OneStepTargeted,
+    Square,
+    isolated,
+)
+from ..data import Dataset
+from ..losses import cross_entropy
+from ._results import Finding, Outcome, Result
+
+KINDS = {
+    "one": (FGSM, RFGSM, OneStepTargeted),
+    "many": (PGD, APGD, APGDT, MIFGSM, AutoAttack),
+    "blind": (Noise, Square),
+}
+"""Attacks of one step, of many that are meant to be strong, and without gradients."""
+FEW = 0.05
+"""A share of samples that is no accident."""
+
+
+def checked(
+    model: Model,
+    data: Dataset,
+    natural: Outcome,
+    results: Mapping[str, Result],
+    samples: int,
+    *,
+    transferred: bool = False,
+    train: Dataset | None = None,
+) -> tuple[Finding, ...]:
+    """What speaks against trusting `natural` and `results`, as `evaluate` found them on `data`.
+
+    Attacks of a few gradients are made on up to `samples` samples, spread over the data, at the budget of the first
+    attack that has one; without such an attack there is no budget, and nothing is compared. No `samples`, no checks.
+    `transferred`: the results are of samples made on another model. `train`: what the model was trained on.
+    """
+    if samples == 0:
+        return ()
+    places = torch.linspace(0, len(data) - 1, min(samples, len(data)), dtype=torch.float64).round().long()
+    few = data.subset(places.to(data.x.device))
+    grad = _gradient(model, few)
+    found = [*_mode(model), *_inputs(data), *_overlap(data, train), *_outputs(model, few)]
+    found += _zero_gradients(grad, len(few))
+    if grad is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of gradients not finite: the evaluation has said so
+            found += _masking(model, few, places, natural, results, transferred)
+            found += () if transferred else _square(model, data, natural, results, samples)
+    return tuple(found)
+
+
+# ------------------------------------------------------------------------------------------------------ model and data
+
+
+def _mode(model: Model) -> Iterator[Finding]:
+    changeable = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    if any(module.training and isinstance(module, changeable) for module in modules):
+        yield Finding(
+            "train mode",
+            "the model was given in train mode, and put into eval mode for these figures: batch norm or dropout would "
+            "have been left to chance. Call model.eval() before you use it, or measure it elsewhere",
+        )
+
+
+def _inputs(data: Dataset) -> Iterator[Finding]:
+    (low, high), (least, greatest) = data.bounds, data.x.aminmax()
+    if greatest - least < (high - low) / 10:
+        yield Finding(
+            "inputs",
+            f"the samples lie in [{least:g}, {greatest:g}], a small part of their bounds [{low:g}, {high:g}]: budgets "
+            "mean another thing here. Look whether they were scaled twice, or give the bounds they have",
+        )
+
+
+def _overlap(data: Dataset, train: Dataset | None) -> Iterator[Finding]:
+    if train is None:
+        return
+    known = set(_hashes(train.x))
+    again = sum(each in known for each in _hashes(data.x))
+    if again:
+        yield Finding(
+            "overlap",
+            f"{again} of {len(data)} test samples are training samples, too, bit for bit: accuracies are too high by "
+            "as much as the model remembers. Remove them from either",
+        )
+
+
+def _hashes(x: Tensor) -> Iterator[bytes]:
+    for row in x.cpu().contiguous().flatten(1).numpy():
+        yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+
+
+def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
+    with isolated(model), torch.no_grad():
+        first, again = model(few.x), model(few.x)
+        part = model(few.x[: -(-len(few) // 2)])
+    rounding = torch.finfo(first.dtype).eps ** 0.5 * first.abs().max()
+    if (first - again).abs().max() > rounding:
+        yield Finding(
+            "random",
+            "the same samples gave other logits a second time: the model is random, and an attack that asks once is "
+            "too weak. Average gradients over draws (APGD's eot, AutoAttack's version rand), and see that dropout is "
+            "in eval mode",
+        )
+    elif (first[: len(part)] - part).abs().max() > rounding:
+        yield Finding(
+            "batch",
+            "a sample's logits depend on the samples beside it: batch norm uses the batch's statistics. Put it into "
+            "eval mode; as it is, figures depend on the batch size, and attacks on one sample move the others",
+        )
+    if len(few) > 1 and first.min() >= 0 and (first.sum(1) - 1).abs().max() < 1e-4:
+        yield Finding(
+            "probabilities",
+            "the outputs sum to 1: they are probabilities, not logits, and a second softmax in the loss flattens "
+            "gradients. Leave the softmax out of the model",
+        )
+
+
+def _gradient(model: Model, few: Dataset) -> Tensor | None:
+    """Of the loss, at the samples; None where the model lets none through."""
+    with isolated(model):
+        x = few.x.clone().requires_grad_()
+        logits = model(x)
+        return torch.autograd.grad(cross_entropy(logits, few.y).sum(), x)[0] if logits.requires_grad else None
+
+
+def _zero_gradients(grad: Tensor | None, samples: int) -> Iterator[Finding]:
+    zero = samples if grad is None else int((grad.flatten(1) == 0).all(1).sum())
+    if zero >= max(2, FEW * samples):
+        yield Finding(
+            "zero gradients",
+            f"at {zero} of {samples} samples the loss has no gradient: attacks that follow it stand still there, "
+            "which is not robustness. Look for quantisation, hard thresholds or saturated logits, and attack through "
+            "them: a smooth stand-in in the backward pass, losses on logits such as margin or dlr, Square",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- attacks compared
+
+
+def _masking(
+    model: Model, few: Dataset, places: Tensor, natural: Outcome, results: Mapping[str, Result], transferred: bool
+) -> Iterator[Finding]:
+    attacks = [result.attack for result in results.values() if not isinstance(result.attack, DRA)]  # a budget of a mean
+    strengths = [(a.norm, a.eps) for a in attacks if a.has_budget and isinstance(a.eps, float | int)]
+    right = natural.right[places]
+    if not strengths or not right.any():
+        return
+    norm, eps = strengths[0]
+    how = {"norm": norm, "bounds": few.bounds}
+    far = (few.bounds[1] - few.bounds[0]) * {"linf": 1, "l2": few.x[0].numel() ** 0.5, "l1": few.x[0].numel()}[norm]
+
+    def fooled(attack: Attack) -> Tensor:
+        found = attack.run(model, few.x, few.y, places.to(few.x.device))
+        return right & (found.target != few.y).cpu()
+
+    def given(*kinds: type) -> Tensor:
+        """[N]: fooled by those of the evaluation's own attacks that are of these kinds, at this budget."""
+        same = [r for r in results.values() if isinstance(r.attack, kinds) and r.attack.has_budget]
+        same = [r.right for r in same if (r.attack.norm, r.attack.eps) == (norm, eps)]
+        return natural.right & ~torch.stack([natural.right, *same]).all(0)
+
+    random = fooled(PGD(eps, 0.0, steps=0, restarts=20, **how))
+    made = {
+        "one": fooled(PGD(eps, eps, 1, random_start=0.0, **how)),
+        "many": fooled(PGD(eps, eps / 8, 20, random_start=0.0, **how)),
+        "blind": random | fooled(Square(eps, queries=100, **how)) if norm == "linf" else random,
+    }
+    kinds = {"one": (), "many": (), "blind": (Attack,)} if transferred else KINDS
+    whole = {group: given(*kind) for group, kind in kinds.items()}
+    together = {group: made[group] | whole[group][places] for group in made}
+    compared = [together, whole] if any(isinstance(attack, kinds["many"]) for attack in attacks) else [together]
+
+    if gain := max(_gain(fooled_by["one"], fooled_by["many"]) for fooled_by in compared):
+        yield Finding(
+            "iterative weaker than one-step",
+            f"{gain} samples more are fooled by one step than by many, which should find all that one finds: the "
+            "steps are caught in a rugged loss. Take restarts, larger steps, other losses, and Square",
+        )
+    if gain := max(_gain(fooled_by["blind"], fooled_by["one"] | fooled_by["many"]) for fooled_by in compared):
+        yield Finding(
+            "black-box stronger than white-box",
+            f"{gain} samples more are fooled without the model's gradients (Square, noise, transfer) than with them: "
+            "the gradients mislead. Believe the smaller accuracy, and adapt the attack to the model",
+        )
+    only = int((random & ~together["one"] & ~together["many"]).sum())
+    if only >= max(2, FEW * int(right.sum())):
+        yield Finding(
+            "random search",
+            f"for {only} of {int(right.sum())} samples one of 20 random points within the budget is adversarial, and "
+            "gradient attacks find none: they do not look where the model is wrong. Take restarts and Square",
+        )
+    left = int((right & ~fooled(PGD(far, far / 8, 20, random_start=0.0, **how))).sum())
+    if left > FEW * int(right.sum()):
+        yield Finding(
+            "unbounded",
+            f"PGD with the whole range for a budget leaves {left} of {int(right.sum())} samples right and should leave "
+            "almost none: what stops it is not robustness. Take more steps and other losses, and look at the gradients",
+        )
+
+
+def _gain(weak: Tensor, strong: Tensor) -> int:
+    """How many more samples `weak` fools than `strong`, if that is no accident: sign test, one-sided, at 5%; or 0."""
+    won, lost = int((weak & ~strong).sum()), int((strong & ~weak).sum())
+    p = sum(math.comb(won + lost, k) for k in range(won, won + lost + 1)) / 2 ** (won + lost)
+    return won - lost if won > lost and p < 0.05 else 0
+
+
+def _square(
+    model: Model, data: Dataset, natural: Outcome, results: Mapping[str, Result], samples: int
+) -> Iterator[Finding]:
+    """Whether the other attacks of AutoAttack fool those that it fooled, on up to `samples` of these."""
+    for name, result in results.items():
+        attack = result.attack
+        others = tuple(part for part in attack.attacks if part != "square") if isinstance(attack, AutoAttack) else ()
+        fooled = (natural.right & ~result.right).nonzero().squeeze(1)
+        if not others or len(others) == len(attack.attacks) or len(fooled) == 0:
+            continue
+        tried = fooled[torch.linspace(0, len(fooled) - 1, min(samples, len(fooled))).round().long()].to(data.x.device)
+        some, rest = data.subset(tried), dataclasses.replace(attack, version="custom", attacks_to_run=others)
+        left = int((rest.run(model, some.x, some.y, tried).target == some.y).sum())
+        drop = left / len(tried) * len(fooled) / len(data)
+        if drop > 0.002:  # the flag of AutoAttack's authors
+            yield Finding(
+                f"square lowers {name}",
+                f"of {len(tried)} samples that {name} fooled, {left} were fooled by Square alone, about {drop:.1%} of "
+                "all: a hint of gradient masking. Give Square more queries and restarts, and adapt an attack",
+            )
