@@ -8,6 +8,7 @@ from ._folders import RunFolder, read_run
 from ._page import write_report
 from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins
 from ._recipes import (
+    figure_text,
     figures_csv,
     figures_table,
     markdown,
@@ -25,6 +26,7 @@ __all__ = [
     "attack_rows",
     "attacks_table",
     "corruptions_table",
+    "figure_text",
     "figures_csv",
     "figures_table",
     "findings",
