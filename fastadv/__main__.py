@@ -9,6 +9,7 @@ import jsonargparse
 import torch
 
 from .commands import (
+    Conduct,
     CorruptionTest,
     Data,
     Diagnosis,
@@ -17,7 +18,7 @@ from .commands import (
     Training,
     compare,
     diagnose,
-    evaluate_checkpoint,
+    evaluate_model,
     list_recipes,
     measure_corruptions,
     report_runs,
@@ -66,13 +67,9 @@ def parser() -> Parser:
     for name, method in METHODS.items():
         sub = add(methods, name, (method.__doc__ or name).splitlines()[0], method, Training)
         sub.add_class_arguments(Testing, "test")
-    sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing)
+    sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing, Conduct)
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help=MODEL)
-    sub.add_argument("--out", type=str | None, default=None, help="a new folder for the table and the figures")
-    sub.add_argument(
-        "--transfer_from", type=str | None, default=None, help="the model that samples are made on, named likewise"
-    )
     sub = add(commands, "features", "Draw what layers give for natural and adversarial samples.", Data, Diagnosis)
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
@@ -131,8 +128,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:
-        given = options.checkpoint, _build(Data, options), _build(Testing, options), options.out, options.transfer_from
-        evaluate_checkpoint(*given)
+        settings = (_build(kind, options) for kind in (Data, Testing, Conduct))
+        evaluate_model(options.checkpoint, *settings)
 
 
 def _build(kind: type, options: jsonargparse.Namespace) -> Any:

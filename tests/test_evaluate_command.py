@@ -1,5 +1,11 @@
 """``fastadv evaluate`` and ``transfer``: models from anywhere, and what is written of them."""
 
+import csv
+import importlib
+import os
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +21,9 @@ from fastadv.models import LeNet5
 from fastadv.runs import Run
 
 MODELS = """
+import os
+import time
+
 import torch
 from torch import nn
 
@@ -22,6 +31,12 @@ def linear(features=4):
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(features, 3))
 
+class Slow(nn.Sequential):
+    def forward(self, x):
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        return super().forward(x)
+
+def slow(): return Slow(*linear())
 def wide(): return linear(5)
 def needs(argument): return linear()
 def breaks(): raise KeyError("weights")
@@ -35,7 +50,8 @@ number = 3
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with data.npz, of 3 classes and samples [1, 2, 2], and modules of models."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "networks", raising=False)
     (tmp_path / "networks.py").write_text(MODELS)
     (tmp_path / "broken.py").write_text("import no_such_thing\n")
     write_data(tmp_path / "data.npz")
@@ -141,3 +157,89 @@ def test_models_that_are_wrong(model: str, message: str, place: Path, capsys) ->
 def test_data_of_a_function_must_be_named(place: Path, capsys) -> None:
     assert main(["evaluate", "networks:linear"]) == 2
     assert "what data networks:linear is for is not known: name it with --data" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- stopped, shared, written
+
+
+def rows(folder: str, name: str = "attacks.csv") -> list[dict[str, str]]:
+    found = list(csv.DictReader(Path(folder, name).read_text().splitlines()))
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+def fastadv(*command: str, **environment: str) -> subprocess.Popen:
+    """A process of its own."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path} | environment
+    return subprocess.Popen([sys.executable, "-m", *command], env=env)
+
+
+FLAGS = ["--data", "data.npz", "--attacks", "pgd,noise,deepfool", "--at-once", "3"]
+
+
+def test_an_evaluation_that_is_killed_goes_on(place: Path, capsys) -> None:
+    assert main(["evaluate", "networks:linear", *FLAGS, "--out", "whole"]) == 0
+    running = fastadv("fastadv", "evaluate", "networks:slow", *FLAGS, "--out", "killed", SLOW="0.05")
+    while len(list(place.glob("killed/batches/*/*.npz"))) < 10:
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    finished = {path: path.stat().st_mtime_ns for path in place.glob("killed/batches/*/*.npz")}
+    assert 10 <= len(finished) < 32
+    again = ["evaluate", "networks:slow", *FLAGS, "--out", "killed"]
+    assert main(again) == 2
+    assert "runs are never overwritten" in capsys.readouterr().err
+    assert main([*again, "--resume", "true"]) == 0
+    assert len(list(place.glob("killed/batches/*/*.npz"))) == 32
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    named = [row | {"method": "networks:linear"} for row in rows("killed")]
+    assert named == rows("whole")
+    assert main([*again, "--resume", "true", "--eps", "0.2"]) == 2
+    assert "eps was 0.1 and is now 0.2" in capsys.readouterr().err
+    (place / "networks.py").write_text(MODELS.replace("manual_seed(0)", "manual_seed(1)"))
+    sys.modules.pop("networks")
+    importlib.invalidate_caches()
+    assert main([*again, "--resume", "true"]) == 0  # other weights: nothing of the old ones is taken
+    assert len(list(place.glob("killed/batches/*/*.npz"))) == 64
+
+
+def test_two_processes_are_one(place: Path) -> None:
+    command = ["fastadv", "evaluate", "networks:linear", *FLAGS, "--out"]
+    assert main([*command[1:], "one"]) == 0
+    flags = ["--standalone", "--nproc-per-node", "2", "-m"]
+    assert fastadv("torch.distributed.run", *flags, *command, "two").wait(120) == 0
+    assert rows("two") == rows("one")
+    assert len(list(place.glob("two/batches/*/*.npz"))) == 32
+    assert fastadv("torch.distributed.run", *flags, *command, "two").wait(120) != 0  # the folder exists
+
+
+def test_a_config_repeats_an_evaluation(place: Path) -> None:
+    assert evaluate("networks:linear", "--eps", "0.03", "--checks", "0", "--out", "first") == 0
+    assert main(["evaluate", "networks:linear", "--config", "first/config.yaml", "--out", "second"]) == 0
+    assert rows("first") == rows("second")
+
+
+def test_a_sweep_of_budgets(place: Path, capsys) -> None:
+    assert evaluate("networks:linear", "--sweep", "0.05, 0.02,0.1", "--out", "out") == 0
+    found = rows("out", "sweep.csv")
+    assert [(row["attack"], float(row["eps"])) for row in found] == [("pgd", eps) for eps in (0, 0.02, 0.05, 0.1)]
+    clean, *_, last = [float(row["accuracy"]) for row in found]
+    assert (clean, last) == (float(rows("out")[0]["accuracy"]), float(rows("out")[1]["accuracy"]))
+    assert Path("out/sweep.png").read_bytes().startswith(b"\x89PNG")
+    for flags, message in (
+        (["--sweep", "0.1,much"], "sweep must be budgets with commas between, such as 0.02,0.05,0.1, got '0.1,much'"),
+        (["--checks", "-1"], "checks must be a number of samples, or 0 for none, got -1"),
+        (["--resume", "true"], "resume needs --out"),
+    ):
+        assert evaluate("networks:linear", *flags) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_findings_are_printed(place: Path, capsys) -> None:
+    with np.load("data.npz") as arrays:
+        np.savez("data.npz", **{**arrays, "x_train": arrays["x_test"]})
+    assert evaluate("networks:linear") == 0
+    assert "overlap: 24 of 24 test samples are training samples" in capsys.readouterr().out
+    assert evaluate("networks:linear", "--checks", "0") == 0
+    assert "overlap" not in capsys.readouterr().out

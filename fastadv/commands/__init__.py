@@ -1,7 +1,7 @@
 """What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
 
 from ._corruptions import CorruptionTest, measure_corruptions
-from ._evaluate import evaluate_checkpoint
+from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
@@ -9,6 +9,7 @@ from ._settings import Data, Testing, Training
 from ._train import compare, train
 
 __all__ = [
+    "Conduct",
     "CorruptionTest",
     "Data",
     "Diagnosis",
@@ -17,7 +18,7 @@ __all__ = [
     "Training",
     "compare",
     "diagnose",
-    "evaluate_checkpoint",
+    "evaluate_model",
     "list_recipes",
     "measure_corruptions",
     "report_runs",

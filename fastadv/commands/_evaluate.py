@@ -1,27 +1,175 @@
 """``fastadv evaluate``."""
 
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
 from .. import report
+from ..data import Dataset
+from ..evaluation import evaluate, swept_curve
 from ..info import environment
-from ..runs import Run
+from ..runs import Run, replace_file
 from ._networks import data_of, load_model
-from ._settings import Data, Testing, as_yaml
-from ._terminal import console
+from ._settings import Data, Testing, as_yaml, listed
+from ._terminal import console, progress, say
 from ._train import conclude
 
 
-def evaluate_checkpoint(
-    checkpoint: str, source: Data, testing: Testing, out: str | None, transfer_from: str | None
-) -> None:
-    """``fastadv evaluate MODEL``, on the data it was trained with unless others are named."""
-    source.data = source.data or data_of(checkpoint)
-    test = testing.samples(source)
-    model, name = load_model(checkpoint, test)
-    other = load_model(transfer_from, test)[0] if transfer_from else None
-    config = as_yaml(source, testing, checkpoint=checkpoint, transfer_from=transfer_from)
-    run = Run(out, config, environment()) if out else None
-    entry = report.Entry(name, testing.evaluate(model, test, name, other))
+@dataclass
+class Conduct:
+    """How an evaluation is carried out.
+
+    Args:
+        transfer_from: the model that samples are made on, named like the one evaluated.
+        sweep: budgets with commas between; accuracy at each of them, under the attacks that have one, is drawn, too.
+        checks: on how many samples the checks for gradient masking and mistakes are made; 0 for none.
+        out: a new folder for tables and figures.
+        resume: go on with the evaluation in --out, where there is one, without its finished batches.
+    """
+
+    transfer_from: str | None = None
+    sweep: str = ""
+    checks: int = 64
+    out: str | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and not self.out:
+            raise ValueError("resume needs --out, the folder of the evaluation to go on with")
+        if self.checks < 0:
+            raise ValueError(f"checks must be a number of samples, or 0 for none, got {self.checks}")
+        self.budgets()
+
+    def budgets(self) -> list[float]:
+        try:
+            found = [float(eps) for eps in listed(self.sweep)]
+        except ValueError:
+            found = [-1.0]
+        if not all(0 <= eps < float("inf") for eps in found):
+            raise ValueError(f"sweep must be budgets with commas between, such as 0.02,0.05,0.1, got {self.sweep!r}")
+        return found
+
+
+def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct) -> None:
+    """``fastadv evaluate MODEL``, on the data it was trained with unless others are named; under torchrun, by all."""
+    trained_on = data_of(given)
+    source.data = source.data or trained_on
+    if not source.data:
+        raise ValueError(f"what data {given} is for is not known: name it with --data")
+    with processes() as (rank, count):
+        test = testing.samples(source)
+        model, name = load_model(given, test)
+        other = load_model(options.transfer_from, test)[0] if options.transfer_from else None
+        folder = Path(options.out) if options.out else None
+        if folder and rank == 0:
+            Run(folder, as_yaml(source, testing, options, checkpoint=given), environment(), resume=options.resume)
+        if count > 1:
+            distributed.barrier()  # the folder is there, or the first process has said why not
+        with progress(f"evaluating {name}", "batches") as step:
+            found = evaluate(
+                model,
+                test,
+                testing.chosen(),
+                label=testing.label,
+                batch_size=testing.at_once,
+                source=other,
+                checks=options.checks,
+                train=training_data(source, trained_on) if options.checks else None,
+                kept=Batches(folder / "batches" / fingerprint(test, model, other)) if folder else None,
+                processes=count > 1,
+                on_step=step,
+            )
+    if rank:
+        return
+    entry = report.Entry(name, found)
     console.print(report.attacks_table([entry]))
-    if run:
-        conclude(run.folder, [entry], [model], test, testing.theta)
+    if folder:
+        conclude(folder, [entry], [model], test, testing.theta)
     else:
         console.print(report.table([entry], testing.theta))
+    if budgets := options.budgets():
+        draw_sweep(model, test, testing, budgets, folder)
+
+
+def draw_sweep(model: nn.Module, test: Dataset, testing: Testing, budgets: list[float], folder: Path | None) -> None:
+    """Prints accuracies at `budgets` under the attacks that have one, and draws them in `folder`."""
+    attacks = {name: attack for name, attack in testing.chosen().items() if attack.has_budget}
+    how = {"label": testing.label, "batch_size": testing.at_once}
+    curves = {name: swept_curve(model, test, attack, budgets, **how) for name, attack in attacks.items()}
+    rows = report.sweep_rows(curves, budgets)
+    console.print(report.records_table(rows, "accuracy over the budget, and its 95% interval"))
+    if folder:
+        written = report.write_records(rows, folder / "sweep.csv"), report.plot_sweep(rows, folder / "sweep.png")
+        say("written: " + ", ".join(map(str, written)))
+
+
+def training_data(source: Data, trained_on: str | None) -> Dataset | None:
+    """What the model was trained on, or the training half of `source`; None where that is not there."""
+    try:
+        known = dataclasses.replace(source, data=trained_on or source.data, download=False, device="cpu")
+        return known.load("train")
+    except (OSError, ValueError, ImportError) as error:
+        say(f"not checked whether test samples are training samples: {str(error).splitlines()[0]}")
+        return None
+
+
+@contextmanager
+def processes() -> Iterator[tuple[int, int]]:
+    """This process' place among those that ``torchrun`` started, and their number; (0, 1) without it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield 0, 1
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    distributed.init_process_group("gloo")
+    try:
+        yield distributed.get_rank(), count
+    finally:
+        distributed.destroy_process_group()
+
+
+class Batches(MutableMapping[str, dict[str, Tensor]]):
+    """Finished batches, an .npz file each in `folder`: it appears there complete, or not at all."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.npz"
+
+    def __getitem__(self, key: str) -> dict[str, Tensor]:
+        if not self._path(key).is_file():
+            raise KeyError(key)
+        with np.load(self._path(key), allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def __setitem__(self, key: str, part: dict[str, Tensor]) -> None:
+        replace_file(self._path(key), lambda file: np.savez(file, **{name: t.numpy() for name, t in part.items()}))
+
+    def __delitem__(self, key: str) -> None:
+        self._path(key).unlink()
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.stem for path in self.folder.glob("*.npz"))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def fingerprint(test: Dataset, *models: nn.Module | None) -> str:
+    """Of the samples and of all weights: batches of another network, or of other data, are no part of an evaluation."""
+    digest = hashlib.blake2b(digest_size=8)
+    weights = [tensor for model in models if model for tensor in model.state_dict().values()]
+    for tensor in (test.x, test.y, *weights):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

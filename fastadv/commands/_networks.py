@@ -76,18 +76,18 @@ def load_model(given: str, test: Dataset) -> tuple[nn.Module, str]:
             with torch.no_grad():
                 checked_logits(model, test.x[:count], len(test.classes) - 1)
         except Exception as error:  # a model raises whatever it likes
+            fix = "export it for batches of any size (dynamic_shapes)" if kind == "export" else "choose other data"
             raise ValueError(
                 f"{given} gives no logits for {count} samples of {test.name}, {list(test.sample_shape)} in "
-                f"{len(test.classes)} classes: {_first_line(error)}. Choose other data with --data; an exported model "
-                "must take batches of any size (dynamic_shapes)"
+                f"{len(test.classes)} classes: {_first_line(error)}: {fix}"
             ) from None
     return model, name
 
 
-def data_of(given: str) -> str:
-    """The data that the network of a run was trained with. Raises ValueError for models of which that is not known."""
+def data_of(given: str) -> str | None:
+    """The data that the network of a run was trained with; None for a model from elsewhere."""
     if _archive(Path(given)) or (":" in given and not Path(given).exists()):
-        raise ValueError(f"what data {given} is for is not known: name it with --data")
+        return None
     return load_checkpoint(given)["data"]
 
 
@@ -106,7 +106,10 @@ def _from_archive(path: Path, kind: Literal["script", "export"]) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is; its files are still there
-            return torch.jit.load(path) if kind == "script" else torch.export.load(path).module()
+            if kind == "script":
+                return torch.jit.load(path)
+            with path.open("rb") as file:  # whatever its name
+                return torch.export.load(file).module()
     except Exception as error:  # torch raises whatever the bytes lead it to
         form = "TorchScript" if kind == "script" else "of torch.export"
         raise ValueError(f"{path} is damaged, or not {form}: {_first_line(error)}") from None

@@ -18,11 +18,13 @@ from ._recipes import (
     records_table,
     write_records,
 )
+from ._sweep import SweepRow, plot_sweep, sweep_rows
 from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows, table, write_table
 
 __all__ = [
     "Entry",
     "RunFolder",
+    "SweepRow",
     "attack_rows",
     "attacks_table",
     "corruptions_table",
@@ -40,12 +42,14 @@ __all__ = [
     "plot_gradients",
     "plot_history",
     "plot_margins",
+    "plot_sweep",
     "plot_variant_gradients",
     "plot_variants",
     "read_figures",
     "read_run",
     "records_table",
     "rows",
+    "sweep_rows",
     "table",
     "write_corruptions",
     "write_evaluation",

@@ -149,7 +149,11 @@ class Page:
                 if "eps" in result["attack"]:
                     points = lines.setdefault(name, {}).setdefault(model.label, {0.0: 100 * model.accuracy("clean")})
                     points[result["attack"]["eps"]] = 100 * model.accuracy(name)
-        return self.draw_budgets(lines, _files(models, "table.csv"))
+            for row in model.run.sweep:
+                points = lines.setdefault(row["attack"], {}).setdefault(model.label, {})
+                points[float(row["eps"])] = 100 * float(row["accuracy"])
+        swept = [model.run.folder / "sweep.csv" for model in models if model.run.sweep]
+        return self.draw_budgets(lines, [*_files(models, "table.csv"), *swept])
 
     def draw_budgets(self, lines: dict[str, dict[str, dict[float, float]]], files: Sequence[Path]) -> list[Picture]:
         """Accuracies by attack, model and budget, where there is more than the clean one and another."""
