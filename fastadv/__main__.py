@@ -1,4 +1,4 @@
-"""The command line, ``fastadv train | evaluate | compare | corruptions | features | reproduce | report | info``."""
+"""The command line of settings: ``fastadv train | evaluate | transfer | compare | corruptions | features | ...``."""
 
 import dataclasses
 import sys
@@ -24,6 +24,7 @@ from .commands import (
     report_runs,
     reproduce,
     train,
+    transfer_between,
 )
 from .info import doctor
 from .trainers import METHODS
@@ -70,6 +71,10 @@ def parser() -> Parser:
     sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing, Conduct)
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help=MODEL)
+    sub = add(commands, "transfer", "Try samples made on each of several networks on all of them.", Data, Testing)
+    sub.set_defaults(data=None)
+    sub.add_argument("models", type=str, nargs="+", help=MODEL)
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figure")
     sub = add(commands, "features", "Draw what layers give for natural and adversarial samples.", Data, Diagnosis)
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
@@ -121,6 +126,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
     elif command == "report":
         report_runs(options.runs, options.out)
+    elif command == "transfer":
+        transfer_between(options.models, _build(Data, options), _build(Testing, options), options.out)
     elif command == "features":
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "corruptions":

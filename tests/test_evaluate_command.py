@@ -37,6 +37,7 @@ class Slow(nn.Sequential):
         return super().forward(x)
 
 def slow(): return Slow(*linear())
+def other(): return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
 def wide(): return linear(5)
 def needs(argument): return linear()
 def breaks(): raise KeyError("weights")
@@ -243,3 +244,25 @@ def test_findings_are_printed(place: Path, capsys) -> None:
     assert "overlap: 24 of 24 test samples are training samples" in capsys.readouterr().out
     assert evaluate("networks:linear", "--checks", "0") == 0
     assert "overlap" not in capsys.readouterr().out
+
+
+def test_transfer_between_models(place: Path, capsys) -> None:
+    models = ["networks:linear", "networks:slow", "networks:other"]
+    flags = ["--data", "data.npz", "--attacks", "fgsm,pgd", "--eps", "0.2", "--out", "out"]
+    assert main(["transfer", *models, *flags]) == 0
+    found = {(row["attack"], row["source"], row["target"]): row for row in rows("out", "transfer.csv")}
+    assert len(found) == 3 + 2 * 9
+    alike = {key: row | {"target": ""} for key, row in found.items()}
+    assert alike["pgd", models[2], models[0]] == alike["pgd", models[2], models[1]]  # the same network twice
+    assert alike["pgd", models[2], models[0]] != alike["pgd", models[2], models[2]]
+    assert Path("out/transfer.png").read_bytes().startswith(b"\x89PNG")
+    for given, message in (
+        (models[:1], "transfer is between models: give at least two, got 1"),
+        ([models[0], models[0]], "has one twice"),
+        ([models[0], "nowhere"], "no checkpoint at nowhere"),
+    ):
+        assert main(["transfer", *given, *flags[:-1], "none"]) == 2
+        assert message in capsys.readouterr().err
+        assert not Path("none").exists()
+    assert main(["transfer", *models, "--out", "none"]) == 2
+    assert "name it with --data" in capsys.readouterr().err

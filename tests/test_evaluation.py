@@ -10,7 +10,16 @@ from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, tra
 
 from fastadv.attacks import DRA, FGSM, PGD, Attack, DeepFool, Noise
 from fastadv.data import Dataset
-from fastadv.evaluation import PROTOCOL, AACurve, calibrated, evaluate, radial_curve, swept_curve, wilson
+from fastadv.evaluation import (
+    PROTOCOL,
+    AACurve,
+    calibrated,
+    evaluate,
+    radial_curve,
+    swept_curve,
+    transfer,
+    wilson,
+)
 
 INF = torch.inf
 ATTACKS: dict[str, Attack] = {
@@ -270,6 +279,36 @@ def test_evaluate_with_samples_of_another_model():
     assert found.results["pgd"].accuracy == (model(x_adv).argmax(1) == given.y).double().mean()
     assert found.clean == 0.75
     assert found.results["pgd"].accuracy > evaluate(model, given, attacks).results["pgd"].accuracy
+
+
+@pytest.mark.parametrize("label", ["true", "pred"])
+def test_transfer_is_evaluate_with_every_source(label):
+    model, given = data()
+    models = {"wavy": model, "linear": linear(48, 5), "other": linear(48, 5, seed=7)}
+    attacks, ticks = {"pgd": PGD(0.02, 0.005), "fgsm": FGSM(0.03)}, []
+    rows = transfer(models, given, attacks, label=label, batch_size=15, on_step=lambda *tick: ticks.append(tick))
+    assert ticks == [(done, 21) for done in range(1, 22)]
+    found = {row[:3]: row[3:] for row in rows}
+    assert len(found) == len(rows) == 3 + 2 * 9
+    for target, judge in models.items():
+        clean = evaluate(judge, given, {}).natural
+        assert found["clean", "", target] == (clean.accuracy, *clean.interval)
+        for source, maker in models.items():
+            results = evaluate(judge, given, attacks, label=label, source=maker, checks=0).results
+            for name, result in results.items():
+                assert found[name, source, target] == (result.accuracy, *result.interval)
+    with pytest.raises(ValueError, match="give at least two, got 1"):
+        transfer({"one": model}, given, attacks)
+    with pytest.raises(ValueError, match="label must be 'true' or 'pred', got 'both'"):
+        transfer(models, given, attacks, label="both")
+
+
+def test_transfer_leaves_no_trace():
+    model, other = partly_frozen(BatchNormNet()), linear(108, 5)
+    given = Dataset(samples(8, 3, 6, 6), labels(8, 5), classes=tuple("abcde"))
+    before = traces(model, given.x, given.y)
+    transfer({"a": model, "b": other}, given, {"pgd": PGD()})
+    assert traces(model, given.x, given.y) == before
 
 
 def test_evaluate_leaves_no_trace():

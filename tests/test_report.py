@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy import stats
 from toys import linear, samples
 
@@ -236,6 +237,18 @@ def test_samples_made_on_another_network_are_apart(folders: Path, tmp_path: Path
     page = page_of(tmp_path / "out", folders / "both", tmp_path / "black")
     assert "<button>fgsm eps 0.1 from source</button>" in page
     assert (tmp_path / "out" / "transfer.png").is_file()
+
+
+def test_transfer_between_the_models_of_other_runs(folders: Path, tmp_path: Path) -> None:
+    models = [str(folders / "again"), str(folders / "elsewhere")]
+    Run(tmp_path / "transfer", yaml.safe_dump({"models": models}), {})
+    lines = ["attack,source,target,accuracy,low,high", "clean,,again,0.9,0.8,1", "pgd,elsewhere,again,0.5,0.4,0.6"]
+    (tmp_path / "transfer" / "transfer.csv").write_text("\n".join(lines) + "\n")
+    page_of(tmp_path / "out", folders / "again", folders / "elsewhere", tmp_path / "transfer")
+    drawn = (tmp_path / "out" / "transfer.svg").read_text()
+    for text in ("pgd from standard", "blind", "50.0"):  # called as in the tables
+        assert f"<!-- {text} -->" in drawn
+    assert "90.0" not in drawn
 
 
 def test_published_figures_and_corruptions(tmp_path: Path) -> None:

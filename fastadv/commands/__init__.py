@@ -7,6 +7,7 @@ from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
+from ._transfer import transfer_between
 
 __all__ = [
     "Conduct",
@@ -24,4 +25,5 @@ __all__ = [
     "report_runs",
     "reproduce",
     "train",
+    "transfer_between",
 ]

@@ -16,6 +16,7 @@ from ._features import Features, MixingRow, features, last_layers, layer_outputs
 from ._gradients import GradientNorms, gradient_norms
 from ._honesty import checked
 from ._results import Evaluation, Finding, Outcome, Result, wilson
+from ._transfer import TransferRow, transfer
 
 __all__ = [
     "PROTOCOL",
@@ -28,6 +29,7 @@ __all__ = [
     "MixingRow",
     "Outcome",
     "Result",
+    "TransferRow",
     "calibrated",
     "corruption_accuracy",
     "evaluate",
@@ -40,6 +42,7 @@ __all__ = [
     "radial_curve",
     "reducer",
     "swept_curve",
+    "transfer",
     "wilson",
 ]
 

@@ -20,6 +20,7 @@ from ._recipes import (
 )
 from ._sweep import SweepRow, plot_sweep, sweep_rows
 from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows, table, write_table
+from ._transfer import plot_transfer
 
 __all__ = [
     "Entry",
@@ -43,6 +44,7 @@ __all__ = [
     "plot_history",
     "plot_margins",
     "plot_sweep",
+    "plot_transfer",
     "plot_variant_gradients",
     "plot_variants",
     "read_figures",

@@ -200,6 +200,13 @@ class Page:
             for name in (name for name in model.results if name not in model.curves):
                 values.setdefault(model.head(name), {})[model.label] = 100 * model.accuracy(name)
         for run in self.runs:
+            models = run.config.get("models", []) if run.transfer else []
+            called = {name: self.called(given) for given in models for name in (given, Path(given).name)}
+            for row in (row for row in run.transfer if row["source"]):
+                attack = f"{row['attack']} from {called.get(row['source'], row['source'])}"
+                target = called.get(row["target"], row["target"])
+                values.setdefault(attack, {})[target] = 100 * float(row["accuracy"])
+            files += [run.folder / "transfer.csv"] if run.transfer else []
             made = [figure for figure in run.figures if " from " in figure.name and "norm" not in figure.name]
             files += [run.folder / "figures.csv"] if made else []
             for figure in made:
