@@ -54,11 +54,11 @@ class Grid:
         return list(dict.fromkeys(head for row in self.rows.values() for head in row))
 
     def mark_best(self, head: str, lowest: bool = False) -> str:
-        """Marks the best of a column, and returns its row; nothing is best among one."""
+        """Marks the best of a column, and returns its row; where all are equal, nothing is marked."""
         column = {name: row[head] for name, row in self.rows.items() if head in row}
         best = (min if lowest else max)(column, key=lambda name: column[name].value)
         for cell in column.values():
-            if cell.value == column[best].value and len(column) > 1:
+            if cell.value == column[best].value and len({other.value for other in column.values()}) > 1:
                 cell.mark = "best"
         return best
 
@@ -169,7 +169,7 @@ def comparison(title: str, models: Sequence[Tested]) -> Grid:
                 continue
             low, high = paired_bootstrap(each[head][best], values)
             cell, top = grid.rows[label][head], grid.rows[best][head]
-            if low <= 0 <= high and not cell.mark:
+            if low <= 0 <= high and top.mark and not cell.mark:
                 cell.mark = "tied"
             shown = [cell_text(column, value) for value in (top.value - cell.value, low, high)]
             grid.differences.append((label, head, shown[0], f"{shown[1]} to {shown[2]}"))
@@ -212,12 +212,12 @@ class Published:
         return found
 
 
-def published(title: str, models: Iterable[Published]) -> list[Grid]:
+def published(models: Iterable[Published]) -> list[Grid]:
     """A table an attack: what was measured, with what was printed beside it."""
     grids: dict[str, Grid] = {}
     for model in models:
         for attack, figures in model.by_attack().items():
-            grid = grids.setdefault(attack, Grid(f"{title}: {attack}"))
+            grid = grids.setdefault(attack, Grid(attack))
             for what, figure in figures:
                 text, beside = figure_text(figure.measured, figure), ""
                 if figure.printed is not None:

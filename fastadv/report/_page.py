@@ -117,7 +117,8 @@ class Page:
         for models in groups.values():
             about = models[0].about
             title = f"{len(models[0].right)} test samples of {about['data']}"
-            note = f"Attacks move away from the {'true label' if about['label'] == 'true' else 'prediction'}."
+            away = "true label" if about["label"] == "true" else "model's own prediction"
+            note = f"Attacks move away from the {away}. Below an accuracy, its 95 % Wilson interval, from attacks.csv."
             grids = [comparison(f"Accuracy in % on {title}", models), every_attack(models)]
             section = Section(f"Models on {title}", note, grids)
             section.extras = {
@@ -179,7 +180,7 @@ class Page:
         for (folder, data), models in groups.items():
             note = "Measured, in brackets as printed, and the difference. Percent; norms and gradients as they are."
             section = Section(f"Published experiments{data and f' on {data}'}: {folder}", note)
-            section.grids = published(data or folder, models)
+            section.grids = published(models)
             lines: dict[str, dict[str, dict[float, float]]] = {}
             for model in models:
                 clean = next((figure.measured for figure in model.run.figures if figure.name == "clean"), math.nan)
