@@ -78,6 +78,17 @@ def test_findings_say_how_many() -> None:
     assert f"leaves {right} of {right} samples right" in texts["unbounded"]
 
 
+@pytest.mark.parametrize(("count", "names"), [(3, []), (4, ["zero gradients"])])
+def test_one_sample_in_twenty_is_no_accident(count: int, names: list[str]) -> None:
+    given = data(64)
+    given.x[:count, 0, 0, 0] = 0.7
+
+    def model(x: Tensor) -> Tensor:
+        return PLAIN(torch.where(x[:, :1, :1, :1] == given.x[0, 0, 0, 0], x.detach(), x))
+
+    assert found(model, given, {}) == names
+
+
 def test_a_model_without_gradients() -> None:
     def model(x: Tensor) -> Tensor:
         return PLAIN(x).detach()

@@ -34,7 +34,9 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_files(tmp_path: Path) -> None:
-    write_table([entry("a"), entry("b")], 0.08, tmp_path / "table.csv")
+    finding = Finding("mode", "it was asleep, and dreamt")
+    write_table([entry("a"), entry("b", (finding,))], 0.08, tmp_path / "table.csv")
+    assert read(tmp_path / "findings.csv") == [{"method": "b", "check": "mode", "text": finding.text}]
     one, two = read(tmp_path / "table.csv")
     assert {**one, "method": "b"} == two
     assert {name: float(value) for name, value in one.items() if name != "method"} == pytest.approx(

@@ -1,22 +1,21 @@
 """``fastadv evaluate``."""
 
 import dataclasses
-import hashlib
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from .. import report
 from ..data import Dataset
 from ..evaluation import evaluate, swept_curve
 from ..info import environment
-from ..runs import Run, replace_file
+from ..runs import Run
+from ._batches import Batches, fingerprint
 from ._networks import data_of, load_model
 from ._settings import Data, Testing, as_yaml, listed
 from ._terminal import console, progress, say
@@ -135,41 +134,3 @@ def processes() -> Iterator[tuple[int, int]]:
         yield distributed.get_rank(), count
     finally:
         distributed.destroy_process_group()
-
-
-class Batches(MutableMapping[str, dict[str, Tensor]]):
-    """Finished batches, an .npz file each in `folder`: it appears there complete, or not at all."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.npz"
-
-    def __getitem__(self, key: str) -> dict[str, Tensor]:
-        if not self._path(key).is_file():
-            raise KeyError(key)
-        with np.load(self._path(key), allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-    def __setitem__(self, key: str, part: dict[str, Tensor]) -> None:
-        replace_file(self._path(key), lambda file: np.savez(file, **{name: t.numpy() for name, t in part.items()}))
-
-    def __delitem__(self, key: str) -> None:
-        self._path(key).unlink()
-
-    def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in self.folder.glob("*.npz"))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
-def fingerprint(test: Dataset, *models: nn.Module | None) -> str:
-    """Of the samples and of all weights: batches of another network, or of other data, are no part of an evaluation."""
-    digest = hashlib.blake2b(digest_size=8)
-    weights = [tensor for model in models if model for tensor in model.state_dict().values()]
-    for tensor in (test.x, test.y, *weights):
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -78,7 +78,7 @@ def checked(
 
 
 def _mode(model: Model) -> Iterator[Finding]:
-    changeable = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    changeable = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     modules = model.modules() if isinstance(model, nn.Module) else ()
     if any(module.training and isinstance(module, changeable) for module in modules):
         yield Finding(

@@ -1,7 +1,7 @@
 """One line a model: its accuracies, its average over budgets, its cost; and one line an attack: all that it did."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,12 +93,23 @@ COLUMNS = {
 
 
 def write_table(entries: Sequence[Entry], theta: float, path: Path) -> None:
-    """The table as CSV; beside it, in ``attacks.csv``, a line an attack."""
-    for file, values in ((path, rows(entries, theta)), (path.with_name("attacks.csv"), attack_rows(entries))):
-        with file.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(values[0]))
-            writer.writeheader()
-            writer.writerows(values)
+    """The table as CSV; beside it, ``attacks.csv`` has a line an attack, ``findings.csv`` one for what checks found."""
+    found = [
+        {"method": entry.name, "check": finding.check, "text": finding.text}
+        for entry in entries
+        for finding in entry.evaluation.findings
+    ]
+    values = rows(entries, theta)
+    _write(path, values[0], values)
+    _write(path.with_name("attacks.csv"), COLUMNS, attack_rows(entries))
+    _write(path.with_name("findings.csv"), ("method", "check", "text"), found)
+
+
+def _write(path: Path, columns: Iterable[str], values: Iterable[Row]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(values)
 
 
 def attacks_table(entries: Sequence[Entry]) -> Table:
