@@ -101,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_command(cli, chosen)
     except KeyboardInterrupt:
-        print("fastadv: stopped; a run keeps the network of its last whole epoch", file=sys.stderr)
+        kept = "a run keeps the network of its last whole epoch, an evaluation in --out its finished batches"
+        print(f"fastadv: stopped; {kept}", file=sys.stderr)
         return 130
     except torch.OutOfMemoryError as error:
         print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)

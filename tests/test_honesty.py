@@ -112,6 +112,23 @@ def test_iterative_weaker_than_one_step(attacks: dict[str, Attack]) -> None:
     assert "iterative weaker than one-step" in names
 
 
+class Overfitted(nn.Module):
+    """The whole step of FGSM leads beyond the region where the model is wrong, as after catastrophic overfitting."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = (x.flatten(1).mean(1) - 0.5) / EPS
+        margin = 1 - 5 * u + 25 / 3 * (u - 0.4).relu()
+        return torch.stack((margin, torch.zeros_like(margin)), dim=1)
+
+
+def test_attacks_that_are_too_weak() -> None:
+    x = samples(80, 3, 4, 4, low=0.499, high=0.501)
+    given = Dataset(x, torch.zeros(80, dtype=torch.int64), ("a", "b"), (0.45, 0.6))
+    assert "weak attacks" in found(Overfitted(), given, {"fgsm": FGSM(EPS)})
+    assert "weak attacks" not in found(Overfitted(), given, ATTACKS)
+    assert "weak attacks" not in found(Overfitted(), given, {"fgsm": FGSM(EPS)}, source=Rugged())
+
+
 def test_a_whole_evaluation_is_compared_too() -> None:
     """Square fools, beyond the 64 samples looked at, those where gradients are zero."""
     given = data(640)

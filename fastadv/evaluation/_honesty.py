@@ -197,6 +197,13 @@ def _masking(
     together = {group: made[group] | whole[group][places] for group in made}
     compared = [together, whole] if any(isinstance(attack, kinds["many"]) for attack in attacks) else [together]
 
+    gain = 0 if transferred else _gain(made["one"] | made["many"], given(Attack)[places])
+    if gain:
+        yield Finding(
+            "weak attacks",
+            f"PGD of 20 steps fools {gain} of {int(right.sum())} samples more than all attacks of this evaluation with "
+            f"eps {eps:g} ({norm}) together: what they leave is not robustness. Add pgd, or autoattack",
+        )
     if gain := max(_gain(fooled_by["one"], fooled_by["many"]) for fooled_by in compared):
         yield Finding(
             "iterative weaker than one-step",
