@@ -13,12 +13,16 @@ from .commands import (
     CorruptionTest,
     Data,
     Diagnosis,
+    LandingTest,
     Reproduction,
     Testing,
     Training,
     compare,
     diagnose,
     evaluate_model,
+    joined,
+    land,
+    launched,
     list_recipes,
     measure_corruptions,
     report_runs,
@@ -27,7 +31,7 @@ from .commands import (
     transfer_between,
 )
 from .info import doctor
-from .trainers import METHODS
+from .trainers import METHODS, Stopped
 
 MODEL = "a run folder or its checkpoint, package.module:function, or a file of TorchScript or torch.export (.pt2)"
 
@@ -82,6 +86,9 @@ def parser() -> Parser:
     sub = add(commands, "corruptions", "Measure accuracy under common corruptions of images.", CorruptionTest)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
     sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figure")
+    sub = add(commands, "landing", "Tell in which classes an untargeted attack lands.", LandingTest)
+    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the tables and the figures")
     sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
@@ -99,9 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = parser()
     chosen = cli.parse_args(argv)
     try:
-        run_command(cli, chosen)
+        with joined():
+            run_command(cli, chosen)
+    except Stopped as stopped:
+        print(f"fastadv: {stopped}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
-        kept = "a run keeps the network of its last whole epoch, an evaluation in --out its finished batches"
+        kept = "a run keeps its last checkpoint, an evaluation in --out its finished batches"
         print(f"fastadv: stopped; {kept}", file=sys.stderr)
         return 130
     except torch.OutOfMemoryError as error:
@@ -110,6 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"fastadv: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not launched():
+            raise
+        print(
+            f"fastadv: a process, or the way to it, is gone; its run can go on with --resume auto: {error}",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
@@ -133,6 +152,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "corruptions":
         measure_corruptions(options.checkpoint, _build(CorruptionTest, options), options.out)
+    elif command == "landing":
+        land(options.checkpoint, _build(LandingTest, options), options.out)
     elif command == "compare":
         compare(options.methods, _build(Training, options), _build(Testing, options))
     else:

@@ -97,5 +97,5 @@ def wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "slm": soft_margin, "dlr": dlr}
 """The losses that compare logits with labels."""

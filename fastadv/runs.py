@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,25 @@ import yaml
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
+PREVIOUS = "previous.pt"
 CONFIG = "config.yaml"
-WHERE = ("device", "folder", "download", "at_once")  # what may change when a run goes on
+WHERE = (
+    "device",
+    "folder",
+    "download",
+    "at_once",
+    "log",
+    "save_every",
+    "keep_every",
+)  # what may change when a run goes on
 
 
 class Run:
-    """A new folder for one run: ``config.yaml``, ``environment.json``, ``metrics.csv`` and ``.jsonl``, the checkpoint.
+    """A new folder for one run: ``config.yaml``, ``environment.json``, ``metrics.csv`` and ``.jsonl``, checkpoints.
+
+    ``checkpoint.pt`` is the last, ``previous.pt`` the one before, ``best.pt`` that of the best epoch where there is a
+    figure to watch.
 
     With `resume`, the folder may be that of a stopped run with the same `config`, or still be missing. Metrics after
     its last checkpoint, of an epoch that was not finished, are dropped.
@@ -60,8 +75,19 @@ class Run:
             self.log(row)
 
     def resumed(self) -> dict[str, Any] | None:
-        """The last checkpoint of a run that goes on; None where there is none yet."""
-        return load_checkpoint(self.folder) if (self.folder / CHECKPOINT).is_file() else None
+        """The last checkpoint of a run that goes on; None where there is none yet.
+
+        Where it is damaged, the one before, with a warning. Raises ValueError where that is damaged, too.
+        """
+        if not (self.folder / CHECKPOINT).is_file():
+            return None
+        try:
+            return load_checkpoint(self.folder)
+        except ValueError as error:
+            if not (self.folder / PREVIOUS).is_file():
+                raise
+            warnings.warn(f"{error}; going on from {PREVIOUS}, the checkpoint before it", stacklevel=2)
+            return load_checkpoint(self.folder / PREVIOUS)
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds a row to metrics.csv and metrics.jsonl; the first row names the columns."""
@@ -73,10 +99,24 @@ class Run:
                 writer.writeheader()
             writer.writerow(row)
 
-    def save(self, checkpoint: dict[str, Any]) -> Path:
-        """Writes the checkpoint, in place of the last one; see `load_checkpoint`."""
+    def save(self, checkpoint: dict[str, Any], *also: str) -> Path:
+        """Writes the checkpoint, in place of the last one, which becomes the previous; see `load_checkpoint`.
+
+        `also`: names of files that are to be the same. Raises OSError, with what was there as it was, where it cannot
+        be written.
+        """
         path = self.folder / CHECKPOINT
-        replace_file(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
+        try:
+            if path.is_file():
+                _link(path, self.folder / PREVIOUS)
+            replace_file(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
+            for name in also:
+                _link(path, self.folder / name)
+        except (OSError, RuntimeError) as error:  # torch raises its own where a disk is full
+            raise OSError(
+                f"cannot write a checkpoint to {self.folder} ({str(error).splitlines()[0]}): the last one that was "
+                "written stands; make room, and go on with --resume auto"
+            ) from error
         return path
 
 
@@ -100,6 +140,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if checkpoint["format"] > FORMAT:
         raise ValueError(f"{path} is of format {checkpoint['format']}, this fastadv reads up to {FORMAT}: upgrade it")
     return checkpoint
+
+
+def _link(path: Path, to: Path) -> None:
+    """`to` becomes another name of the file at `path`, or, where there are no such, a copy."""
+    new = to.with_name(f".{to.name}.new")
+    new.unlink(missing_ok=True)
+    try:
+        os.link(path, new)
+    except OSError:
+        shutil.copyfile(path, new)
+    os.replace(new, to)
 
 
 def write_text(path: Path, text: str) -> None:

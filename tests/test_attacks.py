@@ -774,6 +774,18 @@ def test_epgd_knows_who_has_crossed_the_boundary(bisect):
     assert attack.rows(model, x, y).crossed.tolist() == [False, True, True, True]
 
 
+def test_epgd_with_the_soft_margin_moves_where_cross_entropy_is_flat():
+    """Cross-entropy is softplus of the soft margin: the same way up, until it is 0 in the arithmetic's precision."""
+    model, x = linear(48, 5, torch.float64), samples(32, *SHAPE, dtype=torch.float64)
+    y = model(x).argmax(1)
+    soft, hard = EPGD(0.01, loss="slm"), EPGD(0.01)
+    torch.testing.assert_close(soft(model, x, y), hard(model, x, y))
+    sure = lambda x: 1e7 * model(x)  # noqa: E731
+    moved = [((attack(sure, x, y) - x) != 0).flatten(1).any(1) for attack in (soft, hard)]
+    assert moved[0].all()
+    assert not moved[1].any()
+
+
 def test_epgd_as_printed_gets_stuck_half_way():
     model, x = linear(48, 2, torch.float64), middle()
     y = model(x).argmax(1)
@@ -1333,7 +1345,7 @@ def test_wrong_budgets(kind, options, message):
         (PGD, {"alpha": -0.1}, "alpha must be between"),
         (PGD, {"random_start": -1}, "random_start must be a share of eps"),
         (PGD, {"random_start": 1.5}, "random_start must be"),  # would start outside the ball
-        (PGD, {"loss": "mse"}, "loss must be one of ce, margin, dlr, kl, spat, got 'mse'"),
+        (PGD, {"loss": "mse"}, "loss must be one of ce, margin, slm, dlr, kl, spat, got 'mse'"),
         (PGD, {"norm": "l3"}, "norm must be one of linf, l2, l1, got 'l3'"),
         (PGD, {"eps": -1.0, "norm": "l2"}, "eps must be finite and at least 0, got -1"),
         (PGD, {"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),
@@ -1375,6 +1387,7 @@ def test_wrong_budgets(kind, options, message):
         (DRA, {"scale": 0.0}, "scale must be positive, got 0"),
         (DRA, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         (EPGD, {"bisect": "half"}, "bisect must be one of true, literal, got 'half'"),
+        (EPGD, {"loss": "kl"}, "loss must be one of ce, margin, slm, dlr, got 'kl'"),
         (OneStepTargeted, {"towards": "cat"}, "towards must be one of most_confusing, least_likely, random, any"),
         (Noise, {"law": "normal"}, "law must be one of uniform, sign, gaussian, got 'normal'"),
         (DeepFool, {"steps": -1}, "steps must be a whole number of at least 0"),

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import nn
-from toys import labels, samples, stop_at_a_checkpoint
+from toys import labels, linear, samples, stop_at_a_checkpoint
 
 from fastadv import models, recipes, report
 from fastadv.__main__ import main
 from fastadv.attacks import DRA, FGSM, MIFGSM, PGD, Attack, AutoAttack, DeepFool, FriendlyPGD, MultiAttack
 from fastadv.commands import Reproduction
-from fastadv.data import DATASETS, Dataset
+from fastadv.data import CORRUPTIONS, DATASETS, EXTRA, Dataset, corrupted
 from fastadv.evaluation import evaluate, gradient_norms
 from fastadv.recipes import Figure, Recipe
 from fastadv.runs import load_checkpoint
@@ -43,9 +43,14 @@ def test_every_recipe_can_run(name):
         assert (started.data, started.network()) == (training.data, training.network())
     assert next(iter(recipe.printed)) == "clean"
     rules = recipes.protocol(recipe.evaluation)
+    for variant in recipe.variants():
+        assert all(dataclasses.replace(rules.attacks[key], **changed) for key, changed in variant.attacks.items())
     for key, figure in recipe.printed.items():
         figures = figure if isinstance(figure, dict) else {None: figure}
         if key in ("clean", "gradient"):
+            continue
+        if key == "corruptions":
+            assert figure is None or set(figures) <= {*CORRUPTIONS, "mean"}
             continue
         attack = rules.attacks[key.partition(" from ")[0]]
         assert isinstance(attack, Attack)
@@ -68,8 +73,9 @@ def test_every_table_is_there():
     figures = {int(name.removeprefix("friendly-figure").split("-")[0]) for name in have if "friendly-figure" in name}
     assert figures == {4, 5, 6, 7, 9, 10, *range(13, 21)}
     rows = {"smd-table1": 18, "smd-table2a": 12, "smd-table2b": 12}
-    rows |= {f"spat-table3.{n}": count for n, count in {2: 5, 4: 7, 6: 10, 7: 3, 8: 1}.items()}
-    rows |= {f"dra-table4.{n}": count for n, count in {2: 5, 3: 4, 4: 6, 5: 6, 6: 3}.items()}
+    rows |= {f"spat-table3.{n}": count for n, count in {2: 5, 4: 7, 6: 10, 7: 3, 8: 1, 9: 4}.items()}
+    rows |= {f"dra-table4.{n}": count for n, count in {1: 10, 2: 5, 3: 4, 4: 6, 5: 6, 6: 3, 7: 2}.items()}
+    rows |= {"dra-figure4.4": 4}
     assert {table: sum(name.startswith(f"{table}-") for name in have) for table in rows} == rows
 
 
@@ -187,6 +193,17 @@ def test_fine_tuning_recipes_are_the_thesis():
         pgd, dra = (recipes.load(f"dra-table4.5-{name}-{kind}").build_method().attack for kind in ("pgd", "dra"))
         assert (pgd.eps, dra.eps) == (pytest.approx(2.55 / 255), 1 / 255)
     assert recipes.load("dra-table4.2-ours").printed["pgd20"][0.3] == 95.9
+    corrupted_accuracies = {
+        "spat-table3.9-madry": [73.23, 78.68, 46.38, 70.59, 73.95, 81.09, 80.23, 77.66],
+        "spat-table3.9-spat": [74.71, 78.39, 49.34, 71.36, 75.02, 81.73, 81.92, 78.39],
+        "dra-table4.7-dra": [85.37, 84.4, 84.97, 76.89, 89.51, 75.85],
+        "dra-table4.7-vanilla": [84.10, 81.41, 82.13, 74.08, 84.51, 50.92],
+    }
+    for name, expected in corrupted_accuracies.items():
+        assert list(recipes.load(name).printed["corruptions"].values()) == expected
+    assert recipes.load("dra-table4.7-dra").weights == "dra-table4.3-vanilla"  # of the network's own recipe
+    assert recipes.load("dra-table4.1-mnist-mart").printed["pgd20"] == {0.3: 96.2}
+    assert recipes.load("dra-table4.1-cifar10-trades-6").printed["pgd20"] == {8 / 255: 53.5}
 
 
 @pytest.mark.parametrize(
@@ -291,6 +308,46 @@ def test_measured_on_the_network_of_another_recipe():
     (_, figure) = recipes.measure(a_recipe(**{"fgsm from other": {8 / 255: None}}), model, data, {"other": other})
     expected = evaluate(model, data, {"a": FGSM(eps=8 / 255)}, label="pred", source=other).results["a"].accuracy
     assert figure == Figure("fgsm from other 0.03137", 100 * expected, None)
+
+
+def test_accuracies_under_corruptions_are_means_over_severities():
+    model, x = linear(28 * 28, 10), samples(30, 1, 28, 28, dtype=torch.float32)
+    data = Dataset(x, model(x).argmax(1), classes=tuple("0123456789"))
+    names = [name for name in CORRUPTIONS if name not in EXTRA]
+    expected = {}
+    for name in (*names, "speckle_noise"):
+        sets = (corrupted(data, name, severity) for severity in range(1, 6))
+        expected[name] = 20 * sum(evaluate(model, each, {}).clean for each in sets)
+    expected["mean"] = sum(expected[name] for name in names) / 15
+    assert len({round(value, 6) for value in expected.values()}) > 3
+    for given in ({"mean": 50.0, "fog": None, "speckle_noise": 1.0}, None):
+        figures = recipes.measure(a_recipe(corruptions=given), model, data, {})[1:]
+        assert [figure.name for figure in figures] == [f"corruptions {name}" for name in given or ("mean", *names)]
+        for figure in figures:
+            assert figure.measured == pytest.approx(expected[figure.name.removeprefix("corruptions ")])
+            assert figure.printed == (given or {}).get(figure.name.removeprefix("corruptions "))
+    given = [("fog", 1, data)]
+    (_, figure) = recipes.measure(a_recipe(corruptions={"fog": None}), model, data, {}, sets=lambda name: given)
+    assert figure.measured == pytest.approx(100 * evaluate(model, data, {}).clean)
+
+
+def test_variants_of_an_attack_in_the_test():
+    data = Dataset(samples(60, 2, dtype=torch.float32), labels(60, 2), classes=("a", "b"))
+    recipe = dataclasses.replace(a_recipe(pgd={0.1: None}), vary={"attacks.pgd.steps": [1, 5], "rho": [0.5]})
+    one, five = recipe.variants()
+    assert (one.name, one.attacks, one.options["rho"]) == (
+        "toy/attacks.pgd.steps=1,rho=0.5",
+        {"pgd": {"steps": 1}},
+        0.5,
+    )
+    assert "attacks" not in one.options
+    for variant, steps in ((one, 1), (five, 5)):
+        attack = PGD(0.1, 0.01, steps, random_start=0.5)
+        expected = evaluate(TwoPlanes(), data, {"pgd": attack}, label="pred").results["pgd"].accuracy
+        assert recipes.measure(variant, TwoPlanes(), data, {})[1].measured == 100 * expected
+    shares = [v.attacks["dra"]["p"] for v in recipes.load("dra-figure4.4-resnet18").variants()]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (1 / 48, 1)
 
 
 def test_gradients_are_in_the_units_the_network_sees():
@@ -477,6 +534,64 @@ def test_a_sweep_of_two_options(tmp_path):
     assert (attack["eps"], attack["alpha"], attack["tau"]) == (0.2, pytest.approx(0.02), 3)
 
 
+def test_samples_held_out_that_choose_nothing_are_not_measured(tmp_path, monkeypatch):
+    images = Dataset(torch.rand(6040, 1, 28, 28), labels(6040, 10), classes=tuple("0123456789"))
+    monkeypatch.setattr("fastadv.commands._settings.load", lambda *_, **__: images)
+    quick = ["--model", "lenet5", "--epochs", "1", "--limit", "5", "--attacks", "autoattack"]
+    assert main(["reproduce", "smd-table2b-smd", *quick, "--out", str(tmp_path / "out")]) == 0
+    folder = tmp_path / "out" / "smd-table2b-smd"
+    assert load_checkpoint(folder)["kept"]["margins"].shape == (40,)
+    assert "avg_aa" not in (folder / "metrics.csv").read_text()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["held_out"] == 6000
+
+
+def test_a_sweep_over_an_attack_trains_one_network(tmp_path):
+    out = tmp_path / "out"
+    command = ["reproduce", "dra-figure4.4-fashion-mnist", *QUICK, "--resume", "true", "--out", str(out)]
+    assert main(command) == 0
+    assert [path.parent.name for path in out.rglob("checkpoint.pt")] == ["dra-fashion-mnist-standard"]
+    assert (out / "dra-figure4.4-fashion-mnist.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.rglob("figures.csv"))) == 8
+    assert main(command) == 0
+
+
+def test_corruptions_of_the_published_files(tmp_path, monkeypatch):
+    """Where --folder has CIFAR-10-C, its images are taken, as many as test samples; elsewhere they are made."""
+    seen = []
+
+    def published(folder: str, name: str, severity: int) -> Dataset:
+        seen.append((folder, name, severity))
+        return corrupted(fake("test"), name, severity)
+
+    def fake(split: str) -> Dataset:
+        return Dataset(torch.rand(20, 3, 32, 32), labels(20, 10), classes=tuple("0123456789"))
+
+    monkeypatch.setattr("fastadv.commands._settings.load", lambda data, split, **_: fake(split))
+    monkeypatch.setattr("fastadv.commands._corruptions.load_cifar10_c", published)
+    quick = [
+        "--model",
+        "lenet5",
+        "--epochs",
+        "1",
+        "--limit",
+        "5",
+        "--attacks",
+        "corruptions",
+        "--folder",
+        str(tmp_path),
+    ]
+    command = ["reproduce", "dra-table4.7-vanilla", *quick]
+    assert main([*command, "--out", str(tmp_path / "made")]) == 0
+    assert not seen
+    (tmp_path / "labels.npy").touch()
+    assert main([*command, "--out", str(tmp_path / "read")]) == 0
+    names = ("snow", "frost", "zoom_blur", "motion_blur", "jpeg_compression", "gaussian_noise")
+    assert seen == [(str(tmp_path), name, severity) for name in names for severity in range(1, 6)]
+    found = figures_of(tmp_path / "read" / "dra-table4.7-vanilla")
+    assert [float(row["printed"]) for row in found.values()] == [93.7, 84.10, 81.41, 82.13, 74.08, 84.51, 50.92]
+    assert all(float(row["measured"]) % 4 == pytest.approx(0) for row in found.values())  # of 5 or 25 samples
+
+
 def test_a_network_of_two_tables_is_trained_once(tmp_path):
     out = tmp_path / "out"
     names = ["friendly-table2-trades-6", "friendly-table3-trades"]
@@ -490,7 +605,8 @@ def test_a_network_of_two_tables_is_trained_once(tmp_path):
 
 def test_a_network_that_starts_from_another(tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr("fastadv.commands._settings.load_weights", lambda model, name, run: loaded.append(load_checkpoint(run)))
+    keep = lambda model, name, run: loaded.append(load_checkpoint(run))  # noqa: E731
+    monkeypatch.setattr("fastadv.commands._settings.load_weights", keep)
     out = tmp_path / "out"
     command = ["reproduce", "dra-fashion-mnist-dra", *QUICK, "--attacks", "fgsm", "--resume", "true", "--out", str(out)]
     assert main(command) == 0

@@ -23,6 +23,7 @@ from fastadv.trainers import (
     DAT,
     GAIRAT,
     MAIL,
+    MAILTRADES,
     MART,
     METHODS,
     MMA,
@@ -225,7 +226,7 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: Bilateral(top_k=-1), "top_k must be a number of classes, or 0 for all, got -1"),
         *[
             (lambda kind=kind: kind(beta=-1.0), "beta must be finite and not negative, got -1")
-            for kind in (TRADES, MART, ALP, FriendlyTRADES, FriendlyMART)
+            for kind in (TRADES, MART, ALP, FriendlyTRADES, FriendlyMART, MAILTRADES)
         ],
         *[
             (lambda kind=kind, rises=rises: kind(tau_schedule=rises), "tau_schedule must be a list of epochs from 1 on")
@@ -251,7 +252,14 @@ def test_the_cut_shortens_what_is_too_long(eps):
             lambda: GAIRAT(attack=FriendlyPGD(tau=3)),
             "the attack must not stop: it must be FriendlyPGD with a tau of its 10 steps",
         ),
-        (lambda: MAIL(burn_in=-1), "burn_in must be a number of epochs, got -1"),
+        *[
+            (lambda kind=kind: kind(burn_in=-1), "burn_in must be a whole number of at least 0, got -1")
+            for kind in (GAIRAT, MAIL, MAILTRADES)
+        ],
+        *[
+            (lambda kind=kind: kind(factor=-3.0), "factor must be finite and not negative, got -3")
+            for kind in (MAIL, MAILTRADES)
+        ],
         (lambda: DAT(fosc_epochs=0), "fosc_epochs must be at least 1, got 0"),
         (lambda: CAT(accuracy=1.0), r"accuracy must be in \[0, 1\), got 1.0"),
         (lambda: CAT(attack=DeepFool()), r"CAT: the attack must have eps, alpha and steps, .* has no eps"),
@@ -596,7 +604,7 @@ def test_cat_grows_with_accuracy(images):
 def test_cat_goes_on_where_it_stood(images):
     """k is not lost by a resumed run."""
     states, method = [], CAT(attack=PGD(eps=0.1, alpha=0.02, steps=5), accuracy=0.0)
-    whole, _ = trained(lambda: method, images, epochs=3, on_epoch=lambda _, state: states.append(state))
+    whole, _ = trained(lambda: method, images, epochs=3, on_save=states.append)
     assert method.k == 3
     again = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=5), accuracy=0.0)
     assert torch.equal(trained(lambda: again, images, epochs=3, resume=states[1])[0], whole)
@@ -717,11 +725,16 @@ def bisected(model: nn.Module, x: Tensor, point: Tensor, y: Tensor) -> Tensor:
     return inner
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_smd_is_algorithm_1(norm):
+@pytest.mark.parametrize(("norm", "slm"), [("linf", False), ("l2", False), ("linf", True)])
+def test_smd_is_algorithm_1(norm, slm):
     """A sample at a time: loss, margins, and what the margins become."""
     model, batch = a_batch()
-    method = started(SMD(attack=EPGD(norm=norm, steps=20)), batch)
+    method = started(SMD(attack=EPGD(norm=norm, steps=20, loss="slm" if slm else "ce")), batch)
+
+    def climbed(z: Tensor, y: Tensor) -> Tensor:
+        others = torch.cat([z[:, :y], z[:, y + 1 :]], dim=1)
+        return others.logsumexp(1) - z[:, y] if slm else F.cross_entropy(z, y)
+
     unit = (1 if norm == "linf" else 48**0.5) / 255
     order = {"linf": torch.inf, "l2": 2}[norm]
     margins = unit * (1 + torch.arange(16, dtype=torch.float64) % 7)
@@ -736,7 +749,7 @@ def test_smd_is_algorithm_1(norm):
             leaf = point.clone().requires_grad_()
             logits = model(leaf)
             crossed |= bool(logits.argmax(1) != y)
-            (grad,) = torch.autograd.grad(F.cross_entropy(logits, y), leaf)
+            (grad,) = torch.autograd.grad(climbed(logits, y), leaf)
             way = grad.sign() if norm == "linf" else grad / grad.norm()
             delta = point + eps / 5 * way - x
             delta = delta.clip(-eps, eps) if norm == "linf" else delta * min(1, eps / float(delta.norm()))
@@ -745,7 +758,7 @@ def test_smd_is_algorithm_1(norm):
         refined = bisected(model, x, point, y)
         noisy.append(F.cross_entropy(model(refined), y))
         leaf = refined.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
+        (grad,) = torch.autograd.grad(climbed(model(leaf), y), leaf)
         gamma_1, gamma_2 = 0.9 ** round(eps / unit), 1 / (1 + grad.flatten().norm(p=order))
         reached = (refined - x).flatten().norm(p=order)
         after[i] = reached if crossed else eps + 2 * unit * gamma_1 * gamma_2
@@ -890,9 +903,26 @@ def test_mail_weights_by_the_margin():
     p = model(x_adv).softmax(1).detach()
     margins = torch.stack([max(row[j] for j in range(5) if j != y) - row[y] for row, y in zip(p, batch.y, strict=True)])
     weights = 1 / (1 + (-10 * (margins - 0.5)).exp())
-    losses = F.cross_entropy(model(x_adv), batch.y, reduction="none")
-    loss = MAIL(attack=PGD(**EPS), burn_in=0).loss(model, batch)
-    assert_same_loss(model, loss, (weights * losses).sum() / weights.sum())
+    for factor, scale in ((None, 1 / weights.mean()), (3, 3)):  # as printed, and as in the published code
+        losses = F.cross_entropy(model(x_adv), batch.y, reduction="none")
+        loss = MAIL(attack=PGD(**EPS), burn_in=0, factor=factor).loss(model, batch)
+        assert_same_loss(model, loss, (scale * weights * losses).mean())
+
+
+def test_mail_trades_weights_the_divergence():
+    model, batch = a_batch()
+    attack = PGD(**EPS, random_start="gaussian", loss="kl")
+    x_adv = attack(model, batch.x, batch.y, batch.ids)
+    q = model(x_adv).softmax(1).detach()
+    rival = q.masked_fill(F.one_hot(batch.y, 5).bool(), 0).amax(1)
+    weights = 1 / (1 + (-2 * (rival - q[torch.arange(16), batch.y])).exp())
+    for factor, scale in ((None, 1 / weights.mean()), (3, 3)):
+        log_p, log_q = model(batch.x).log_softmax(1), model(x_adv).log_softmax(1)
+        divergence = (log_p.exp() * (log_p - log_q)).sum(1)
+        expected = F.nll_loss(log_p, batch.y) + 5 * (scale * weights * divergence).mean()
+        assert_same_loss(model, MAILTRADES(attack=attack, burn_in=0, factor=factor).loss(model, batch), expected)
+    burning = MAILTRADES(attack=attack, burn_in=1).loss(model, batch)
+    assert_same_loss(model, burning, TRADES(attack=attack, beta=5).loss(model, batch))
 
 
 @pytest.mark.parametrize("method", [GAIRAT(attack=FriendlyPGD(**EPS, tau=4)), MAIL(attack=PGD(**EPS))])
@@ -1124,25 +1154,28 @@ class Dropping(Method):
 
 @pytest.mark.parametrize("method", [*METHODS.values(), Dropping])
 def test_a_resumed_run_ends_with_the_same_bits(method, images, tmp_path):
-    settings = {"epochs": 3, "batch_size": 10, "milestones": [2], "weight_decay": 0.01, "seed": 3}
+    settings = {"epochs": 3, "batch_size": 10, "milestones": [2], "weight_decay": 0.01, "seed": 3, "save_every": 2}
 
     def run(**more) -> tuple[Tensor, list[dict[str, float]], list[dict]]:
         model, states = lenet(), []
-        history = fit(model, method(), images, **settings, **more, on_epoch=lambda _, state: states.append(state))
+        history = fit(model, method(), images, **settings, **more, on_save=states.append)
         return bits(model), history, states
 
     torch.manual_seed(5)
     weights, history, states = run()
-    torch.save(states[0], tmp_path / "state.pt")
-    torch.manual_seed(6)
-    again, resumed, later = run(resume=torch.load(tmp_path / "state.pt", weights_only=True))
-    assert torch.equal(again, weights)
-    assert [state["epoch"] for state in later] == [2, 3]
+    places = [(0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0)]
+    assert [(state["epoch"], state["step"]) for state in states] == places
     timing = {"seconds", "images_per_second"}
-    assert [{k: row[k] for k in row.keys() - timing} for row in resumed] == [
-        {k: row[k] for k in row.keys() - timing} for row in history
-    ]
-    assert resumed[0] == states[0]["history"][0]
+    for start in (1, 2):  # after an epoch, and in the midst of one
+        torch.save(states[start], tmp_path / "state.pt")
+        torch.manual_seed(6)
+        again, resumed, later = run(resume=torch.load(tmp_path / "state.pt", weights_only=True))
+        assert torch.equal(again, weights)
+        assert [(state["epoch"], state["step"]) for state in later] == places[start + 1 :]
+        assert [{k: row[k] for k in row.keys() - timing} for row in resumed] == [
+            {k: row[k] for k in row.keys() - timing} for row in history
+        ]
+        assert resumed[0] == history[0]
     assert run(resume=states[-1])[1] == history  # nothing is left to do
 
 
@@ -1153,10 +1186,10 @@ def test_a_state_of_another_network_is_refused(images):
         Standard(),
         load("two-circles", "train").take(8),
         epochs=1,
-        on_epoch=lambda _, s: states.append(s),
+        on_save=states.append,
     )
-    fit(lenet(), Standard(), images, epochs=1, optimizer="sgd", on_epoch=lambda _, s: states.append(s))
-    fit(lenet(), Standard(), images, epochs=1, weight_decay=0.1, on_epoch=lambda _, s: states.append(s))
+    fit(lenet(), Standard(), images, epochs=1, optimizer="sgd", on_save=states.append)
+    fit(lenet(), Standard(), images, epochs=1, weight_decay=0.1, on_save=states.append)
     for state in (*states, {"state": lenet().state_dict()}):
         with pytest.raises(ValueError, match="cannot resume from this state"):
             fit(lenet(), Standard(), images, epochs=2, resume=state)
@@ -1172,7 +1205,7 @@ def test_patience_stops_when_the_figure_no_longer_rises(images):
 
     model = lenet()
     options = {"validate": validate, "patience": 3, "batch_size": 24}
-    history = fit(model, Standard(), images, epochs=10, **options, on_epoch=lambda _, state: states.append(state))
+    history = fit(model, Standard(), images, epochs=10, **options, on_save=states.append)
     assert [row["avg_aa"] for row in history] == figures[:5]
     assert seen == [model] * 5
     assert (
@@ -1202,9 +1235,11 @@ def test_callbacks(images):
         epochs=2,
         batch_size=10,
         on_step=lambda *s: steps.append(s),
-        on_epoch=lambda row, _: rows.append(row),
+        on_epoch=rows.append,
     )
-    assert steps == [(step, 6) for step in range(1, 7)]
+    assert [place for *place, _ in steps] == [[step, 6] for step in range(1, 7)]
+    losses = [float(stats["loss"]) for *_, stats in steps]
+    assert history[0]["loss"] == pytest.approx((10 * losses[0] + 10 * losses[1] + 4 * losses[2]) / 24, rel=1e-5)
     assert rows == history
     assert [row["epoch"] for row in history] == [1, 2]
 
@@ -1242,7 +1277,7 @@ class Diverging(Standard):
 def test_a_loss_that_is_not_finite_is_an_error(images):
     rows = []
     with pytest.raises(FloatingPointError, match=r"loss became nan in epoch 2; try a smaller lr than 0.001"):
-        fit(lenet(), Diverging(), images, epochs=3, batch_size=12, on_epoch=lambda row, _: rows.append(row))
+        fit(lenet(), Diverging(), images, epochs=3, batch_size=12, on_epoch=rows.append)
     assert len(rows) == 1
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .. import ops
-from ..losses import cross_entropy
+from ..losses import LOSSES
 from ._ascend import STEPS, Rows, ascend
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
@@ -25,6 +25,8 @@ class EPGD(Attack):
         steps: number of gradient steps.
         bisections: how often the segment is halved.
         bisect: ``true`` or ``literal``.
+        loss: what is maximised, a name in `fastadv.losses.LOSSES`. The authors' later code has ``slm``, of which ``ce``
+            is the softplus: its gradient points the same way, and does not vanish where the network is sure.
         norm: ``linf`` or ``l2``.
     """
 
@@ -33,6 +35,7 @@ class EPGD(Attack):
     steps: int = 20
     bisections: int = 10
     bisect: str = "true"
+    loss: str = "ce"
     norm: str = field(default="linf", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -44,6 +47,7 @@ class EPGD(Attack):
         check_count(self, "steps", self.steps, 1)
         check_count(self, "bisections", self.bisections, 1)
         check_choice(self, "bisect", self.bisect, ("true", "literal"))
+        check_choice(self, "loss", self.loss, tuple(LOSSES))
 
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("EPGD", "eps", self.eps, rows.x)
@@ -73,7 +77,7 @@ class EPGD(Attack):
     def _step(self, live: Rows) -> None:
         x_adv, logits = live.differentiable(live.x_adv)
         live.crossed |= logits.detach().argmax(dim=1) != live.y  # the step's own forward pass shows it
-        (grad,) = torch.autograd.grad(cross_entropy(logits, live.y).sum(), x_adv)
+        (grad,) = torch.autograd.grad(LOSSES[self.loss](logits, live.y).sum(), x_adv)
         STEPS[self.norm](live.x_adv, live.counted(grad), live.x, live.alpha, live.eps, *self.bounds)
 
     def _literal(self, rows: Rows) -> torch.Tensor:

@@ -21,8 +21,9 @@ class PGD(Attack):
         steps: number of gradient steps.
         random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0; ``gaussian``
             for x with normal noise of standard deviation 0.001, as in TRADES and MART.
-        loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``dlr``, ``kl`` (the
-            divergence from the prediction at x, TRADES' loss) or ``spat`` (SPAT's, of the same two).
+        loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``slm`` (MMA's soft margin),
+            ``dlr``, ``kl`` (the divergence from the prediction at x, TRADES' loss) or ``spat`` (SPAT's, of the same
+            two).
         kl_weight: the weight of the divergence in ``spat``.
         kappa: the confidence beyond which ``margin`` asks for no more.
         restarts: how many random starts are tried.

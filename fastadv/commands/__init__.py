@@ -3,6 +3,8 @@
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
+from ._landing import LandingTest, land
+from ._launch import joined, launched
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
@@ -14,12 +16,16 @@ __all__ = [
     "CorruptionTest",
     "Data",
     "Diagnosis",
+    "LandingTest",
     "Reproduction",
     "Testing",
     "Training",
     "compare",
     "diagnose",
     "evaluate_model",
+    "joined",
+    "land",
+    "launched",
     "list_recipes",
     "measure_corruptions",
     "report_runs",

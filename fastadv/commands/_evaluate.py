@@ -1,21 +1,19 @@
 """``fastadv evaluate``."""
 
 import dataclasses
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import distributed, nn
+from torch import nn
 
 from .. import report
 from ..data import Dataset
 from ..evaluation import evaluate, swept_curve
 from ..info import environment
 from ..runs import Run
+from ..trainers import rank
 from ._batches import Batches, fingerprint
+from ._launch import launched, shared
 from ._networks import data_of, load_model
 from ._settings import Data, Testing, as_yaml, listed
 from ._terminal import console, progress, say
@@ -63,30 +61,28 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
     source.data = source.data or trained_on
     if not source.data:
         raise ValueError(f"what data {given} is for is not known: name it with --data")
-    with processes() as (rank, count):
-        test = testing.samples(source)
-        model, name = load_model(given, test)
-        other = load_model(options.transfer_from, test)[0] if options.transfer_from else None
-        folder = Path(options.out) if options.out else None
-        if folder and rank == 0:
-            Run(folder, as_yaml(source, testing, options, checkpoint=given), environment(), resume=options.resume)
-        if count > 1:
-            distributed.barrier()  # the folder is there, or the first process has said why not
-        with progress(f"evaluating {name}", "batches") as step:
-            found = evaluate(
-                model,
-                test,
-                testing.chosen(),
-                label=testing.label,
-                batch_size=testing.at_once,
-                source=other,
-                checks=options.checks,
-                train=training_data(source, trained_on) if options.checks else None,
-                kept=Batches(folder / "batches" / fingerprint(test, model, other)) if folder else None,
-                processes=count > 1,
-                on_step=step,
-            )
-    if rank:
+    test = testing.samples(source)
+    model, name = load_model(given, test)
+    other = load_model(options.transfer_from, test)[0] if options.transfer_from else None
+    folder = Path(options.out) if options.out else None
+    if folder:
+        config = as_yaml(source, testing, options, checkpoint=given)
+        shared(lambda: Run(folder, config, environment(), resume=options.resume))
+    with progress(f"evaluating {name}", "batches") as step:
+        found = evaluate(
+            model,
+            test,
+            testing.chosen(),
+            label=testing.label,
+            batch_size=testing.at_once,
+            source=other,
+            checks=options.checks,
+            train=training_data(source, trained_on) if options.checks else None,
+            kept=Batches(folder / "batches" / fingerprint(test, model, other)) if folder else None,
+            processes=launched(),
+            on_step=step,
+        )
+    if rank():
         return
     entry = report.Entry(name, found)
     console.print(report.attacks_table([entry]))
@@ -118,19 +114,3 @@ def training_data(source: Data, trained_on: str | None) -> Dataset | None:
     except (OSError, ValueError, ImportError) as error:
         say(f"not checked whether test samples are training samples: {str(error).splitlines()[0]}")
         return None
-
-
-@contextmanager
-def processes() -> Iterator[tuple[int, int]]:
-    """This process' place among those that ``torchrun`` started, and their number; (0, 1) without it."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        yield 0, 1
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    distributed.init_process_group("gloo")
-    try:
-        yield distributed.get_rank(), count
-    finally:
-        distributed.destroy_process_group()

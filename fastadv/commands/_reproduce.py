@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ..data import Dataset
 from ..info import environment
 from ..runs import Run, replace_file
 from ..trainers import Method
+from ._corruptions import CorruptionTest
 from ._settings import Data, Training, as_yaml, listed
 from ._terminal import console, progress, say
 from ._train import History, train_one
@@ -35,7 +36,8 @@ class Reproduction(Data):
         optimizer: another than the recipes', see fastadv train.
         precision: another than the recipes', see fastadv train.
         seed: added to the recipes' seeds, which are 0 but for networks trained twice.
-        attacks: measure only these of the recipes' attacks, with commas between, and the clean accuracy.
+        attacks: measure only these of the recipes' attacks, or corruptions, with commas between, and the clean
+            accuracy.
         limit: how many test samples, from the first on; 0 takes all, as the papers do.
         at_once: test samples attacked at a time; it decides memory and speed only.
         out: the folder for runs and results, which must not exist; by default one under runs/.
@@ -133,8 +135,10 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
                 training = dataclasses.replace(training, weights=str(folder / recipe.weights))
             run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
             data = training_data(training.data, training.per_class)
+            if not training.patience:  # what is held out chooses nothing: it need not be measured every epoch
+                data, training = training.split(data)[0], dataclasses.replace(training, held_out=0)
             networks[name], histories[name] = train_one(name, method, training, data, run)
-        networks[recipe.name] = networks[name]
+        networks[recipe.name], histories[recipe.name] = networks[name], histories[name]
     results = {}
     for recipe in rows:
         training = trainings[recipe.name]
@@ -176,12 +180,18 @@ def measure_recipe(
 ) -> list[recipes.Figure]:
     """The figures of a trained recipe, from ``figures.csv`` in its folder where they are there already."""
     path = folder / "figures.csv"
-    path.parent.mkdir(exist_ok=True)  # not there where the network is another recipe's
+    path.parent.mkdir(parents=True, exist_ok=True)  # not there where the network is another recipe's
     if not path.is_file():
         test = training.load("test")
         test = test.take(options.limit) if options.limit else test
+        place = {"data": training.data, "folder": options.folder, "device": options.device, "limit": options.limit}
+
+        def sets(corruption: str) -> Iterator[tuple[str, int, Dataset]]:
+            chosen = CorruptionTest(corruptions=corruption, at_once=options.at_once, **place)
+            return chosen.sets(None if chosen.published() else test)
+
         with progress(f"measuring {recipe.name}", "figures") as step:
-            settings = {"batch_size": options.at_once, "on_step": step}
+            settings = {"sets": sets, "batch_size": options.at_once, "on_step": step}
             found = recipes.measure(recipe, networks[recipe.name], test, networks, **settings)
         replace_file(path, lambda file: file.write(report.figures_csv(found).encode()))
     return report.read_figures(path)

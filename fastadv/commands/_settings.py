@@ -1,10 +1,9 @@
 """What flags and YAML files say: data, training, testing."""
 
 import dataclasses
-import inspect
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,8 @@ from torch import nn
 from ..attacks import ATTACKS, Attack, MultiAttack
 from ..data import AUGMENTATIONS, Dataset, load
 from ..evaluation import PROTOCOL, Evaluation, evaluate
-from ..trainers import check_settings
+from ..trainers import Settings
+from ._loggers import LOGGERS
 from ._networks import build_network, load_weights
 from ._terminal import progress
 
@@ -43,7 +43,9 @@ class Data:
 
     def pick_device(self) -> torch.device:
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return (
+                torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+            )
         try:
             return torch.empty(0, device=self.device).device
         except (RuntimeError, AssertionError) as error:
@@ -51,7 +53,7 @@ class Data:
 
 
 @dataclass
-class Training(Data):
+class Training(Data, Settings):
     """How to train.
 
     Args:
@@ -60,21 +62,16 @@ class Training(Data):
         std: what the difference is divided by; 0.5 and 0.5 show images in [0, 1] to the network as [-1, 1].
         cosine: the scale of a head of cosines in place of the last linear layer, 5 for spat; 0 leaves that as it is.
         weights: a run, whose network training starts from.
-        epochs: passes over the training data.
-        batch_size: samples a step.
-        lr: learning rate at the start.
-        optimizer: adam, or sgd with momentum 0.9.
-        weight_decay: of weights; biases and normalisation layers have none.
-        milestones: after each of these epochs the learning rate is multiplied by lr_decay.
-        lr_decay: one factor for all milestones, or one for each.
-        precision: what the network computes in while it is trained, float32, bfloat16 or float16.
-        augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5) or shift-flip.
+        augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5),
+            crop-flip-reflect, crop-flip-edge or shift-flip.
         per_class: how many training samples of each class, from the first on; 0 takes all.
-        held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch.
-        patience: training stops when so many epochs have not raised that avg-AA(1); 0 trains all epochs.
-        seed: of the initial weights, the order of the data, augmentation and random starts.
+        held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch, and
+            watched.
         out: the run folder, which must not exist; by default one under runs/, named after the run.
-        resume: go on from the last whole epoch of the run in --out, where there is one.
+        resume: true or auto; go on from the last checkpoint of the run in --out, where there is one.
+        save_every: steps between checkpoints within an epoch; 0 saves after epochs only.
+        keep_every: epochs between checkpoints that are kept for good; 0 keeps the last two and the best.
+        log: metrics also to tensorboard, to wandb, or, with a comma between, to both.
     """
 
     model: str = "lenet5"
@@ -82,31 +79,27 @@ class Training(Data):
     std: float = 1.0
     cosine: float = 0.0
     weights: str | None = None
-    epochs: int = 10
-    batch_size: int = 128
-    lr: float = 1e-3
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    milestones: list[int] = field(default_factory=list)
-    lr_decay: float | list[float] = 0.1
-    precision: str = "float32"
     augment: str = "none"
     per_class: int = 0
     held_out: int = 0
-    patience: int = 0
-    seed: int = 0
     out: str | None = None
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
+    save_every: int = 0
+    keep_every: int = 0
+    log: str = ""
 
     def __post_init__(self) -> None:
-        check_settings(**{name: getattr(self, name) for name in inspect.signature(check_settings).parameters})
+        super().__post_init__()
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
-        for name in ("per_class", "held_out"):
+        for name in ("per_class", "held_out", "save_every", "keep_every"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be a number of samples, got {getattr(self, name)}")
-        if self.patience and not self.held_out:
-            raise ValueError(f"patience {self.patience} needs samples to measure on: set held_out, or patience 0")
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in listed(self.log):
+            if name not in LOGGERS:
+                raise ValueError(f"log must be of {', '.join(LOGGERS)}, got {name!r}")
+        if (self.patience or self.collapse) and not self.held_out:
+            raise ValueError("patience and collapse need samples to measure on: set held_out, or leave them 0")
         if self.resume and not self.out:
             raise ValueError("resume needs --out, the folder of the run to go on with")
 
@@ -135,17 +128,7 @@ class Training(Data):
 
     def fit_settings(self) -> dict[str, Any]:
         """What `fit` takes of these."""
-        names = (
-            "epochs",
-            "batch_size",
-            "lr",
-            "optimizer",
-            "weight_decay",
-            "milestones",
-            "lr_decay",
-            "precision",
-            "seed",
-        )
+        names = [field.name for field in dataclasses.fields(Settings)]
         return {name: getattr(self, name) for name in names} | {"augment": AUGMENTATIONS[self.augment]}
 
     def check(self, data: Dataset) -> None:

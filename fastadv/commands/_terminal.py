@@ -1,9 +1,12 @@
 """What the commands say and show."""
 
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,19 +15,55 @@ console = Console(width=None if sys.stdout.isatty() else 130)
 
 
 @contextmanager
-def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and remaining time, advanced by calls of (done, in all); nothing where output is no terminal."""
+def progress(title: str, unit: str) -> Iterator[Callable[..., None]]:
+    """A bar with rate and remaining time, advanced by calls of (done, in all); nothing where output is no terminal.
+
+    A third argument, figures on any device, is shown twice a second at the most.
+    """
     rate = TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s")
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate]
+    said = TextColumn("{task.fields[said]}")
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, said]
     bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
     started = time.monotonic()
     with bar if console.is_terminal else nullcontext():
-        task = bar.add_task(title, total=None, rate=0.0)
+        task = bar.add_task(title, total=None, rate=0.0, said="")
+        looked = 0.0
 
-        def step(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=done / (time.monotonic() - started))
+        def step(done: int, total: int, stats: Mapping[str, Any] | None = None) -> None:
+            nonlocal looked
+            now = time.monotonic()
+            if stats and console.is_terminal and now - looked > 0.5:
+                looked = now
+                bar.update(task, said=figures(stats))
+            bar.update(task, completed=done, total=total, rate=done / (now - started))
 
         yield step
+
+
+def figures(row: Mapping[str, Any]) -> str:
+    """Names and figures, with commas between."""
+    return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in row.items())
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGINT and SIGTERM make what this yields true; a second SIGINT interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say(line: str) -> None:

@@ -1,6 +1,7 @@
 """``fastadv train`` and ``fastadv compare``."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from ..attacks import DeepFool
 from ..data import Dataset
 from ..evaluation import evaluate
 from ..info import environment
-from ..runs import Run
-from ..trainers import METHODS, AttackMethod, Method, Standard, fit
-from ._settings import Testing, Training, as_yaml, budgeted
-from ._terminal import console, progress, say
+from ..runs import BEST, Run
+from ..trainers import METHODS, AttackMethod, Method, Standard, Stopped, fit, rank
+from ._launch import shared
+from ._loggers import LOGGERS
+from ._settings import Testing, Training, as_yaml, budgeted, listed
+from ._terminal import asked_to_stop, console, figures, progress, say
 
 History = list[dict[str, float]]
 
@@ -25,11 +28,13 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
     train_set, test = options.training_data(), testing.samples(options)
     options.check(train_set)
     config = as_yaml(method, options, test=dataclasses.asdict(testing))
-    run = Run(options.run_folder(name), config, environment(), resume=options.resume)
+    run = shared(lambda: Run(options.run_folder(name), config, environment(), resume=bool(options.resume)))
     model, history = train_one(name, method, options, train_set, run)
-    plot_histories({name: history}, run.folder)
     trained_on, _ = options.split(train_set)
     seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
+    if rank() > 0:
+        return
+    plot_histories({name: history}, run.folder)
     say(
         f"an epoch of {len(trained_on)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
         f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
@@ -50,20 +55,29 @@ def compare(names: list[str], options: Training, testing: Testing) -> None:
     for method in methods.values():
         if isinstance(method, AttackMethod):
             method.attack = dataclasses.replace(budgeted(method.attack, testing.eps), bounds=train_set.bounds)
-    folder = Run(options.run_folder("compare"), as_yaml(options, testing), environment(), resume=options.resume).folder
+    whole = as_yaml(options, testing)
+    run = shared(lambda: Run(options.run_folder("compare"), whole, environment(), resume=bool(options.resume)))
+    folder = run.folder
     entries, networks, histories = [], [], {}
     for name, method in methods.items():
         config = as_yaml(method, options, test=dataclasses.asdict(testing))
-        run = Run(folder / name, config, environment(), resume=options.resume)
+        run = shared(functools.partial(Run, folder / name, config, environment(), resume=bool(options.resume)))
         model, histories[name] = train_one(name, method, options, train_set, run)
         networks.append(model)
+        if rank() > 0:
+            continue
         entries.append(report.Entry(name, testing.evaluate(model, test, name), seconds_per_epoch(histories[name])))
+    if rank() > 0:
+        return
     plot_histories(histories, folder)
     conclude(folder, entries, networks, test, testing.theta)
 
 
 def train_one(name: str, method: Method, options: Training, data: Dataset, run: Run) -> tuple[nn.Module, History]:
-    """Trains a fresh network by `method`; after every epoch, `run` has its metrics and all that is needed to go on."""
+    """Trains a fresh network by `method`; after every epoch, `run` has its metrics and all that is needed to go on.
+
+    Raises Stopped, with the way to go on, where a signal asked for it.
+    """
     model = options.build(data)
     train, held_out = options.split(data)
     about = {
@@ -73,13 +87,13 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
         "shape": list(train.sample_shape),
         "classes": list(train.classes),
     }
-    stopped = run.resumed()
-    if stopped and "history" not in stopped:
+    stopped = shared(run.resumed)
+    if stopped and "totals" not in stopped:
         raise ValueError(f"{run.folder} was written by a fastadv that could not resume: train anew, to another --out")
 
     def avg_aa(model: nn.Module) -> dict[str, float]:
         found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)})
-        return {"avg_aa": found.results["deepfool"].curve.average(1.0)}
+        return {"avg_aa": found.results["deepfool"].curve.average(1.0), "held_out_accuracy": found.clean}
 
     for option in method.in_epochs:
         value = getattr(method, option)
@@ -87,26 +101,41 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
         if first > options.epochs:
             say(f"{name}: {option} {value} is beyond the {options.epochs} epochs of this run: shorten it with the run")
 
-    with progress(f"training {name}", "steps") as step:
+    first = len(stopped["history"]) + 1 if stopped else 1
+    names = listed(options.log) if rank() == 0 else []
+    loggers = [LOGGERS[each](run.folder, {**about, **dataclasses.asdict(options)}, first) for each in names]
 
-        def on_epoch(row: dict[str, float], state: dict[str, Any]) -> None:
-            run.log(row)
-            run.save({**about, **state})
-            shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if key != "epoch")
-            say(f"{name}: epoch {row['epoch']}/{options.epochs}: {shown}")
+    def on_epoch(row: dict[str, float]) -> None:
+        for log in (run.log, *loggers):
+            log(row)
+        shown = figures({key: value for key, value in row.items() if key != "epoch"})
+        say(f"{name}: epoch {row['epoch']}/{options.epochs}: {shown}")
 
-        history = fit(
-            model,
-            method,
-            train,
-            **options.fit_settings(),
-            validate=avg_aa if held_out else None,
-            patience=options.patience,
-            resume=stopped,
-            on_step=step,
-            on_epoch=on_epoch,
-        )
-    if hasattr(method, "histogram"):
+    def on_save(state: dict[str, Any]) -> None:
+        epoch, whole = len(state["history"]), state["step"] == 0
+        keep = [f"epoch-{epoch:04d}.pt"] if whole and options.keep_every and epoch % options.keep_every == 0 else []
+        run.save({**about, **state}, *([BEST] if state["best"] else []), *keep)
+
+    with progress(f"training {name}", "steps") as step, asked_to_stop() as stop:
+        try:
+            history = fit(
+                model,
+                method,
+                train,
+                **options.fit_settings(),
+                validate=avg_aa if held_out else None,
+                resume=stopped,
+                on_step=step,
+                on_epoch=on_epoch,
+                on_save=on_save,
+                save_every=options.save_every,
+                stop=stop,
+            )
+        except Stopped:
+            raise Stopped(f"stopped, and all is saved: go on with --resume auto --out {run.folder}") from None
+    if len(history) < options.epochs:
+        say(f"{name}: stopped after {len(history)} of {options.epochs} epochs: the figure watched no longer rises")
+    if hasattr(method, "histogram") and rank() == 0:
         report.plot_margins(method.histogram, run.folder / "margins.png")
     return model, history
 

@@ -91,6 +91,8 @@ AUGMENTATIONS: dict[str, Augmentation | None] = {
     "none": None,
     "crop-flip": CropFlip(),
     "crop-flip-grey": CropFlip(fill=0.5),  # which a network that sees [-1, 1] takes for 0
+    "crop-flip-reflect": CropFlip(fill="reflect"),
+    "crop-flip-edge": CropFlip(fill="edge"),
     "shift-flip": ShiftFlip(),
 }
 

@@ -76,6 +76,11 @@ class Dataset:
         """The shape of one sample, such as (1, 28, 28)."""
         return tuple(self.x.shape[1:])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the samples are."""
+        return self.x.device
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on ``device``, laid out as convolutions there want it: images are channels_last on the CPU."""
         x = self.x.to(device)

@@ -15,6 +15,7 @@ from ._curve import AACurve, radial_curve
 from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
 from ._gradients import GradientNorms, gradient_norms
 from ._honesty import checked
+from ._landing import Landing, LandingRow, WeightNorm, landing, weight_norms
 from ._results import Evaluation, Finding, Outcome, Result, wilson
 from ._transfer import TransferRow, transfer
 
@@ -26,15 +27,19 @@ __all__ = [
     "Features",
     "Finding",
     "GradientNorms",
+    "Landing",
+    "LandingRow",
     "MixingRow",
     "Outcome",
     "Result",
     "TransferRow",
+    "WeightNorm",
     "calibrated",
     "corruption_accuracy",
     "evaluate",
     "features",
     "gradient_norms",
+    "landing",
     "last_layers",
     "layer_outputs",
     "mixing",
@@ -43,6 +48,7 @@ __all__ = [
     "reducer",
     "swept_curve",
     "transfer",
+    "weight_norms",
     "wilson",
 ]
 

@@ -11,7 +11,7 @@ from .fitnet import FitNet4
 from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
 from .normalize import Normalize
 from .resnet import ResNet18, ResNet34, ResNet50, ResNet101
-from .small_cnn import SmallCNN, SmallCNN8
+from .small_cnn import NetMNIST, SmallCNN, SmallCNN8
 from .smd import SMDFashionNet, SMDSVHNNet
 from .two_circles import TwoCirclesNet
 from .wide_resnet import MadryResNet, WideResNet
@@ -24,6 +24,7 @@ __all__ = [
     "LeNet5Wide",
     "LeNetCaffe",
     "MadryResNet",
+    "NetMNIST",
     "Normalize",
     "ResNet18",
     "ResNet34",
@@ -48,6 +49,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "lenet5-unpadded": partial(LeNet5, padded=False),
     "lenet5-wide": LeNet5Wide,
     "lenet-caffe": LeNetCaffe,
+    "net-mnist": NetMNIST,
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,

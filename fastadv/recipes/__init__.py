@@ -1,5 +1,6 @@
 """Published experiments. A YAML file here is one row of a published table, or a figure: what is trained, how it is
-evaluated, and what was printed. ``two_circles`` and ``propositions`` are experiments with programs of their own.
+evaluated, and what was printed. ``two_circles``, ``propositions`` and ``self_paced_loss`` are experiments with programs
+of their own.
 """
 
 import difflib
@@ -16,21 +17,26 @@ import yaml
 from torch import nn
 
 from ..attacks import ATTACKS, Attack
-from ..data import Dataset
-from ..evaluation import Result, evaluate, gradient_norms
+from ..data import CORRUPTIONS, EXTRA, Dataset, corrupted
+from ..evaluation import Result, corruption_accuracy, evaluate, gradient_norms
 from ..trainers import METHODS, Method
-from . import propositions, two_circles
+from . import propositions, self_paced_loss, two_circles
 
 __all__ = ["EXPERIMENTS", "Figure", "Protocol", "Recipe", "load", "measure", "names", "protocol", "select"]
 
 EXPERIMENTS: dict[str, Callable[..., Sequence[Any]]] = {
     "propositions": propositions.reproduce,
+    "self-paced-loss": self_paced_loss.reproduce,
     "two-circles": two_circles.reproduce,
 }
 """Experiments with programs of their own, called with a folder for what they write; they return named tuples."""
 
 FOLDER = Path(__file__).parent
 PROTOCOLS = "protocols.yaml"
+BENCHMARK = [name for name in CORRUPTIONS if name not in EXTRA]
+"""The corruptions that means are taken over."""
+Sets = Callable[[str], Iterable[tuple[str, int, Dataset]]]
+"""The data sets of a corruption, as `corruption_accuracy` takes them."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,14 @@ class Recipe:
 
     `paper`, `row`: where it was printed. `training`: data, network and schedule, as ``fastadv train`` has them.
     `method`: its name, `options`: what of it differs from the defaults, or matters. `evaluation`: the name of a
-    `Protocol`. `printed`: the figures, accuracies in percent. Its keys are ``clean``, ``gradient`` (see
-    `GradientNorms`, here in the units in which the network sees the data), or attacks of the protocol, followed by
-    `` from NAME`` for samples made on the network of that recipe; its values a figure, at the protocol's budget, or
-    figures by budget, ``norm`` or ``avg-AA(theta)``. A figure that is null was not printed and is measured. `vary`:
-    an option of the method and the values that it takes in turn, or two, for all pairs: the first is the x axis of the
-    figure, the second gives the lines. `note`: what was left open in print. `network`: the recipe that trains the
+    `Protocol`, `attacks`: what of the options of its attacks is changed, by name. `printed`: the figures, accuracies in
+    percent. Its keys are ``clean``, ``gradient`` (see `GradientNorms`, here in the units in which the network sees the
+    data), ``corruptions`` or attacks of the protocol, followed by `` from NAME`` for samples made on the network of
+    that recipe; its values a figure, at the protocol's budget, or figures by budget, ``norm`` or ``avg-AA(theta)``; by
+    corruption, means over the five severities, with the ``mean`` over the 15 of the benchmark, or null for all of
+    these. A figure that is null was not printed and is measured. `vary`: an option of the method, or of `attacks`, such
+    as ``attacks.pgd.steps``, and the values that it takes in turn, or two, for all pairs: the first is the x axis of
+    the figure, the second gives the lines. `note`: what was left open in print. `network`: the recipe that trains the
     network, where that is another; training, method and weights are then its. `weights`: the recipe from whose trained
     network training starts, one that starts from its own.
     """
@@ -57,6 +65,7 @@ class Recipe:
     options: dict[str, Any]
     evaluation: str
     printed: dict[str, Any]
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     vary: dict[str, list[Any]] = field(default_factory=dict)
     note: str = ""
     network: str = ""
@@ -98,11 +107,12 @@ class Recipe:
             return [self]
         variants = []
         for point in self.points():
-            options, name = self.options, []
+            changed, name = {"attacks": self.attacks, **self.options}, []
             for option, value in zip(self.vary, point, strict=True):
-                options = _with(options, option, value)
+                changed = _with(changed, option, value)
                 name.append(f"{option}={value}")
-            variants.append(replace(self, name=f"{self.name}/{','.join(name)}", options=options, vary={}))
+            settings = {"attacks": changed.pop("attacks"), "options": changed}
+            variants.append(replace(self, name=f"{self.name}/{','.join(name)}", **settings, vary={}))
         return variants
 
 
@@ -173,6 +183,7 @@ def measure(
     test: Dataset,
     networks: Mapping[str, nn.Module],
     *,
+    sets: Sets | None = None,
     batch_size: int = 500,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Figure]:
@@ -183,16 +194,19 @@ def measure(
         model: the network trained by it.
         test: the samples.
         networks: the trained networks of ``recipe.sources()``, by name.
+        sets: the data of a corruption at the five severities; by default `test`, corrupted here.
         batch_size: samples attacked at a time.
         on_step: called with (figures done, figures in all).
     """
     rules = protocol(recipe.evaluation)
-    wanted = [(key, what, value) for key, figure in recipe.printed.items() for what, value in _items(figure)]
+    sets = sets or (lambda name: ((name, severity, corrupted(test, name, severity)) for severity in range(1, 6)))
+    wanted = [(key, what, value) for key, figure in recipe.printed.items() for what, value in _items(key, figure)]
 
     @functools.cache
     def attacked(key: str, budget: float | None) -> Result:
         name, _, source = key.partition(" from ")
-        attack = rules.attacks[name] if budget is None else rules.attacks[name].at(budget)
+        attack = replace(rules.attacks[name], **recipe.attacks.get(name, {}))
+        attack = attack if budget is None else attack.at(budget)
         other = networks[source] if source else None
         settings = {"label": rules.labels[name], "batch_size": batch_size, "source": other, "checks": 0}
         return evaluate(model, test, {key: attack}, **settings).results[key]
@@ -202,9 +216,16 @@ def measure(
         unit = recipe.training.get("std", 1.0) ** 2  # the square of dx / d((x - mean) / std)
         return {name: unit * value for name, value in gradient_norms(model, test).summary().items()}
 
+    @functools.cache
+    def under(corruption: str) -> float:
+        return corruption_accuracy(model, sets(corruption), batch_size=batch_size).mean()
+
     def measured(key: str, what: Any) -> float:
         if key == "clean":
             return 100 * evaluate(model, test, {}, batch_size=batch_size, checks=0).clean
+        if key == "corruptions":
+            names = BENCHMARK if what == "mean" else [what]
+            return 100 * sum(map(under, names)) / len(names)
         if key == "gradient":
             return gradients()[what]
         has_budget = rules.attacks[key.partition(" from ")[0]].has_budget
@@ -230,7 +251,9 @@ def _figure(result: Result, what: float | str | None) -> float:
     return 100 * result.accuracy
 
 
-def _items(figure: Any) -> list[tuple[Any, float | None]]:
+def _items(key: str, figure: Any) -> list[tuple[Any, float | None]]:
+    if key == "corruptions" and figure is None:
+        figure = dict.fromkeys(["mean", *BENCHMARK])
     return list(figure.items()) if isinstance(figure, Mapping) else [(None, figure)]
 
 
@@ -265,4 +288,4 @@ def _attack(settings: Mapping[str, Any]) -> Attack:
 def _with(options: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     """`options` with the one at `path`, such as ``attack.eps``, set to `value`."""
     first, _, rest = path.partition(".")
-    return {**options, first: _with(options[first], rest, value) if rest else value}
+    return {**options, first: _with(options.get(first, {}), rest, value) if rest else value}

@@ -5,8 +5,9 @@ from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
 from ._evaluation import write_evaluation
 from ._features import plot_features
 from ._folders import RunFolder, read_run
+from ._landing import plot_confusion, write_confusion
 from ._page import write_report
-from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins
+from ._plots import plot_aa_curves, plot_examples, plot_gradients, plot_history, plot_margins, plot_noise
 from ._recipes import (
     figure_text,
     figures_csv,
@@ -37,12 +38,14 @@ __all__ = [
     "outcomes",
     "paired_bootstrap",
     "plot_aa_curves",
+    "plot_confusion",
     "plot_corruptions",
     "plot_examples",
     "plot_features",
     "plot_gradients",
     "plot_history",
     "plot_margins",
+    "plot_noise",
     "plot_sweep",
     "plot_transfer",
     "plot_variant_gradients",
@@ -53,6 +56,7 @@ __all__ = [
     "rows",
     "sweep_rows",
     "table",
+    "write_confusion",
     "write_corruptions",
     "write_evaluation",
     "write_records",

@@ -1,5 +1,6 @@
 """Figures, written as PNG or SVG files."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -216,11 +217,27 @@ def plot_margins(histogram: Tensor, path: Path) -> Path:
 
 
 def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, path: Path, count: int = 6) -> Path:
+    """What `attack` makes of the same images on several models; see `draw_examples`."""
+    cases = {name: (model, attack) for name, model in models.items()}
+    return save(draw_examples(cases, data, _in_words(attack), count), path)
+
+
+def plot_noise(model: Model, data: Dataset, attacks: Mapping[str, Attack], path: Path, count: int = 6) -> Path:
+    """What several attacks make of the same images on one model; see `draw_examples`."""
+    cases = {name: (model, attack) for name, attack in attacks.items()}
+    return save(draw_examples(cases, data, ", ".join(map(_in_words, attacks.values())), count), path)
+
+
+def _in_words(attack: Attack) -> str:
+    return type(attack).__name__ + (f" at eps {attack.eps:.4g}" if attack.has_budget else "")
+
+
+def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, title: str, count: int) -> Figure:
     """A grid for the first sample of each of `count` classes: clean images, perturbations and adversarial images.
 
-    A pair of rows a model. The perturbation is stretched so that its largest entry is black or white; above it stand
-    that entry and its RMS. Above the adversarial image stands what the model predicts for the clean one and for this
-    one, in red where the latter is wrong. Raises ValueError for data that are not images.
+    A pair of rows for each of `cases`. The perturbation is stretched so that its largest entry is black or white; above
+    it stand that entry, the mean of all and its RMS. Above the adversarial image stands what the model predicts for the
+    clean one and for this one, in red where the latter is wrong. Raises ValueError for data that are not images.
     """
     if len(data.sample_shape) != 3:
         raise ValueError(f"examples can be drawn of images only, not of samples of shape {data.sample_shape}")
@@ -229,7 +246,7 @@ def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, pa
     chosen, (lo, hi) = data.subset(ids), data.bounds
     x, y = chosen.x, chosen.y
 
-    rows = 1 + 2 * len(models)
+    rows = 1 + 2 * len(cases)
     figure = Figure(figsize=(1.5 * len(x), 1.75 * rows), layout="constrained")
     grid = figure.subplots(rows, len(x), squeeze=False)
 
@@ -242,17 +259,17 @@ def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, pa
         grid[row, 0].set_ylabel(label, fontsize=8)
 
     draw(0, "clean", x, [data.classes[k] for k in y])
-    for m, (name, model) in enumerate(models.items()):
-        x_adv = attack(model, x, y, ids)
+    for m, (name, (model, attack)) in enumerate(cases.items()):
+        x_adv = dataclasses.replace(attack, bounds=data.bounds)(model, x, y, ids)
         with isolated(model), torch.no_grad():
             before, after = model(x).argmax(1), model(x_adv).argmax(1)
         delta = x_adv - x
-        largest, rms = delta.flatten(1).abs().amax(1), ops.row_norms(x_adv, "rms", x)
+        largest, mean = delta.flatten(1).abs().amax(1), delta.flatten(1).abs().mean(1)
         stretched = delta / ops.as_rows(largest.clamp_min(1e-12), x) / 2 * (hi - lo) + (lo + hi) / 2
-        sizes = [f"max {a:.3f}, RMS {b:.3f}" for a, b in zip(largest, rms, strict=True)]
+        rms = ops.row_norms(x_adv, "rms", x)
+        sizes = [f"max {a:.3f}, RMS {b:.3f}\nmean {c:.3f}" for a, b, c in zip(largest, rms, mean, strict=True)]
         draw(2 * m + 1, f"{name}\nperturbation", stretched, sizes)
         classes = [f"clean: {data.classes[a]}\nhere: {data.classes[b]}" for a, b in zip(before, after, strict=True)]
         draw(2 * m + 2, f"{name}\nadversarial", x_adv, classes, after != y)
-    budget = f" at eps {attack.eps:g}" if attack.has_budget else ""
-    figure.suptitle(f"{type(attack).__name__}{budget}: predicted classes, red where wrong in the end", fontsize=9)
-    return save(figure, path)
+    figure.suptitle(f"{title}: predicted classes, red where wrong in the end", fontsize=9)
+    return figure

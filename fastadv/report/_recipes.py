@@ -94,7 +94,8 @@ def plot_variants(recipe: Recipe, results: Mapping[str, Sequence[Figure]], path:
                 panel, line = (figure.name, _named(options[1], *second)) if second else ("", figure.name)
                 panels.setdefault(panel, {}).setdefault(line, {})[x] = figure.measured
     by_itself = " (dashed: by the method itself)" if None in recipe.vary[options[0]] else ""
-    canvas = draw_panels(panels, f"{_label(options[0])} in training{by_itself}", "accuracy, %", recipe.row)
+    where = "of the attack" if options[0].startswith("attacks.") else "in training"
+    canvas = draw_panels(panels, f"{_label(options[0])} {where}{by_itself}", "accuracy, %", recipe.row)
     for axes in canvas.axes:
         axes.set_ylim(0, 100)
     return save(canvas, path)

@@ -1,7 +1,10 @@
 """Training methods, and `fit`, which trains a network by any of them."""
 
 from ._adversarial import AdversarialTraining, AttackMethod, PairedTraining
-from ._fit import Batch, Method, check_settings, fit
+from ._fit import Stopped, fit
+from ._method import Batch, Method, Source
+from ._parallel import mean, processes, rank
+from ._settings import Settings
 from .alp import ALP
 from .bilateral import Bilateral
 from .blind import Blind
@@ -13,7 +16,7 @@ from .fgsm import FGSMTraining
 from .friendly import Friendly, FriendlyMART, FriendlyTRADES
 from .gairat import GAIRAT
 from .madry import Madry
-from .mail import MAIL
+from .mail import MAIL, MAILTRADES
 from .mart import MART
 from .mma import MMA
 from .pgd import PGDTraining
@@ -28,6 +31,7 @@ __all__ = [
     "DAT",
     "GAIRAT",
     "MAIL",
+    "MAILTRADES",
     "MART",
     "METHODS",
     "MMA",
@@ -49,9 +53,14 @@ __all__ = [
     "Method",
     "PGDTraining",
     "PairedTraining",
+    "Settings",
+    "Source",
     "Standard",
-    "check_settings",
+    "Stopped",
     "fit",
+    "mean",
+    "processes",
+    "rank",
 ]
 
 METHODS: dict[str, type[Method]] = {
@@ -69,6 +78,7 @@ METHODS: dict[str, type[Method]] = {
     "gairat": GAIRAT,
     "madry": Madry,
     "mail": MAIL,
+    "mail_trades": MAILTRADES,
     "mart": MART,
     "mma": MMA,
     "pgd": PGDTraining,

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import Attack, Rows
-from ..data import Dataset
-from ._fit import Batch, Method, check_share
+from ._method import Batch, Method, Source, check_count, check_share
 
 
 @dataclass
@@ -24,15 +23,22 @@ class AttackMethod(Method):
 
     Args:
         attack: makes the adversarial samples, away from the labels; with the same options for all samples.
+        eps_warmup: epochs over which the attack's budget, and with it the step size, rises to what it is.
     """
 
     attack: Attack = dataclasses.field(kw_only=True)
+    eps_warmup: int = dataclasses.field(default=0, kw_only=True)
+
+    in_epochs = ("eps_warmup",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         name, kind = type(self).__name__, typing.get_type_hints(type(self))["attack"]
         if not isinstance(self.attack, kind):
             raise TypeError(f"{name}: attack must be a {kind.__name__}, got {self.attack!r}")
+        check_count("eps_warmup", self.eps_warmup)
+        if self.eps_warmup and not (self.repeatable and self.attack.has_budget):
+            raise ValueError(f"{name} has no budget that could rise: leave eps_warmup 0")
         if self.attack.targeted:
             raise ValueError(f"{name}: the attack must lead away from the labels: set targeted to False")
         for field in dataclasses.fields(self.attack):
@@ -42,12 +48,16 @@ class AttackMethod(Method):
                     f"got {value.numel()}"
                 )
 
-    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int, epochs: int) -> None:
         self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
 
     def attack_in(self, epoch: int) -> Attack:
         """The attack of an epoch, which counts from 0."""
         return self.attack
+
+    def warm(self, attack: Attack, epoch: int) -> Attack:
+        """`attack` at its part of the budget in `epoch`."""
+        return attack.at(attack.eps * (epoch + 1) / self.eps_warmup) if epoch + 1 < self.eps_warmup else attack
 
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         """The adversarial samples to train on, [B, ...]."""
@@ -55,9 +65,15 @@ class AttackMethod(Method):
 
     def attacked(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Rows:
         """The batch after the attack, away from `y` or from the model's own predictions."""
-        rows = self.attack_in(batch.epoch).rows(model, batch.x, y, batch.ids)
+        rows = batch.made[0] if batch.made else self.craft(model, batch, y)
+        if batch.made == []:
+            batch.made.append(rows)
         batch.stats["gradients"] = rows.grads.float().mean()
         return rows
+
+    def craft(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Rows:
+        """Makes the attack."""
+        return self.warm(self.attack_in(batch.epoch), batch.epoch).rows(model, batch.x, y, batch.ids)
 
 
 @dataclass

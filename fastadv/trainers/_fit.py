@@ -1,290 +1,310 @@
-"""The one training loop, and what a training method is to it."""
+"""The one training loop."""
 
 import copy
-import functools
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
 from ..data import Dataset
+from ._awp import perturbed
+from ._method import Batch, Method, Row, Stats
+from ._parallel import agree, processes, rank, total, wrapped
 from ._precision import PRECISIONS, Autocast
+from ._settings import Settings
+from ._source import Part, source_of
 
-Stats = dict[str, Tensor]
-Row = dict[str, float]
 Augment = Callable[[Tensor, Tensor, int], Tensor]
+State = dict[str, Any]
+
+_LOOK = 50  # steps between looks at the loss, each of which waits for the device
 
 
-@dataclass
-class Batch:
-    """What a method sees of the data at one step.
-
-    `x` [B, ...] and `y` [B] on the model's device; `index` [B], the samples' places in the data set; `ids` [B], which
-    name the samples to random numbers and are new every epoch; `epoch`, from 0. `stats`: scalars that the method
-    reports; their means over the epoch go into the history.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
-    ids: Tensor
-    epoch: int
-    stats: Stats = field(default_factory=dict)
-
-
-@dataclass
-class Method(ABC):
-    """A training method: its options are its fields, and it says what is minimised."""
-
-    in_epochs: ClassVar[tuple[str, ...]] = ()  # the options that are epochs, or lists of them
-    kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
-
-    def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
-        """Raises ValueError for options out of range."""
-
-    def begin(self, train: Dataset, seed: int, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare
-        """Called once, before the first epoch of a run of so many."""
-
-    def end_epoch(self, row: Row) -> None:  # noqa: B027 - most methods have nothing to adapt
-        """Called after every epoch with its row of the history."""
-
-    @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss to minimise on `batch`, a scalar with a gradient in the model's parameters."""
-
-
-def check_share(name: str, value: float) -> None:
-    """Raises ValueError unless `value` is in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
-
-
-def check_weight(name: str, value: float) -> None:
-    """Raises ValueError unless `value` is finite and not negative."""
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
-
-
-def check_epochs(name: str, epochs: Sequence[int]) -> None:
-    """Raises ValueError unless `epochs` are whole numbers from 1 on, in order."""
-    listed = isinstance(epochs, Sequence) and all(isinstance(epoch, int) and epoch > 0 for epoch in epochs)
-    if not listed or list(epochs) != sorted(epochs):
-        raise ValueError(f"{name} must be a list of epochs from 1 on, in order, got {epochs}")
-
-
-def check_settings(
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    optimizer: str = "adam",
-    weight_decay: float = 0.0,
-    milestones: Sequence[int] = (),
-    lr_decay: float | Sequence[float] = 0.1,
-    patience: int = 0,
-    precision: str = "float32",
-) -> None:
-    """Raises ValueError for settings that `fit` cannot train with."""
-    for name, count, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("patience", patience, 0)):
-        if not isinstance(count, int) or count < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {count}")
-    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        check_weight(name, value)
-    for name, value, known in (("optimizer", optimizer, OPTIMIZERS), ("precision", precision, PRECISIONS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    check_epochs("milestones", milestones)
-    _decays(lr_decay, milestones)
-
-
-def _decays(lr_decay: float | Sequence[float], milestones: Sequence[int]) -> list[float]:
-    """What the learning rate is multiplied by at each milestone. Raises ValueError where that cannot be."""
-    if not isinstance(lr_decay, Sequence):
-        check_weight("lr_decay", lr_decay)
-        return [lr_decay] * len(milestones)
-    if len(lr_decay) != len(milestones):
-        raise ValueError(
-            f"lr_decay must be one number, or one for each of {len(milestones)} milestones, got {lr_decay}"
-        )
-    for value in lr_decay:
-        check_weight("lr_decay", value)
-    return list(lr_decay)
-
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
-}
-
-
-def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """The optimiser called `name`; weights of layers decay, biases and normalisation (of one dimension) do not."""
-    weights = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return OPTIMIZERS[name]([group for group in groups if group["params"]], lr=lr)
+class Stopped(Exception):
+    """Training was asked to stop, and has handed its state to `on_save`."""
 
 
 def fit(
     model: nn.Module,
     method: Method,
-    train: Dataset,
+    train: Dataset | tuple[Tensor, Tensor] | DataLoader,
     *,
-    epochs: int = 10,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    optimizer: str = "adam",
-    weight_decay: float = 0.0,
-    milestones: Sequence[int] = (),
-    lr_decay: float | Sequence[float] = 0.1,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    optimizer: str | torch.optim.Optimizer = "adam",
     augment: Augment | None = None,
-    precision: str = "float32",
-    seed: int = 0,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
-    patience: int = 0,
     resume: Mapping[str, Any] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-    on_epoch: Callable[[Row, dict[str, Any]], None] | None = None,
+    on_step: Callable[[int, int, Stats], None] | None = None,
+    on_epoch: Callable[[Row], None] | None = None,
+    on_save: Callable[[State], None] | None = None,
+    save_every: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
 ) -> list[Row]:
     """Trains `model` in place by `method` on `train` and returns the history.
 
-    The history has a row an epoch: ``epoch`` from 1, ``loss``, ``seconds``, ``images_per_second``, what the method
-    reports and what `validate` finds. Data order, augmentation and random starts depend on `seed` alone; torch's global
-    generator is left to the model (dropout).
+    The history has a row an epoch: ``epoch`` from 1, ``loss``, what the method reports, ``lr`` of the last step,
+    ``seconds``, ``images_per_second``, and what `validate` finds; ``pandas.DataFrame(history)`` is its table. Data
+    order, augmentation and random starts depend on the seed alone; torch's global generator is left to the model
+    (dropout). Started by ``torchrun``, with a process group, each process has its part of every batch, and all end with
+    the same network.
 
     Args:
         model: any network from samples to logits; it is trained on the device it is on, and left in train mode.
         method: what is minimised, one of `fastadv.trainers`.
-        train: the samples.
-        epochs: passes over the data.
-        batch_size: samples a step; the last batch of an epoch may be smaller.
-        lr: learning rate at the start.
-        optimizer: ``adam``, or ``sgd`` with momentum 0.9.
-        weight_decay: factor of half the squared weights in the loss; biases and normalisation layers have none.
-        milestones: after each of these epochs the learning rate is multiplied by `lr_decay`.
-        lr_decay: one factor for all milestones, or one for each.
+        train: the samples, a data set, tensors (x, y), or a DataLoader of (x, y) or (x, y, index). With a loader, the
+            order is its own, and `resume` leads to the same bits only where that is the same again.
+        bounds: the least and the greatest value of samples that come as tensors or from a loader.
+        optimizer: by name, or one of your own, whose groups' learning rates the schedule then multiplies.
         augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
-        precision: what the network computes in, ``float32``, ``bfloat16`` or ``float16`` (autocast); weights, losses,
-            attacks and `validate` stay in float32.
-        seed: of data order, augmentation and random starts.
-        validate: called with the model after every epoch; gives figures for the history, the first of them the one
-            that `patience` watches, the higher the better.
-        patience: training stops when so many epochs have not raised that figure; 0 never stops early.
-        resume: what `on_epoch` was given last by a run with the same arguments. Training goes on from there to the same
-            bits, and for that sets the state of torch's global generator on the CPU.
-        on_step: called after every step with (steps done, steps in all).
-        on_epoch: called after every epoch with its row of the history and the state to resume from: tensors on the CPU
-            and plain values, of which ``state`` are the model's weights.
+        validate: called with the model after every epoch, in several processes by all; gives figures for the history,
+            the first of them the one that `patience` and `collapse` watch, the higher the better.
+        resume: what `on_save` was given by a run with the same arguments. Training goes on from there to the same
+            bits, and for that sets the state of torch's global generator.
+        on_step: called after every step with (steps done, steps in all, what the step reports, on the device).
+        on_epoch: called after every epoch with its row of the history, in the first process.
+        on_save: called in the first process with the state to resume from: after every epoch, after every `save_every`
+            steps if these are not 0, and before stopping. Tensors on the CPU and plain values; ``state`` are the
+            network's weights, and ``best`` is whether the epoch that has just ended is the best yet.
+        stop: asked after every step; where it says so, training stops with `Stopped`.
+        settings: the fields of `Settings`.
 
     Raises:
-        ValueError: for settings out of range, `patience` with nothing to watch, a `validate` whose figures
-            have taken names, or a `resume` of another network or optimiser.
-        FloatingPointError: when the mean loss of an epoch is NaN or infinite.
+        ValueError: for settings out of range, `patience` or `collapse` with nothing to watch, a `validate` whose
+            figures have taken names, or a `resume` of another network or optimiser.
+        TypeError: for a setting or a `train` of an unknown kind.
+        FloatingPointError: when a loss is NaN or infinite; what was saved last is from before.
+        Stopped: when `stop` says so.
     """
-    check_settings(epochs, batch_size, lr, optimizer, weight_decay, milestones, lr_decay, patience, precision)
-    decays = _decays(lr_decay, milestones)
-    if patience and not validate:
-        raise ValueError(f"patience {patience} needs a figure to watch: give validate, or patience 0")
-    parameter = next(model.parameters(), None)
-    train = train.to(parameter.device if parameter is not None else train.x.device)
-    descent = make_optimizer(model, optimizer, lr, weight_decay)
-    method.begin(train, seed, epochs)
-    dtype = PRECISIONS[precision]
-    network = model if dtype is None else Autocast(model, dtype)
-    scaler = torch.amp.GradScaler(train.x.device.type, enabled=precision == "float16")
-    network.train()
-    history = _resume(resume, model, method, descent, scaler) if resume else []
-    batches = -(-len(train) // batch_size)
-    for epoch in range(len(history), epochs):
-        if patience and history and _stale(history, patience):
-            break
-        started = time.perf_counter()
-        for group in descent.param_groups:
-            group["lr"] = lr * math.prod(decays[: sum(epoch >= milestone for milestone in milestones)])
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        totals: Stats = {}
-        for step, index in enumerate(order.to(train.x.device).split(batch_size)):
-            x, ids = train.x[index], index + epoch * len(train)
-            batch = Batch(augment(x, ids, seed) if augment else x, train.y[index], index, ids, epoch)
-            loss = method.loss(network, batch)
-            descent.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(descent)
-            scaler.update()
-            for name, value in {"loss": loss, **batch.stats}.items():
-                totals[name] = totals.get(name, 0) + value.detach() * (len(index) / len(train))
+    if isinstance(optimizer, str):
+        settings["optimizer"] = optimizer
+    how = Settings(**settings)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if (how.patience or how.collapse) and not validate:
+        name = "patience" if how.patience else "collapse"
+        raise ValueError(f"{name} {getattr(how, name)} needs a figure to watch: give validate, or {name} 0")
+    if how.awp and not method.repeatable:
+        raise ValueError(f"awp asks for the loss twice, and {type(method).__name__} learns from every call: use 0")
+    if how.sync_batch_norm:
+        if device.type != "cuda":
+            raise ValueError("sync_batch_norm works on GPUs only: leave it out")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is a single layer
+    source = source_of(train, how.batch_size, bounds, device)
+    descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
+    run = _Run(model, method, descent, how, device, len(source))
+    method.begin(source, how.seed, how.epochs)
+    if resume:
+        run.load(resume)
+
+    def save(best: bool = False) -> None:
+        if not on_save:
+            return
+        run.agree()
+        run.check()
+        if rank() == 0:
+            on_save({**run.state(), "best": best})
+
+    while len(run.history) < how.epochs and not _enough(run.history, how):
+        epoch, started = len(run.history), time.perf_counter() - run.seconds
+        for part, size in source.epoch(epoch, how.seed, skip=run.step):
+            stats = run.train(part, size, source.batches, augment)
+            run.seconds = time.perf_counter() - started
             if on_step:
-                on_step(epoch * batches + step + 1, epochs * batches)
-        means = {name: float(value) for name, value in totals.items()}
-        seconds = time.perf_counter() - started
-        row = {"epoch": epoch + 1, **means, "seconds": seconds, "images_per_second": len(train) / seconds}
-        if not math.isfinite(means["loss"]):
+                on_step(epoch * source.batches + run.step, how.epochs * source.batches, stats)
+            if run.step % _LOOK == 0:
+                run.check()
+            if _any(stop(), device, run.step):
+                save()
+                raise Stopped
+            if save_every and run.step % save_every == 0 and run.step < source.batches:
+                save()
+        run.agree()
+        row = run.end_epoch(started)
+        if validate:
+            row |= _checked(validate(run.network_now()), row)
+            run.network.train()
+        run.history.append(row)
+        if on_epoch and rank() == 0:
+            on_epoch(row)
+        save(best=bool(validate) and _best(run.history) == len(run.history) - 1)
+    run.finish()
+    return run.history
+
+
+class _Run:
+    """Everything of a training that changes, and so is saved."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        descent: torch.optim.Optimizer,
+        how: Settings,
+        device: torch.device,
+        samples: int,
+    ):
+        self.model, self.method, self.descent, self.how, self.device = model, method, descent, how, device
+        self.rates = [group["lr"] / how.lr if how.lr else 0.0 for group in descent.param_groups]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=how.precision == "float16")
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True) if how.ema else None
+        )
+        self.history: list[Row] = []
+        self.totals: Stats = {}  # of the epoch that has begun
+        self.step, self.seconds = 0, 0.0  # of it, too
+        self.samples = samples
+        self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
+        dtype = PRECISIONS[how.precision]
+        network = torch.compile(model) if how.compiled else model
+        network = Autocast(network, dtype) if dtype else network
+        self.network = wrapped(network, device)
+        self.network.train()
+
+    def train(self, part: Part, size: int, batches: int, augment: Augment | None) -> Stats:
+        """One step, on this process's part of a batch of so many samples."""
+        how, epoch = self.how, len(self.history)
+        x, y, index = part
+        ids = index + epoch * self.samples
+        self.seen[index] = True
+        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch)
+        for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
+            group["lr"] = rate * how.lr_at(epoch + self.step / batches)
+        self.descent.zero_grad(set_to_none=True)
+        if how.awp:
+            batch.made = []
+            with perturbed(self.model, self.method.loss(self.network, batch), how.awp):
+                loss = self.backward(batch, size)
+        else:
+            loss = self.backward(batch, size)
+        if how.clip:
+            self.scaler.unscale_(self.descent)
+            nn.utils.clip_grad_norm_(self.model.parameters(), how.clip)
+        self.scaler.step(self.descent)
+        self.scaler.update()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        stats = {"loss": loss.detach(), **{name: value.detach() for name, value in batch.stats.items()}}
+        for name, value in stats.items():
+            self.totals[name] = self.totals.get(name, 0) + value * (len(y) / self.samples)
+        return stats
+
+    def backward(self, batch: Batch, size: int) -> Tensor:
+        loss = self.method.loss(self.network, batch)
+        # Processes' gradients are averaged, whose parts may differ by a sample.
+        share = len(batch.y) * processes() / size
+        self.scaler.scale(loss * share if share != 1 else loss).backward()
+        return loss
+
+    def agree(self) -> None:
+        """Makes what all processes have to know the same in all; the first has the sums over the epoch."""
+        if processes() > 1:
+            agree(self.model, self.method, self.seen)
+            sums = {name: total(value) for name, value in self.totals.items()}
+            self.totals = sums if rank() == 0 else {name: torch.zeros_like(value) for name, value in sums.items()}
+
+    def check(self) -> None:
+        """Raises FloatingPointError where a loss of this epoch was NaN or infinite."""
+        loss = float(self.totals.get("loss", 0.0))
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss became {means['loss']} in epoch {epoch + 1}; try a smaller lr than {lr:g}"
+                f"the loss became {loss} in epoch {len(self.history) + 1}; try a smaller lr than {self.how.lr:g}, or "
+                "clip gradients"
             )
-        method.end_epoch(row)
-        history.append(row | (_checked(validate(model), row) if validate else {}))
-        if on_epoch:
-            on_epoch(history[-1], _state(model, method, descent, scaler, history))
-    return history
+
+    def end_epoch(self, started: float) -> Row:
+        """The row of the epoch that has ended."""
+        means = {name: float(total(value)) for name, value in self.totals.items()}  # waits for the device
+        self.check()
+        seconds = time.perf_counter() - started
+        row = {"epoch": len(self.history) + 1, **means, "lr": self.descent.param_groups[0]["lr"]}
+        row |= {"seconds": seconds, "images_per_second": self.samples / seconds}
+        self.method.end_epoch(row)
+        self.totals, self.step, self.seconds = {}, 0, 0.0
+        return row
+
+    def network_now(self) -> nn.Module:
+        """The network to be validated and kept."""
+        return self.average.module if self.average else self.model
+
+    def finish(self) -> None:
+        """Leaves that network in the model."""
+        if self.average:
+            self.model.load_state_dict(self.average.module.state_dict())
+        self.model.train()
+
+    def state(self) -> State:
+        """All that the rest of training depends on, as a copy."""
+        kept = {name: getattr(self.method, name) for name in self.method.kept}
+        state = {
+            "state": _copied(self.network_now().state_dict()),
+            "kept": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
+            "optimizer": copy.deepcopy(self.descent.state_dict()),
+            "scaler": self.scaler.state_dict(),
+            "epoch": len(self.history),
+            "history": [dict(row) for row in self.history],
+            "step": self.step,
+            "seconds": self.seconds,
+            "totals": _copied(self.totals),
+            "generator": torch.get_rng_state(),
+        }
+        if self.average:
+            state |= {"trained": _copied(self.model.state_dict()), "averaged": int(self.average.n_averaged)}
+        if self.device.type == "cuda":
+            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where `state` was made."""
+        try:
+            for name in self.method.kept:
+                now, value = getattr(self.method, name), state["kept"][name]
+                if isinstance(now, Tensor):
+                    if now.shape != value.shape:
+                        raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
+                    value = value.to(now)
+                setattr(self.method, name, value)
+            if self.average:
+                self.average.module.load_state_dict(state["state"])
+                self.average.n_averaged.fill_(state["averaged"])
+            self.model.load_state_dict(state["trained" if self.average else "state"])
+            now, before = (each["param_groups"] for each in (self.descent.state_dict(), state["optimizer"]))
+            if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
+                raise ValueError("its optimiser had other settings")
+            self.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
+            self.scaler.load_state_dict(state["scaler"])
+            self.history = [dict(row) for row in state["history"]]
+            self.step, self.seconds = state["step"], state["seconds"]
+            first = float(rank() == 0)  # has the sums
+            self.totals = {name: value.to(self.device) * first for name, value in state["totals"].items()}
+            torch.set_rng_state(state["generator"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                "cannot resume from this state, which is of another training or incomplete: "
+                f"{type(error).__name__} {error}"
+            ) from None
 
 
-def _state(
-    model: nn.Module,
-    method: Method,
-    descent: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    history: list[Row],
-) -> dict[str, Any]:
-    """All that the next epoch depends on, as a copy."""
-    kept = {name: getattr(method, name) for name in method.kept}
-    return {
-        "epoch": len(history),
-        "state": {name: _copy(value) for name, value in model.state_dict().items()},
-        "kept": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
-        "optimizer": copy.deepcopy(descent.state_dict()),
-        "scaler": scaler.state_dict(),
-        "history": [dict(row) for row in history],
-        "generator": torch.get_rng_state(),
-    }
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _copy(value) for name, value in tensors.items()}
 
 
 def _copy(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
 
-def _resume(
-    state: Mapping[str, Any],
-    model: nn.Module,
-    method: Method,
-    descent: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> list[Row]:
-    """Puts model, method, optimiser and torch's generator where `state` says, and returns the history until then."""
-    try:
-        for name in method.kept:
-            now, value = getattr(method, name), state["kept"][name]
-            if isinstance(now, Tensor):
-                if now.shape != value.shape:
-                    raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
-                value = value.to(now)
-            setattr(method, name, value)
-        model.load_state_dict(state["state"])
-        now, before = (each["param_groups"] for each in (descent.state_dict(), state["optimizer"]))
-        if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
-            raise ValueError("its optimiser had other settings")
-        descent.load_state_dict(copy.deepcopy(state["optimizer"]))
-        scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["generator"])
-        return [dict(row) for row in state["history"]]
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"cannot resume from this state, which is of another training or incomplete: {type(error).__name__} {error}"
-        ) from None
+def _any(here: bool, device: torch.device, step: int) -> bool:
+    """Whether any process says so; several are asked every 16 steps."""
+    if processes() == 1:
+        return here
+    return step % 16 == 0 and bool(total(torch.tensor(int(here), device=device)) > 0)
 
 
 def _checked(found: dict[str, float], row: Row) -> dict[str, float]:
@@ -295,9 +315,23 @@ def _checked(found: dict[str, float], row: Row) -> dict[str, float]:
     return found
 
 
-def _stale(history: list[Row], patience: int) -> bool:
-    """Whether the first figure of `validate` has not risen for `patience` epochs."""
+def _watched(history: list[Row]) -> list[float]:
+    """The first figure of `validate`, by epoch."""
     names = list(history[0])
-    watched = names[names.index("images_per_second") + 1]  # after the loop's own
-    figures = [row[watched] for row in history]
-    return len(figures) - 1 - figures.index(max(figures)) >= patience
+    name = names[names.index("images_per_second") + 1]  # after the loop's own
+    return [row[name] for row in history]
+
+
+def _best(history: list[Row]) -> int:
+    """Which epoch has the highest, from 0."""
+    figures = _watched(history)
+    return figures.index(max(figures))
+
+
+def _enough(history: list[Row], how: Settings) -> bool:
+    """Whether the watched figure has not risen for `patience` epochs, or has fallen below a share of its best."""
+    if not history or not (how.patience or how.collapse):
+        return False
+    figures = _watched(history)
+    stale = bool(how.patience) and len(figures) - 1 - _best(history) >= how.patience
+    return stale or figures[-1] < how.collapse * max(figures)

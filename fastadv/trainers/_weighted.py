@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import Rows
-from ._fit import Batch
+from ._method import Batch, check_count
 from .madry import Madry
 
 
 @dataclass
 class WeightedTraining(Madry):
-    """Cross-entropy on PGD samples, weighted by sample; weights have no gradient, and their mean over a batch is 1.
+    """Cross-entropy on PGD samples, weighted by sample; weights have no gradient.
 
     Args:
         burn_in: epochs in which all weights are 1.
@@ -21,22 +21,21 @@ class WeightedTraining(Madry):
 
     burn_in: int = 0
 
-    in_epochs = ("burn_in",)
+    in_epochs = ("eps_warmup", "burn_in")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.burn_in < 0:
-            raise ValueError(f"burn_in must be a number of epochs, got {self.burn_in}")
+        check_count("burn_in", self.burn_in)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows = self.attacked(model, batch, batch.y)
         logits = model(rows.x_adv)
         batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+        losses = F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
         if batch.epoch < self.burn_in:
-            return F.cross_entropy(logits, batch.y)
-        weights = self.weights(rows, logits.detach())
-        return (weights / weights.mean() * F.cross_entropy(logits, batch.y, reduction="none")).mean()
+            return losses.mean()
+        return (self.weights(rows, logits.detach()) * losses).mean()
 
     @abstractmethod
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
-        """What the attacked samples weigh, given the `logits` [B, K] at them, before they are normalised, [B]."""
+        """What the attacked samples weigh, given the `logits` [B, K] at them, [B]; as a rule with a mean of 1."""

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import Attack, OneStepTargeted, isolated
-from ..data import Dataset
 from ._adversarial import AttackMethod
-from ._fit import Batch
+from ._method import Batch, Source
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Bilateral(AttackMethod):
         if self.top_k < 0:
             raise ValueError(f"top_k must be a number of classes, or 0 for all, got {self.top_k}")
 
-    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int, epochs: int) -> None:
         ratio = (train.bounds[1] - train.bounds[0]) / (self.attack.bounds[1] - self.attack.bounds[0])
         sizes = {name: getattr(self.attack, name, None) for name in ("eps", "alpha")}
         scaled = {name: size * ratio for name, size in sizes.items() if size is not None}

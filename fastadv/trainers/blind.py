@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ._fit import Batch
+from ..attacks import Rows
+from ._method import Batch
+from ._parallel import mean
 from .deepfool import DeepFoolTraining
 
 
@@ -46,19 +47,11 @@ class Blind(DeepFoolTraining):
             return ops.row_norms(x_adv, "l2", x) / ops.row_norms(x, "l2").clamp_min(torch.finfo(x.dtype).tiny)
         return ops.row_norms(x_adv, self.norm, x)
 
-    def examples(self, model: nn.Module, batch: Batch) -> Tensor:
-        x_adv = super().examples(model, batch)  # delta = x_adv - x
-        sizes = self.sizes(x_adv, batch.x)
-        mean = _mean(sizes)
-        eps = mean if self.eps is None else self.eps
-        ops.cutoff_scale(x_adv, batch.x, sizes, eps, self.rho)  # x + rho * cut(delta, eps)
-        batch.stats["mean_norm"] = mean
-        return x_adv
-
-
-def _mean(sizes: Tensor) -> Tensor:
-    """The mean over the batches of all processes, where sizes that are not finite count as 0."""
-    sum_and_count = torch.stack((sizes.nan_to_num(0, 0, 0).double().sum(), sizes.new_tensor(len(sizes)).double()))
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(sum_and_count)
-    return (sum_and_count[0] / sum_and_count[1]).to(sizes.dtype)
+    def craft(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Rows:
+        rows = super().craft(model, batch, y)  # delta = x_adv - x
+        sizes = self.sizes(rows.x_adv, batch.x)
+        mean_size = mean(sizes.nan_to_num(0, 0, 0).double()).to(sizes.dtype)
+        eps = mean_size if self.eps is None else self.eps
+        ops.cutoff_scale(rows.x_adv, batch.x, sizes, eps, self.rho)  # x + rho * cut(delta, eps)
+        batch.stats["mean_norm"] = mean_size
+        return rows

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import PGD, Attack
-from ..data import Dataset
-from ._fit import Batch, Row, check_share
+from ._method import Batch, Row, Source, check_share
 from .madry import Madry
 
 
@@ -31,6 +30,8 @@ class CAT(Madry):
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=1.6 / 255, steps=10), kw_only=True)
     accuracy: float = 0.95
 
+    repeatable = False  # there is an attack for every part of a batch
+
     k = 0
     kept = ("k",)
 
@@ -43,7 +44,7 @@ class CAT(Madry):
                 f"CAT: the attack must have eps, alpha and steps, as PGD has; {self.attack!r} has no {missing[0]}"
             )
 
-    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int, epochs: int) -> None:
         super().begin(train, seed, epochs)
         self.k = 0
 

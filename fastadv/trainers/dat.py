@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from ..attacks import DynamicPGD
-from ._fit import check_weight
+from ._method import check_weight
 from .madry import Madry
 
 
@@ -22,7 +22,7 @@ class DAT(Madry):
     fosc: float = 0.5
     fosc_epochs: int = 100
 
-    in_epochs = ("fosc_epochs",)
+    in_epochs = ("eps_warmup", "fosc_epochs")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..attacks import Attack, DeepFool
 from ._adversarial import AdversarialTraining
-from ._fit import Batch
+from ._method import Batch
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..attacks import DRA, Attack
 from ._adversarial import AttackMethod, report
-from ._fit import Batch, check_weight
+from ._method import Batch, check_weight
 
 
 @dataclass
@@ -29,7 +29,7 @@ class DRAFineTuning(AttackMethod):
     last_eps: float = 0.5 / 255
     attack_epochs: int = 50
 
-    in_epochs = ("attack_epochs",)
+    in_epochs = ("eps_warmup", "attack_epochs")
 
     def __post_init__(self) -> None:
         super().__post_init__()

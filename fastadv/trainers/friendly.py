@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..attacks import FriendlyPGD
-from ..data import Dataset
 from ._adversarial import AttackMethod
-from ._fit import check_epochs
+from ._method import Source, check_epochs
 from .madry import Madry
 from .mart import MART
 from .trades import TRADES
@@ -30,14 +29,14 @@ class _Friendly(AttackMethod):
     attack: FriendlyPGD = field(kw_only=True)
     tau_schedule: Schedule = field(kw_only=True)
 
-    in_epochs = ("tau_schedule",)
+    in_epochs = ("eps_warmup", "tau_schedule")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.tau_schedule):
             check_epochs("tau_schedule", self.tau_schedule)
 
-    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int, epochs: int) -> None:
         super().begin(train, seed, epochs)
         for epoch in range(epochs):
             self.attack_in(epoch)  # raises for a tau that cannot be, before training and not in the midst of it

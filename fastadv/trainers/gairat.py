@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..attacks import DynamicPGD, FriendlyPGD, Rows
+from ._parallel import mean
 from ._weighted import WeightedTraining
 
 
@@ -14,7 +15,8 @@ class GAIRAT(WeightedTraining):
     """Samples weigh more that fewer steps of PGD suffice to misclassify.
 
     With kappa, how many of the points before each of the K steps are classified correctly, the weight is
-    ``(1 + tanh(lam + 5 (1 - 2 kappa / K))) / 2``, the logistic function of the same, or ``(K + 1 - kappa) / (K + 1)``.
+    ``(1 + tanh(lam + 5 (1 - 2 kappa / K))) / 2``, the logistic function of the same, or ``(K + 1 - kappa) / (K + 1)``;
+    divided by its mean over the batch.
 
     Args:
         attack: PGD that counts; `tau` is at least `steps`, so that none stops.
@@ -44,7 +46,9 @@ class GAIRAT(WeightedTraining):
         steps = self.attack.steps
         kappa = steps - (self.attack.tau - rows.tau).float()
         if self.weighting == "discrete":
-            return (steps + 1 - kappa) / (steps + 1)
-        closeness = self.lam + 5 * (1 - 2 * kappa / steps)
-        # (1 + tanh(c)) / 2 is sigmoid(2 c), which does not round to 0.
-        return torch.sigmoid(closeness if self.weighting == "sigmoid" else 2 * closeness)
+            weights = (steps + 1 - kappa) / (steps + 1)
+        else:
+            closeness = self.lam + 5 * (1 - 2 * kappa / steps)
+            # (1 + tanh(c)) / 2 is sigmoid(2 c), which does not round to 0.
+            weights = torch.sigmoid(closeness if self.weighting == "sigmoid" else 2 * closeness)
+        return weights / mean(weights)

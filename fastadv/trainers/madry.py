@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, Attack
 from ._adversarial import AttackMethod
-from ._fit import Batch
+from ._method import Batch, check_share
 
 
 @dataclass
@@ -16,11 +16,20 @@ class Madry(AttackMethod):
 
     By default with the budget and steps of the friendly adversarial training paper. `PGDTraining` is the Blind AT
     paper's, with a clean term.
+
+    Args:
+        attack: makes the adversarial samples.
+        label_smoothing: share of the label spread evenly over all classes.
     """
 
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10), kw_only=True)
+    label_smoothing: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(self.examples(model, batch))
         batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
-        return F.cross_entropy(logits, batch.y)
+        return F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)

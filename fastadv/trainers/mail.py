@@ -1,18 +1,36 @@
-"""Margin-aware instance learning (Wang et al.: Probabilistic Margins for Instance Reweighting, 2021), MAIL-AT."""
+"""Margin-aware instance learning (Liu et al., 2021: Probabilistic Margins for Instance Reweighting in Adversarial
+Training), MAIL-AT and MAIL-TRADES.
+"""
 
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attacks import PGD, Attack, Rows
-from ..losses import wide
+from ..losses import kl, wide
+from ._adversarial import both, report
+from ._method import Batch, check_count, check_weight
+from ._parallel import mean
 from ._weighted import WeightedTraining
+from .trades import TRADES
+
+
+def margin_weights(logits: Tensor, y: Tensor, slope: float, bias: float, factor: float | None) -> Tensor:
+    """``sigmoid(slope (margin + bias))``, per sample, with the margin ``max_{j != y} p_j - p_y`` of `logits` [B, K].
+
+    Divided by their mean over the batch, or multiplied by `factor` where there is one. Without a gradient.
+    """
+    p = wide(logits.detach()).softmax(dim=1)
+    own = p.gather(1, y.unsqueeze(1)).squeeze(1)
+    rival = p.scatter(1, y.unsqueeze(1), 0).amax(dim=1)
+    weights = torch.sigmoid(slope * (rival - own + bias))
+    return weights / mean(weights) if factor is None else factor * weights
 
 
 @dataclass
 class MAIL(WeightedTraining):
-    """Samples weigh more whose adversarial ones are nearer to the boundary, or farther beyond it.
+    """Samples weigh more whose adversarial ones are nearer to the boundary, or farther beyond it: MAIL-AT.
 
     The weight is ``sigmoid(slope (margin + bias))`` with the margin ``max_{j != y} p_j(x_adv) - p_y(x_adv)``.
 
@@ -20,6 +38,7 @@ class MAIL(WeightedTraining):
         attack: PGD on the cross-entropy.
         slope: how sharply weights depend on margins.
         bias: the margin at which the weight is a half is ``-bias``.
+        factor: what weights are multiplied by, 3 in the published code; by default they are divided by their mean.
         burn_in: epochs in which all weights are 1.
     """
 
@@ -28,10 +47,47 @@ class MAIL(WeightedTraining):
     )
     slope: float = 10.0
     bias: float = -0.5
+    factor: float | None = None
     burn_in: int = 76
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weight("factor", self.factor or 0)
+
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
-        p = wide(logits).softmax(dim=1)
-        own = p.gather(1, rows.y.unsqueeze(1)).squeeze(1)
-        rival = p.scatter(1, rows.y.unsqueeze(1), 0).amax(dim=1)
-        return torch.sigmoid(self.slope * (rival - own + self.bias))
+        return margin_weights(logits, rows.y, self.slope, self.bias, self.factor)
+
+
+@dataclass
+class MAILTRADES(TRADES):
+    """TRADES whose divergence has the weights of `MAIL`, of another slope and bias: MAIL-TRADES.
+
+    Args:
+        attack: PGD on the divergence.
+        beta: the weight of robustness.
+        slope: how sharply weights depend on margins.
+        bias: the margin at which the weight is a half is ``-bias``.
+        factor: what weights are multiplied by, 3 in the published code; by default they are divided by their mean.
+        burn_in: epochs in which all weights are 1, which are of TRADES.
+    """
+
+    beta: float = 5.0
+    slope: float = 2.0
+    bias: float = 0.0
+    factor: float | None = None
+    burn_in: int = 76
+
+    in_epochs = ("eps_warmup", "burn_in")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weight("factor", self.factor or 0)
+        check_count("burn_in", self.burn_in)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        clean, adversarial = both(model, batch.x, self.examples(model, batch))
+        report(batch, clean, adversarial)
+        divergence = kl(adversarial, clean)
+        if batch.epoch >= self.burn_in:
+            divergence = margin_weights(adversarial, batch.y, self.slope, self.bias, self.factor) * divergence
+        return self.clean_loss(clean, batch.y) + self.beta * divergence.mean()

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..attacks import PGD, Attack
 from ..losses import boosted_cross_entropy, kl, wide
 from ._adversarial import PairedTraining
-from ._fit import check_weight
+from ._method import check_weight
 
 
 @dataclass

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import ANPGD
-from ..data import Dataset
 from ._adversarial import AttackMethod
-from ._fit import Batch
+from ._method import Batch, Source
 
 
 @dataclass
@@ -31,7 +30,8 @@ class MMA(AttackMethod):
     hinge: float = 12 / 255
     nearest: float = 0.005
 
-    kept = ("distances",)
+    kept = per_sample = ("distances",)
+    repeatable = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,9 +41,9 @@ class MMA(AttackMethod):
     def attack_in(self, epoch: int) -> ANPGD:
         return dataclasses.replace(self.attack, longest=1.05 * self.hinge)
 
-    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int, epochs: int) -> None:
         super().begin(train, seed, epochs)
-        self.distances = train.x.new_full((len(train),), self.nearest)
+        self.distances = torch.full((len(train),), self.nearest, device=train.device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean = model(batch.x)

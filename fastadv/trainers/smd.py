@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import EPGD, Rows, isolated
-from ..data import Dataset
-from ..losses import cross_entropy
+from ..losses import LOSSES
 from ._adversarial import AttackMethod
-from ._fit import Batch, Row
+from ._method import Batch, Row, Source
+from ._parallel import mean
 
 
 @dataclass
@@ -29,6 +29,7 @@ class SMD(AttackMethod):
 
     Args:
         attack: how the way to the boundary is found; its `eps` is the margins, and `alpha` follows where it is None.
+            The loss whose steepness slows growth is the attack's.
         rho: by how much growth shrinks at every grey level of the margin.
         misclassified: margins of samples that are misclassified without attack ``keep`` what they are or are ``reset``
             to what they start at; Algorithm 1 does not say.
@@ -39,6 +40,8 @@ class SMD(AttackMethod):
     misclassified: str = "keep"
 
     kept = ("margins", "histogram")
+    per_sample = ("margins",)
+    repeatable = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,13 +50,15 @@ class SMD(AttackMethod):
         if self.misclassified not in ("keep", "reset"):
             raise ValueError(f"misclassified must be keep or reset, got {self.misclassified!r}")
 
-    def begin(self, train: Dataset, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int, epochs: int) -> None:
         super().begin(train, seed, epochs)
-        whole = (train.bounds[1] - train.bounds[0]) * (math.sqrt(train.x[0].numel()) if self.attack.norm == "l2" else 1)
+        whole = (train.bounds[1] - train.bounds[0]) * (
+            math.sqrt(math.prod(train.sample_shape)) if self.attack.norm == "l2" else 1
+        )
         self.level = whole / 255  # h(x/255): one grey level everywhere
         self.step = math.ceil(255 / epochs) * self.level  # 12
         self.largest = 128 * self.level
-        self.margins = train.x.new_full((len(train),), min(self.step, self.largest))
+        self.margins = torch.full((len(train),), min(self.step, self.largest), device=train.device)
         self.histogram = torch.zeros(epochs, 129, dtype=torch.int64)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -63,12 +68,12 @@ class SMD(AttackMethod):
         loss = F.cross_entropy(clean, batch.y)
         if self.misclassified == "reset":
             self.margins[batch.index[~right]] = min(self.step, self.largest)
-        index = batch.index[right]
+        index, share = batch.index[right], mean(right.float())
         batch.stats |= dict.fromkeys(("gradients", "adversarial_accuracy"), torch.zeros_like(loss))
         if len(index):
             attack = dataclasses.replace(self.attack, eps=self.margins[index].to(batch.x.dtype))
             rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
-            loss = loss + F.cross_entropy(model(rows.x_adv), rows.y)
+            loss = loss + F.cross_entropy(model(rows.x_adv), rows.y, reduction="sum") / (share * len(right))
             self.margins[index] = self.adapted(model, rows).to(self.margins.dtype)
             batch.stats["gradients"] = rows.grads.sum() / len(right)
             batch.stats["adversarial_accuracy"] = (~rows.crossed).sum() / len(right)
@@ -78,7 +83,7 @@ class SMD(AttackMethod):
     def adapted(self, model: nn.Module, rows: Rows) -> Tensor:
         """The margins of attacked samples for the next epoch, [B]."""
         with isolated(model):
-            steepness = ops.row_norms(rows.gradient(cross_entropy), self.attack.norm)
+            steepness = ops.row_norms(rows.gradient(LOSSES[self.attack.loss]), self.attack.norm)
         levels = (rows.eps / self.level + 1e-4).floor()  # 7/255 in float32 are seven
         grown = rows.eps + self.step * self.rho**levels / (1 + steepness)  # 13, 14
         reached = ops.row_norms(rows.x_adv, self.attack.norm, rows.x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..attacks import PGD
 from ..losses import kl, self_paced_consistency
 from ._adversarial import AttackMethod, both, report
-from ._fit import Batch, check_weight
+from ._method import Batch, check_weight
 
 
 @dataclass

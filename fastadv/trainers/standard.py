@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._fit import Batch, Method, check_share
+from ._method import Batch, Method, check_share
 
 
 @dataclass

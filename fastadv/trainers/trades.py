@@ -8,7 +8,7 @@ from torch import Tensor
 from ..attacks import PGD, Attack
 from ..losses import kl
 from ._adversarial import PairedTraining
-from ._fit import check_weight
+from ._method import check_share, check_weight
 
 
 @dataclass
@@ -20,6 +20,7 @@ class TRADES(PairedTraining):
     Args:
         attack: PGD on the same divergence.
         beta: the weight of robustness, 1 / lambda in the paper.
+        label_smoothing: share of the label spread evenly over all classes, in the first term.
     """
 
     attack: Attack = field(
@@ -27,10 +28,16 @@ class TRADES(PairedTraining):
         kw_only=True,
     )
     beta: float = 6.0
+    label_smoothing: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_share("label_smoothing", self.label_smoothing)
         check_weight("beta", self.beta)
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(clean, y) + self.beta * kl(adversarial, clean).mean()
+        return self.clean_loss(clean, y) + self.beta * kl(adversarial, clean).mean()
+
+    def clean_loss(self, clean: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy on clean logits."""
+        return F.cross_entropy(clean, y, label_smoothing=self.label_smoothing)

@@ -1,0 +1,66 @@
+"""``fastadv landing``."""
+
+from dataclasses import dataclass
+
+from .. import report
+from ..attacks import DRA, PGD, Attack
+from ..evaluation import landing, weight_norms
+from ..info import environment
+from ..runs import Run, load_checkpoint
+from ._networks import load_network
+from ._settings import Data, as_yaml
+from ._terminal import console, say
+
+
+@dataclass
+class LandingTest(Data):
+    """Which attack on which samples.
+
+    Args:
+        data: other data than those the network was trained with.
+        eps: L-infinity budget of PGD, from a random start. DRA, drawn beside it, has a mean change of eps/2.55, as
+            strong on a network trained normally where it was published.
+        alpha: PGD's step size; by default eps/10.
+        steps: its steps.
+        limit: how many test samples, from the first on; 0 takes all.
+        at_once: test samples attacked at a time; it decides memory and speed only.
+    """
+
+    data: str | None = None
+    eps: float = 0.1
+    alpha: float | None = None
+    steps: int = 20
+    limit: int = 1000
+    at_once: int = 500
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.at_once < 1:
+            raise ValueError(f"limit and at_once must be numbers of samples, got {self.limit} and {self.at_once}")
+        self.attacks()
+
+    def attacks(self) -> dict[str, Attack]:
+        pgd = PGD(self.eps, self.eps / 10 if self.alpha is None else self.alpha, self.steps)
+        return {"PGD": pgd, "DRA": DRA(self.eps / 2.55)}
+
+
+def land(checkpoint: str, options: LandingTest, out: str) -> None:
+    """``fastadv landing CHECKPOINT``: where PGD moves the samples, weight norms, and PGD's noise beside DRA's."""
+    options.data = options.data or load_checkpoint(checkpoint)["data"]
+    test, attacks = options.load("test"), options.attacks()
+    test = test.take(options.limit) if options.limit else test
+    model, _ = load_network(checkpoint, test)
+    norms = weight_norms(model, test.classes)
+    folder = Run(out, as_yaml(options), environment()).folder
+    found = landing(model, test, attacks["PGD"], batch_size=options.at_once)
+    title = f"PGD-{options.steps} at eps {options.eps:g} on {len(test)} test samples of {test.name}"
+    console.print(report.records_table(found.rows, title))
+    console.print(report.records_table(norms, "norms of the weights in the last layer"))
+    written = [
+        report.write_records(found.rows, folder / "landing.csv"),
+        report.write_confusion(found.confusion, test.classes, folder / "confusion.csv"),
+        report.plot_confusion(found.confusion, test.classes, title, folder / "confusion.png"),
+        report.write_records(norms, folder / "weight_norms.csv"),
+    ]
+    if len(test.sample_shape) == 3:
+        written.append(report.plot_noise(model, test, attacks, folder / "noise.png"))
+    say("written: " + ", ".join(str(path) for path in written))

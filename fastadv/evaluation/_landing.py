@@ -1,0 +1,104 @@
+"""Where untargeted attacks land (Hou: thesis, section 3.3)."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import Attack, Model, checked_logits, isolated
+from ..data import Dataset
+
+
+class LandingRow(NamedTuple):
+    """Where an attack moves the samples of one class, or of ``all``.
+
+    `right`: how many the network classifies correctly; `fooled`: how many of these it does not under attack;
+    `lands_in`: the class that most of them are taken for, and the `share` of them that is; `runner_up`: the share of
+    them that is taken for the class that was second for the sample itself. None where there are no such samples.
+    """
+
+    label: str
+    right: int
+    fooled: int
+    lands_in: str | None
+    share: float | None
+    runner_up: float | None
+
+
+@dataclass(frozen=True)
+class Landing:
+    """`confusion` [K, K]: how many samples of a true class, the row, are predicted as a class under attack, the column.
+    `rows`: one for every class, and the last for all.
+    """
+
+    confusion: Tensor
+    rows: list[LandingRow]
+
+
+def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 500) -> Landing:
+    """Where `attack` moves the samples of `data`, away from their labels.
+
+    Args:
+        model: samples to logits; in eval mode, on the device it is on, and left as it was.
+        data: the samples; their `bounds` go to the attack, their places are their ids.
+        attack: untargeted.
+        batch_size: samples at a time; it decides memory and speed only.
+
+    Raises:
+        ValueError: for a targeted attack, a model of another number of classes than `data` has, or what the attack
+            finds wrong with model or data.
+    """
+    if attack.targeted:
+        raise ValueError("landing: the attack must not be targeted: that decides where it lands")
+    parameter = next(model.parameters(), data.x) if isinstance(model, nn.Module) else data.x
+    data, attack = data.to(parameter.device), dataclasses.replace(attack, bounds=data.bounds)
+    ids = torch.arange(len(data), device=data.y.device)
+    count, found = len(data.classes), []
+    for x, y, part in zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True):
+        x_adv = attack(model, x, y, part)
+        with isolated(model), torch.no_grad():
+            clean = checked_logits(model, x)
+            if clean.shape[1] != count:
+                raise ValueError(f"landing: {data.name} has {count} classes, but the model {clean.shape[1]}")
+            second = clean.scatter(1, y.unsqueeze(1), -torch.inf).argmax(1)
+            found.append(torch.stack((clean.argmax(1), second, model(x_adv).argmax(1))))
+    before, second, after = torch.cat(found, dim=1)
+    confusion = (data.y * count + after).bincount(minlength=count**2).view(count, count)
+    right = before == data.y
+    fooled = right & (after != data.y)
+
+    def row(label: str, own: Tensor) -> LandingRow:
+        gone = after[own & fooled]
+        if len(gone) == 0:
+            return LandingRow(label, int((own & right).sum()), 0, None, None, None)
+        counts = gone.bincount()
+        runner_up = float((gone == second[own & fooled]).double().mean())
+        most = data.classes[int(counts.argmax())], float(counts.max() / len(gone))
+        return LandingRow(label, int((own & right).sum()), len(gone), *most, runner_up)
+
+    rows = [row(name, data.y == k) for k, name in enumerate(data.classes)]
+    return Landing(confusion, [*rows, row("all", torch.ones_like(right))])
+
+
+class WeightNorm(NamedTuple):
+    """The Euclidean norm of the weights of the class `label` in the last linear layer."""
+
+    label: str
+    norm: float
+
+
+def weight_norms(model: nn.Module, classes: Sequence[str]) -> list[WeightNorm]:
+    """How large the weights of each of `classes` are in the last linear layer (Table 3.1).
+
+    A head of cosines uses their directions only. Raises ValueError for a model whose last linear layer has not a row a
+    class.
+    """
+    last = ([None] + [module for module in model.modules() if isinstance(module, nn.Linear)])[-1]
+    if last is None or last.out_features != len(classes):
+        raise ValueError(
+            f"{type(model).__name__} does not end in a linear layer with a row for each of {len(classes)} classes"
+        )
+    return [WeightNorm(*pair) for pair in zip(classes, last.weight.detach().norm(dim=1).tolist(), strict=True)]

@@ -1,0 +1,38 @@
+"""Where attacks land, as a table and as a picture."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ._plots import save
+
+
+def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Path:
+    """Counts [K, K] as CSV: a line a true class, a column a predicted one."""
+    with path.open("w", newline="") as file:
+        lines = ([name, *counts] for name, counts in zip(classes, confusion.tolist(), strict=True))
+        csv.writer(file).writerows([["true class", *classes], *lines])
+    return path
+
+
+def plot_confusion(confusion: Tensor, classes: Sequence[str], title: str, path: Path) -> Path:
+    """Counts [K, K] as shares of the true class, which is the line, in percent."""
+    shares = 100 * confusion.double() / confusion.sum(1, keepdim=True).clamp_min(1)
+    size = 2 + 0.45 * len(classes)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares.numpy(force=True), "Blues", vmin=0, vmax=100)
+    for i, line in enumerate(shares.tolist()):
+        for j, share in enumerate(line):
+            axes.text(
+                j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color="white" if share > 50 else "0.3"
+            )
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=60, ha="right", fontsize="small")
+    axes.set_yticks(places, classes, fontsize="small")
+    axes.set(xlabel="predicted under attack, % of the line", ylabel="true class")
+    axes.set_title(title, fontsize="medium", wrap=True)
+    return save(figure, path)

@@ -1,0 +1,96 @@
+"""What a training method is to the loop."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import Rows
+
+Stats = dict[str, Tensor]
+Row = dict[str, float]
+
+
+class Source(Protocol):
+    """What a method may know of the training data: how many samples, where, of which shape, between which `bounds`."""
+
+    bounds: tuple[float, float]
+    sample_shape: tuple[int, ...]
+    device: torch.device
+
+    def __len__(self) -> int: ...
+
+
+@dataclass
+class Batch:
+    """What a method sees of the data at one step.
+
+    `x` [B, ...] and `y` [B] on the model's device; `index` [B], the samples' places in the data set; `ids` [B], which
+    name the samples to random numbers and are new every epoch; `epoch`, from 0. `stats`: scalars that the method
+    reports; their means over the epoch go into the history. `made`: where it is a list, the attack that the
+    first call of `loss` made goes into it, and the second call takes it.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    ids: Tensor
+    epoch: int
+    stats: Stats = field(default_factory=dict)
+    made: list[Rows] | None = None
+
+
+@dataclass
+class Method(ABC):
+    """A training method: its options are its fields, and it says what is minimised."""
+
+    in_epochs: ClassVar[tuple[str, ...]] = ()  # the options that are epochs, or lists of them
+    kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
+    repeatable: ClassVar[bool] = True  # whether `loss` may be called twice for a batch, and attacks once
+    per_sample: ClassVar[tuple[str, ...]] = ()  # those of them that are tensors [N], with an entry a sample
+
+    def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
+        """Raises ValueError for options out of range."""
+
+    def begin(self, train: Source, seed: int, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare
+        """Called once, before the first epoch of a run of so many."""
+
+    def end_epoch(self, row: Row) -> None:  # noqa: B027 - most methods have nothing to adapt
+        """Called after every epoch with its row of the history."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss to minimise, a mean over `batch`: a scalar with a gradient in the model's parameters.
+
+        Where several processes share a batch, each calls it with its part. What depends on the whole batch goes through
+        `fastadv.trainers.mean`.
+        """
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises ValueError unless `value` is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def check_weight(name: str, value: float) -> None:
+    """Raises ValueError unless `value` is finite and not negative."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def check_count(name: str, value: int, least: int = 0) -> None:
+    """Raises ValueError unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+
+
+def check_epochs(name: str, epochs: Sequence[int]) -> None:
+    """Raises ValueError unless `epochs` are whole numbers from 1 on, in order."""
+    listed = isinstance(epochs, Sequence) and all(isinstance(epoch, int) and epoch > 0 for epoch in epochs)
+    if not listed or list(epochs) != sorted(epochs):
+        raise ValueError(f"{name} must be a list of epochs from 1 on, in order, got {epochs}")

@@ -1,0 +1,81 @@
+"""Several processes that share every batch (``torchrun``); all of it does nothing where there is one."""
+
+import inspect
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ._method import Method
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0; the first writes and speaks."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean of `values` [M] over the parts of a batch that all processes have, a scalar without a gradient.
+
+    Parts may differ in size. Every process must call it as often as the others.
+    """
+    values = values.detach()
+    if processes() == 1:
+        return values.mean()
+    sum_and_count = torch.stack((values.double().sum(), values.new_tensor(len(values), dtype=torch.float64)))
+    dist.all_reduce(sum_and_count)
+    return (sum_and_count[0] / sum_and_count[1]).to(values.dtype)
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of `value` over all processes, without a gradient."""
+    value = value.detach()
+    if processes() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def own_part(index: Tensor) -> Tensor:
+    """Of a batch's samples `index` [B], those that this process has."""
+    return index.tensor_split(processes())[rank()]
+
+
+def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with gradients averaged over all processes.
+
+    Buffers are left alone during an epoch: a network may be called several times before one backward pass, and not
+    equally often by all processes. `agree` makes them one.
+    """
+    if processes() == 1:
+        return network
+    ddp = nn.parallel.DistributedDataParallel
+    name = (
+        "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(ddp).parameters else "broadcast_buffers"
+    )
+    return ddp(network, device_ids=[device] if device.type == "cuda" else None, **{name: False})
+
+
+def agree(model: nn.Module, method: "Method", seen: Tensor) -> None:
+    """Makes the model's buffers and the method's tensors of samples the same in all processes.
+
+    Buffers become the first process's; a sample's entry that of the process that has it `seen` [N] since the last call,
+    which is forgotten.
+    """
+    if processes() == 1:
+        return
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
+    by_any = total(seen.int()) > 0
+    for name in method.per_sample:
+        value = getattr(method, name)
+        of_others = total(torch.where(seen, value, torch.zeros_like(value)))
+        setattr(method, name, torch.where(by_any, of_others, value))
+    seen.zero_()

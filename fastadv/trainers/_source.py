@@ -1,0 +1,106 @@
+"""Where batches come from: tensors in memory, or a loader of the user's."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..data import Dataset
+from ._parallel import own_part, processes
+
+Part = tuple[Tensor, Tensor, Tensor]
+"""Of a batch, what this process has: x [B, ...], y [B], and their places in the data set [B]."""
+
+
+@dataclass
+class Memory:
+    """A data set in memory, on the device of the model: batches in an order that depends on seed and epoch alone."""
+
+    data: Dataset
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        self.bounds, self.sample_shape = self.data.bounds, self.data.sample_shape
+        self.device = self.data.device
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def batches(self) -> int:
+        return len(self._split(torch.arange(len(self))))
+
+    def _split(self, order: Tensor) -> list[Tensor]:
+        parts = list(order.split(self.batch_size))
+        if len(parts) > 1 and len(parts[-1]) < processes():  # every process needs a sample
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts
+
+    def epoch(self, epoch: int, seed: int, skip: int) -> Iterator[tuple[Part, int]]:
+        """This process's parts of the batches of an epoch, but for the first `skip`, and the batches' sizes."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        for whole in self._split(order.to(self.device))[skip:]:
+            index = own_part(whole)
+            yield (self.data.x[index], self.data.y[index], index), len(whole)
+
+
+@dataclass
+class Loaded:
+    """A loader of (x, y) or (x, y, index), whose order is its own affair.
+
+    Without an index, samples are numbered in the order in which they come, which is wrong for methods that keep
+    something of every sample.
+    """
+
+    loader: DataLoader
+    bounds: tuple[float, float]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        try:
+            self.sample_shape = tuple(self.loader.dataset[0][0].shape)
+        except (TypeError, NotImplementedError, AttributeError, IndexError):
+            raise TypeError(
+                "train must be a DataLoader of a data set with a length, whose items are (x, y) or (x, y, index), "
+                "with x a tensor"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.loader.dataset)
+
+    @property
+    def batches(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, epoch: int, seed: int, skip: int) -> Iterator[tuple[Part, int]]:
+        """The batches of an epoch, but for the first `skip`. In several processes, the loader's sampler shares them."""
+        if hasattr(self.loader.sampler, "set_epoch"):
+            self.loader.sampler.set_epoch(epoch)
+        seen = 0
+        for number, (x, y, *index) in enumerate(self.loader):
+            places = index[0] if index else torch.arange(seen, seen + len(y))
+            seen += len(y)
+            if number >= skip:
+                x, y, places = (each.to(self.device, non_blocking=True) for each in (x, y, places))
+                if x.dim() == 4 and x.device.type == "cpu":
+                    x = x.to(memory_format=torch.channels_last)  # as `Dataset.to`
+                yield (x, y, places), len(y) * processes()
+
+
+def source_of(
+    train: Dataset | tuple[Tensor, Tensor] | DataLoader,
+    batch_size: int,
+    bounds: tuple[float, float],
+    device: torch.device,
+) -> Memory | Loaded:
+    """`train` as a source of batches on `device`. Raises TypeError for anything else than a data set or a loader."""
+    if isinstance(train, tuple) and len(train) == 2:
+        x, y = train
+        train = Dataset(x, y, classes=tuple(str(k) for k in range(int(y.max()) + 1)), bounds=bounds, name="train")
+    if isinstance(train, Dataset):
+        return Memory(train.to(device), batch_size)
+    if isinstance(train, DataLoader):
+        return Loaded(train, bounds, device)
+    raise TypeError(f"train must be a fastadv Dataset, tensors (x, y) or a DataLoader, got {type(train).__name__}")

@@ -1,0 +1,251 @@
+"""Runs that are killed, interrupted or short of disk, in processes of their own, and how they go on."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import fastadv.__main__ as command_line
+from fastadv.runs import load_checkpoint
+from fastadv.trainers import METHODS
+
+SERVER = multiprocessing.get_context("forkserver")  # its children have torch already
+SERVER.set_forkserver_preload(["fastadv.__main__"])
+QUICK = ["--per-class", "3", "--epochs", "2", "--batch-size", "8", "--save-every", "2"]
+QUICK += ["--test.attacks", "fgsm", "--test.limit", "10"]
+TIMES = ("seconds", "images_per_second")
+
+
+def command(method: str, folder: Path, *more: str) -> list[str]:
+    return ["train", method, *QUICK, "--out", str(folder), "--resume", "auto", *more]
+
+
+def errors(arguments: list[str]) -> str:
+    """Where a child says what is wrong: beside its run folder."""
+    return arguments[arguments.index("--out") + 1] + ".err"
+
+
+def child(arguments: list[str], step: int, write: int, bytes_at_most: int) -> None:
+    """The command, in a process that kills itself after a step, or in the midst of writing a file; 0 does not."""
+    torch.set_num_threads(1)
+    os.dup2(os.open(errors(arguments), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    counts = {"steps": 0, "writes": 0}
+
+    def die(what: str, at: int) -> None:
+        counts[what] += 1
+        if counts[what] == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    register_optimizer_step_post_hook(lambda *_: die("steps", step))
+    fsync = os.fsync
+    os.fsync = lambda file: (die("writes", write), fsync(file))
+    if bytes_at_most:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_at_most, bytes_at_most))
+    sys.exit(command_line.main(arguments))
+
+
+def run(arguments: list[str], step: int = 0, write: int = 0, bytes_at_most: int = 0) -> int:
+    process = SERVER.Process(target=child, args=(arguments, step, write, bytes_at_most))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def result(folder: Path) -> tuple[Tensor, list[dict[str, float]]]:
+    """The weights of a run, with all that the optimiser and the method remember, and its metrics without times."""
+    found = load_checkpoint(folder)
+    values = [*found["state"].values(), *(each for each in found["kept"].values() if isinstance(each, Tensor))]
+    moments = [value for each in found["optimizer"]["state"].values() for value in each.values()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+    return torch.cat([value.flatten().double() for value in [*values, *moments]]), rows
+
+
+def same(one: Path, other: Path) -> bool:
+    (bits, rows), (others, told) = result(one), result(other)
+    return torch.equal(bits, others) and json.dumps(rows) == json.dumps(told)  # NaN is equal to itself here
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_goes_on_to_the_same_bits(method, tmp_path):
+    """Killed after a random step, then in the midst of writing one of its checkpoints."""
+    chance = random.Random(method)
+    assert run(command(method, tmp_path / "whole")) == 0
+    assert run(command(method, tmp_path / "killed"), step=chance.randint(1, 7)) == -signal.SIGKILL
+    assert run(command(method, tmp_path / "killed"), write=chance.randint(1, 3)) in (-signal.SIGKILL, 0)
+    assert run(command(method, tmp_path / "killed")) == 0
+    assert same(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path):
+    folder = tmp_path / "run"
+    # config.yaml, environment.json, then the checkpoints after 2 steps, 4 (an epoch), 6 and 8.
+    assert run(command("standard", folder), write=5) == -signal.SIGKILL
+    assert (load_checkpoint(folder)["epoch"], load_checkpoint(folder)["step"]) == (1, 0)
+    assert [path.name for path in folder.glob(".checkpoint*")], "it was in the midst"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_stop(number, tmp_path):
+    long = command("standard", tmp_path / "run", "--epochs", "400")
+    process = SERVER.Process(target=child, args=(long, 0, 0, 0))
+    process.start()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.is_alive() and not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 130
+    assert f"all is saved: go on with --resume auto --out {tmp_path / 'run'}" in Path(errors(long)).read_text()
+    saved = load_checkpoint(tmp_path / "run")
+    assert 3 < saved["epoch"] < 400
+    assert len(saved["history"]) == saved["epoch"]
+    assert run(long, step=1) == -signal.SIGKILL  # it goes on
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+    for name in ("whole", "run"):
+        assert run(command("smd", tmp_path / name)) == 0
+    last, before = tmp_path / "run" / "checkpoint.pt", tmp_path / "run" / "previous.pt"
+    assert load_checkpoint(before)["step"] == 2
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="checkpoint.pt is damaged.*going on from previous.pt"):
+        assert command_line.main(command("smd", tmp_path / "run")) == 0
+    assert same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_with_both_damaged_a_run_says_so(tmp_path, capfd):
+    assert run(command("standard", tmp_path / "run")) == 0
+    for name in ("checkpoint.pt", "previous.pt"):
+        (tmp_path / "run" / name).write_bytes(b"something else")
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert command_line.main(command("standard", tmp_path / "run")) == 2
+    assert "previous.pt is damaged, or no checkpoint of fastadv" in capfd.readouterr().err
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    folder, short = tmp_path / "run", ["--epochs", "1"]
+    assert run(command("standard", folder, *short)) == 0
+    before = (folder / "checkpoint.pt").read_bytes()
+    longer = [each.replace("epochs: 1", "epochs: 2") for each in (folder / "config.yaml").read_text().splitlines(True)]
+    (folder / "config.yaml").write_text("".join(longer))
+    assert run(command("standard", folder), bytes_at_most=100_000) == 2
+    told = Path(errors(command("standard", folder))).read_text()
+    assert f"cannot write a checkpoint to {folder}" in told
+    assert "the last one that was written stands; make room" in told
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    assert not list(folder.glob(".checkpoint*"))
+    assert run(command("standard", folder)) == 0
+    assert run(command("standard", tmp_path / "whole")) == 0
+    assert same(folder, tmp_path / "whole")
+
+
+def test_checkpoints_that_are_kept(tmp_path):
+    more = ["--epochs", "4", "--keep-every", "2", "--held-out", "8", "--save-every", "0"]
+    assert run(command("standard", tmp_path / "run", *more)) == 0
+    names = {path.name for path in (tmp_path / "run").glob("*.pt")}
+    assert names == {"checkpoint.pt", "previous.pt", "best.pt", "epoch-0002.pt", "epoch-0004.pt"}
+    best = load_checkpoint(tmp_path / "run" / "best.pt")
+    figures = [row["avg_aa"] for row in load_checkpoint(tmp_path / "run")["history"]]
+    assert figures[best["epoch"] - 1] == max(figures)
+    assert load_checkpoint(tmp_path / "run" / "epoch-0002.pt")["epoch"] == 2
+    assert all("held_out_accuracy" in row for row in best["history"])
+
+
+# Several processes
+
+WORKER = """
+import os, sys, torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from fastadv.__main__ import main
+
+steps = []
+
+def die(*_):
+    steps.append(1)
+    if os.environ["RANK"] == "1" and len(steps) == {at}:
+        os._exit(9)
+
+register_optimizer_step_post_hook(die)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def torchrun(tmp_path: Path, arguments: list[str], at: int = 0) -> subprocess.CompletedProcess:
+    """The command in two processes; the second ends after step `at`, if that is not 0."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(at=at))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([*launch, *arguments], capture_output=True, text=True, env=environ, timeout=300)
+
+
+def test_torchrun_trains_as_one_process_and_goes_on_after_a_death(tmp_path):
+    killed = torchrun(tmp_path, command("smd", tmp_path / "two"), at=6)
+    assert killed.returncode != 0
+    assert "exitcode" in killed.stderr, "torchrun says which process died"
+    assert "all is saved" not in killed.stderr
+    assert load_checkpoint(tmp_path / "two")["epoch"] == 1
+    again = torchrun(tmp_path, command("smd", tmp_path / "two"))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("smd: epoch 2/2") == 1, "one of them speaks"
+    assert run(command("smd", tmp_path / "one")) == 0
+    (weights, rows), (alone, expected) = result(tmp_path / "two"), result(tmp_path / "one")
+    torch.testing.assert_close(weights, alone, rtol=2e-3, atol=2e-3)
+    for row, wanted in zip(rows, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=2e-2, abs=1e-3)
+    assert (tmp_path / "two" / "table.csv").is_file()
+
+
+def test_what_one_process_finds_wrong_all_say(tmp_path):
+    (tmp_path / "two").mkdir()
+    found = torchrun(tmp_path, ["train", "standard", *QUICK, "--out", str(tmp_path / "two")])
+    assert found.returncode != 0
+    assert "runs are never overwritten" in found.stderr
+    assert "fastadv/commands" not in found.stderr, "and none of them shows where"
+
+
+# Where metrics go
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert run(command("standard", tmp_path / "run", "--log", "tensorboard")) == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [each.value for each in events.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
+    assert [each.step for each in events.Scalars("clean_accuracy")] == [1, 2]
+
+
+def test_wandb_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "fastadv", *command("standard", tmp_path / "run", "--log", "wandb")],
+            capture_output=True,
+            timeout=300,
+        ).returncode
+        == 0
+    )
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert kept.stat().st_size > 0
+
+
+def test_an_unknown_log(tmp_path, capfd):
+    assert command_line.main(command("standard", tmp_path / "run", "--log", "tensorbord")) == 2
+    assert "log must be of tensorboard, wandb, got 'tensorbord'" in capfd.readouterr().err
