@@ -25,6 +25,7 @@ from .commands import (
     launched,
     list_recipes,
     measure_corruptions,
+    report_runs,
     reproduce,
     train,
     transfer_between,
@@ -93,6 +94,9 @@ def parser() -> Parser:
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
     sub.add_argument("names", type=str, nargs="*", help="recipes, or patterns such as 'blind-fashion-mnist-*'")
     sub.add_argument("--list", action="store_true", help="all recipes, and where they were published")
+    sub = add(commands, "report", "One HTML page of the tables and figures of many runs.", config=False)
+    sub.add_argument("runs", type=str, nargs="*", help="the --out of train, compare, evaluate, corruptions, reproduce")
+    sub.add_argument("--out", type=str, required=True, help="a new folder for the page and its figures")
     add(commands, "info", "What is installed, which kernels run, and how to repair what is missing.", config=False)
     return main
 
@@ -140,6 +144,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         train(name, _build(METHODS[name], options), _build(Training, options), options.test)
     elif command == "reproduce":
         list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
+    elif command == "report":
+        report_runs(options.runs, options.out)
     elif command == "transfer":
         transfer_between(options.models, _build(Data, options), _build(Testing, options), options.out)
     elif command == "features":

@@ -5,6 +5,7 @@ from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
 from ._landing import LandingTest, land
 from ._launch import joined, launched
+from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._train import compare, train
@@ -27,6 +28,7 @@ __all__ = [
     "launched",
     "list_recipes",
     "measure_corruptions",
+    "report_runs",
     "reproduce",
     "train",
     "transfer_between",

@@ -162,6 +162,7 @@ def plot_histories(histories: Mapping[str, History], folder: Path) -> None:
 def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module], test: Dataset, theta: float) -> None:
     """Prints the table and writes it to `folder`, with the figures that can be drawn of these models."""
     report.write_table(entries, theta, folder / "table.csv")
+    report.write_evaluation(entries, test, theta, folder)
     results = entries[0].evaluation.results
     for name, result in results.items():
         if result.curve is not None:

@@ -34,6 +34,10 @@ class AACurve:
 
         Raises ValueError unless theta is positive.
         """
+        return float(self.averages(theta).mean())
+
+    def averages(self, theta: float) -> Tensor:
+        """For every sample [N], the share of [0, theta] at which it is classified correctly; see `average`."""
         if not 0 < theta < math.inf:
             raise ValueError(f"avg-AA: theta must be positive, got {theta}")
         edges = self.flips.double().clamp(max=theta)
@@ -41,7 +45,7 @@ class AACurve:
         lengths = torch.cat((edges, ends), 1).diff(dim=1, prepend=torch.zeros_like(ends))
         lengths[:, 0::2] *= self.correct.unsqueeze(1)  # as classified clean
         lengths[:, 1::2] *= ~self.correct.unsqueeze(1)  # after an odd number of flips
-        return float(lengths.sum(dim=1).mean() / theta)
+        return lengths.sum(dim=1) / theta
 
     @staticmethod
     def join(parts: "list[AACurve]") -> "AACurve":

@@ -1,11 +1,12 @@
-"""Figures, written as PNG files."""
+"""Figures, written as PNG or SVG files."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -18,9 +19,108 @@ History = Sequence[Mapping[str, float]]
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG."""
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    """Writes a figure as PNG or SVG, the same bytes for the same figure."""
+    with rc_context({"svg.hashsalt": "fastadv"}):
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=150, bbox_inches="tight", metadata=metadata)
     return path
+
+
+def plot_lines(
+    lines: Mapping[str, Mapping[float, float]],
+    xlabel: str,
+    ylabel: str,
+    path: Path,
+    *,
+    percent: bool = False,
+    among: Sequence[str] = (),
+) -> Path:
+    """A line an entry, y by x; `percent` for y from 0 to 100.
+
+    `among`, here and below: all names that several figures show, so that each has the same colour in all of them.
+    """
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for label, points in lines.items():
+        x = sorted(points)
+        axes.plot(x, [points[value] for value in x], marker=".", label=label, **_look(label, among or list(lines)))
+    axes.ticklabel_format(useOffset=False)
+    axes.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (0, 100)} if percent else {}))
+    if xlabel == "epoch":
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    _legend_below(figure)
+    return save(figure, path)
+
+
+def _style(i: int) -> str:
+    """Of the line at place `i`: there are ten colours."""
+    return ("-", ":", "--", "-.")[i // 10 % 4]
+
+
+def _look(name: str, among: Sequence[str]) -> dict[str, str]:
+    place = list(among).index(name)
+    return {"color": f"C{place}", "linestyle": _style(place)}
+
+
+def _legend_below(figure: Figure) -> None:
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    columns = max(1, min(4, len(names), 50 // max(map(len, names))))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="medium")
+
+
+def plot_distances(
+    curves: Mapping[str, AACurve], limit: float, attack: str, path: Path, *, among: Sequence[str] = ()
+) -> Path:
+    """How many of the samples that are classified correctly first change their class at which perturbation size.
+
+    What takes more than `limit` is counted in the last of 40 bins.
+    """
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    edges = torch.linspace(0, limit, 41)
+    for name, curve in curves.items():
+        nearest = curve.flips[curve.correct].amin(1).clamp(max=limit)
+        counts = torch.histogram(nearest.cpu().float(), edges)[0]
+        label = f"{name}: {int(curve.correct.sum())} correct"
+        axes.stairs(counts.tolist(), edges.tolist(), label=label, **_look(name, among or list(curves)))
+    axes.set(xlabel=f"margin: size of the smallest perturbation ({attack}, RMS norm)", ylabel="test samples")
+    axes.set(xlim=(0, limit), ylim=(0, None))
+    axes.grid(alpha=0.3)
+    _legend_below(figure)
+    return save(figure, path)
+
+
+def plot_heat_map(values: Mapping[str, Mapping[str, float]], path: Path) -> Path:
+    """Percentages by row and column, each written into its square; what is missing is left white."""
+    columns = list(dict.fromkeys(column for row in values.values() for column in row))
+    figure = Figure(figsize=(max(5, 3 + 0.5 * len(columns)), 2 + 0.25 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    grid = [[row.get(column, math.nan) for column in columns] for row in values.values()]
+    axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for i, j in ((i, j) for i in range(len(grid)) for j in range(len(columns)) if not math.isnan(grid[i][j])):
+        colour = "w" if grid[i][j] < 60 else "k"
+        axes.text(j, i, f"{grid[i][j]:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize="small")
+    axes.set_yticks(range(len(values)), list(values), fontsize="small")
+    return save(figure, path)
+
+
+def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path, *, among: Sequence[str] = ()) -> Path:
+    """Percentages: a group of bars for each inner name, one above the other, in it a bar an entry."""
+    names = list(dict.fromkeys(name for bars in values.values() for name in bars))
+    height = 0.8 / len(values)
+    figure = Figure(figsize=(5, 1.5 + len(names) * max(0.22, 0.12 * len(values))), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, bars) in enumerate(values.items()):
+        places = [names.index(name) + (i + 0.5) * height - 0.4 for name in bars]
+        colour = _look(label, among or list(values))["color"]
+        axes.barh(places, list(bars.values()), height, color=colour, label=label)
+    axes.set_yticks(range(len(names)), names, fontsize="small")
+    axes.set(xlabel=xlabel, xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+    _legend_below(figure)
+    return save(figure, path)
 
 
 def draw_panels(
@@ -34,8 +134,7 @@ def draw_panels(
         axes = figure.add_subplot(rows, columns, place)
         for i, (label, points) in enumerate(lines.items()):
             x = sorted(value for value in points if value is not None)
-            style = "-:"[i // 10 % 2]  # there are ten colours
-            axes.plot(x, [points[value] for value in x], style, color=f"C{i}", marker=".", label=label)
+            axes.plot(x, [points[value] for value in x], _style(i), color=f"C{i}", marker=".", label=label)
             if None in points:
                 axes.axhline(points[None], color=f"C{i}", linestyle="--", linewidth=1)
         axes.set_title(name, fontsize="medium")
@@ -47,19 +146,21 @@ def draw_panels(
     return figure
 
 
-def plot_aa_curves(curves: Mapping[str, AACurve], theta: float, attack: str, path: Path) -> Path:
+def plot_aa_curves(
+    curves: Mapping[str, AACurve], theta: float, attack: str, path: Path, *, among: Sequence[str] = ()
+) -> Path:
     """AA(eps) of several models under one attack, to twice `theta`, which bounds the average that the legend gives."""
-    figure = Figure(figsize=(6, 4))
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
     axes = figure.subplots()
     budgets = [2 * theta * i / 200 for i in range(201)]
     for name, curve in curves.items():
         label = f"{name}: avg-AA({theta:g}) = {100 * curve.average(theta):.1f}"
-        axes.plot(budgets, [100 * curve(eps) for eps in budgets], label=label)
+        axes.plot(budgets, [100 * curve(eps) for eps in budgets], label=label, **_look(name, among or list(curves)))
     axes.axvline(theta, color="0.7", linewidth=1, linestyle="--")
     axes.set(xlabel=f"budget eps ({attack}, RMS norm)", ylabel="adversarial accuracy AA(eps), %")
     axes.set(xlim=(0, 2 * theta), ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend()
+    _legend_below(figure)
     return save(figure, path)
 
 

@@ -12,7 +12,7 @@ from ..recipes import Figure, Recipe
 from ._plots import History, draw_gradients, draw_panels, save
 
 
-def _text(value: float, figure: Figure) -> str:
+def figure_text(value: float, figure: Figure) -> str:
     """An accuracy in percent, or a norm or gradient as it is."""
     return f"{value:.4g}" if figure.name.endswith("norm") or figure.name.startswith("gradient") else f"{value:.1f}"
 
@@ -26,9 +26,9 @@ def figures_table(recipe: Recipe, figures: Sequence[Figure], settings: str) -> T
     for figure in figures:
         printed, difference = "", ""
         if figure.printed is not None:
-            printed, difference = f"{figure.printed:g}", _text(figure.measured - figure.printed, figure)
+            printed, difference = f"{figure.printed:g}", figure_text(figure.measured - figure.printed, figure)
             difference = difference if difference.startswith("-") else f"+{difference}"
-        shown.add_row(figure.name, _text(figure.measured, figure), printed, difference)
+        shown.add_row(figure.name, figure_text(figure.measured, figure), printed, difference)
     return shown
 
 
@@ -76,7 +76,7 @@ def markdown(results: Mapping[str, Sequence[Figure]], notes: Sequence[str]) -> s
         for figures in results.values():
             found = next((figure for figure in figures if figure.name == name), None)
             printed = f" ({found.printed:g})" if found and found.printed is not None else ""
-            cells.append(_text(found.measured, found) + printed if found else "")
+            cells.append(figure_text(found.measured, found) + printed if found else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *notes]) + "\n"
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..evaluation import Evaluation, Outcome
 
 Row = Mapping[str, float | str]
+LOWER_IS_BETTER = {"seconds_per_epoch"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ def rows(entries: Sequence[Entry], theta: float) -> list[dict[str, float | str]]
             row["seconds_per_epoch"] = entry.seconds
         table.append(row)
     return table
+
+
+def cell_text(column: str, value: float) -> str:
+    """A value of `rows` as it is shown: accuracies in percent."""
+    if column.endswith("_norm"):
+        return f"{value:.4f}"
+    return f"{value:.1f}" if column == "seconds_per_epoch" else f"{100 * value:.1f}"
 
 
 def attack_rows(entries: Sequence[Entry]) -> list[dict[str, float | str]]:
@@ -110,11 +118,12 @@ def attacks_table(entries: Sequence[Entry]) -> Table:
     for column, head in COLUMNS.items():
         shown.add_column(head, justify="left" if column in ("method", "attack", "norm") else "right")
     for row in attack_rows(entries):
-        shown.add_row(*(_cell(column, value) for column, value in row.items()))
+        shown.add_row(*(attack_text(column, value) for column, value in row.items()))
     return shown
 
 
-def _cell(column: str, value: float | str) -> str:
+def attack_text(column: str, value: float | str) -> str:
+    """A value of `attack_rows` as it is shown."""
     if isinstance(value, str):
         return value
     if column in ("accuracy", "low", "high"):
@@ -139,7 +148,6 @@ def table(entries: Sequence[Entry], theta: float) -> Group:
     shown = Table(caption=note, caption_justify="left")
     for column in values[0]:
         shown.add_column(heads[column], justify="left" if column == "method" else "right")
-    lower_is_better = {"seconds_per_epoch"}
     for entry, row in zip(entries, values, strict=True):
         accuracies, cells = outcomes(entry.evaluation), []
         for column, value in row.items():
@@ -147,9 +155,8 @@ def table(entries: Sequence[Entry], theta: float) -> Group:
                 cells.append(value)
                 continue
             numbers = [other[column] for other in values]
-            best = min(numbers) if column in lower_is_better else max(numbers)
-            percent = column in accuracies or column.endswith("_avg_aa")
-            text = f"{100 * value:.1f}" if percent else f"{value:.4f}" if column.endswith("_norm") else f"{value:.1f}"
+            best = min(numbers) if column in LOWER_IS_BETTER else max(numbers)
+            text = cell_text(column, value)
             text = f"[bold]{text}[/bold]" if value == best and len(values) > 1 else text
             if column in accuracies:
                 low, high = accuracies[column].interval

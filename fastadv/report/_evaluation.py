@@ -1,0 +1,46 @@
+"""What an evaluation found of every sample, as files of a run folder."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..attacks import Attack
+from ..data import Dataset
+from ._table import Entry
+
+
+def write_evaluation(entries: Sequence[Entry], test: Dataset, theta: float, folder: Path) -> None:
+    """``evaluation.json`` and ``evaluation.npz``, which `fastadv report` reads: all fields of every `Evaluation`.
+
+    Tensors are in the second, by their path in the first: ``blind/results/pgd/correct`` is of shape [N]. With them go
+    `theta`, up to which accuracies are averaged, and the SHA-256 of the samples and labels of `test`: only models
+    evaluated on the same samples are compared pair by pair.
+    """
+    digest = hashlib.sha256(test.x.numpy(force=True).tobytes() + test.y.numpy(force=True).tobytes()).hexdigest()
+    arrays: dict[str, np.ndarray] = {}
+    about = {"theta": theta, "test_sha256": digest}
+    found = {entry.name: about | _plain(entry.evaluation, entry.name, arrays) for entry in entries}
+    (folder / "evaluation.json").write_text(json.dumps(found, indent=2, default=str) + "\n")
+    np.savez_compressed(folder / "evaluation.npz", **arrays)
+
+
+def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` as JSON has it; its tensors go into `arrays`, by the `path` to each."""
+    if isinstance(value, Tensor):
+        arrays[path] = value.numpy(force=True)
+        return None
+    if dataclasses.is_dataclass(value):
+        kind = {"class": type(value).__name__} if isinstance(value, Attack) else {}
+        value = kind | {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        items = {key: _plain(each, f"{path}/{key}", arrays) for key, each in value.items()}
+        return {key: each for key, each in items.items() if f"{path}/{key}" not in arrays}
+    if isinstance(value, list | tuple):
+        return [_plain(each, f"{path}/{i}", arrays) for i, each in enumerate(value)]
+    return value

@@ -1,0 +1,272 @@
+"""One HTML page of many runs, with nothing outside it, and its figures as files."""
+
+import base64
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ._compare import (
+    Grid,
+    Published,
+    Tested,
+    comparison,
+    corruptions,
+    every_attack,
+    is_number,
+    plain,
+    published,
+    settings,
+)
+from ._folders import RunFolder, folder_of, labels
+from ._plots import plot_aa_curves, plot_bars, plot_distances, plot_heat_map, plot_lines
+
+_SHOWN = ("theta", "test_sha256", "data", "label", "natural", "results")
+_NO_CURVE = ("epoch", "seconds", "images_per_second")
+_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page: its caption, the files that its numbers are from, and itself as a data URI."""
+
+    caption: str
+    sources: list[Path]
+    uri: str
+
+
+@dataclass
+class Section:
+    """A part of the page."""
+
+    title: str
+    note: str = ""
+    grids: list[Grid] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    extras: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(runs: Sequence[RunFolder], folder: Path) -> Path:
+    """``report.html`` of `runs`, and every figure drawn for it as PNG and SVG beside it.
+
+    The page holds its figures, style and script, and asks for nothing from elsewhere. Raises ValueError where files of
+    a run do not fit each other.
+    """
+    page = Page(runs, folder)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    path = folder / "report.html"
+    path.write_text(environment.get_template("page.html").render(page=page), encoding="utf-8")
+    return path
+
+
+class Page:
+    """What ``page.html`` shows."""
+
+    def __init__(self, runs: Sequence[RunFolder], folder: Path):
+        self.runs = [each for run in runs for each in run.all]
+        self.tops, self.folder, self.names = runs, folder, labels(runs)
+        shown = [self.label(run) for run in self.runs if run.history or run.figures or run.corruptions]
+        self.order = list(dict.fromkeys([*(tested.label for tested in self.tested()), *shown]))
+        self.files = {run.folder / name: digest for run in self.runs for name, digest in run.files.items()}
+        parts = (self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own)
+        self.sections = [section for part in parts for section in part() if section.grids or section.pictures]
+
+    def draw(self, name: str, caption: str, sources: Sequence[Path], plot: Callable[[Path], Any]) -> Picture:
+        """Draws a figure as SVG, which the page holds, and as PNG."""
+        taken = {path.stem for path in self.folder.glob("*.svg")}
+        stem = next(each for i in range(len(taken) + 1) if (each := f"{name}-{i}" if i else name) not in taken)
+        plot(self.folder / f"{stem}.png")
+        plot(self.folder / f"{stem}.svg")
+        return Picture(caption, list(dict.fromkeys(sources)), _uri(self.folder / f"{stem}.svg"))
+
+    def number(self, path: Path) -> int:
+        """The place of a file among those that were read."""
+        return list(self.files).index(path) + 1
+
+    def label(self, run: RunFolder) -> str:
+        """What the network is called that a run folder is about."""
+        return self.called(run.config.get("checkpoint") or run.folder)
+
+    def called(self, checkpoint: str | Path) -> str:
+        """What the network of a checkpoint is called: as its run is, where that is reported too."""
+        return self.names.get(folder_of(checkpoint), folder_of(checkpoint).name)
+
+    def tested(self) -> list[Tested]:
+        """Every model of every evaluation.json."""
+        return [
+            Tested(self.names[run.home(name)], run, name, self.called(source) if source else "")
+            for run in self.runs
+            for name in run.evaluations
+            for source in [run.config.get("transfer_from")]
+        ]
+
+    def compared(self) -> list[Section]:
+        """A section for each test set: its table, AA curves, margins, and accuracies over budgets."""
+        groups: dict[str, list[Tested]] = {}
+        for tested in self.tested():
+            groups.setdefault(settings(tested), []).append(tested)
+        sections = []
+        for models in groups.values():
+            about = models[0].about
+            title = f"{len(models[0].right)} test samples of {about['data']}"
+            away = "true label" if about["label"] == "true" else "model's own prediction"
+            note = f"Attacks move away from the {away}. Below an accuracy, its 95 % Wilson interval, from attacks.csv."
+            grids = [comparison(f"Accuracy in % on {title}", models), every_attack(models)]
+            section = Section(f"Models on {title}", note, grids)
+            section.extras = {
+                f"{model.label}: {key}": yaml.safe_dump(value, sort_keys=False)
+                for model in models
+                for key, value in model.about.items()
+                if key not in _SHOWN and value
+            }
+            direct = [model for model in models if not model.source]
+            for attack in dict.fromkeys(name for model in direct for name in model.curves):
+                having = [model for model in direct if attack in model.curves]
+                curves, files = {m.label: m.curves[attack] for m in having}, _files(having, "evaluation.npz")
+                theta = about["theta"]
+                caption = f"Accuracy where the perturbations of {attack} are cut off at eps"
+                plot = partial(plot_aa_curves, curves, theta, attack, among=self.order)
+                section.pictures.append(self.draw(f"aa_{attack}", caption, files, plot))
+                caption = f"Margins under {attack} of correctly classified samples; above {2 * theta:g} in the last bin"
+                plot = partial(plot_distances, curves, 2 * theta, attack, among=self.order)
+                section.pictures.append(self.draw(f"margins_{attack}", caption, files, plot))
+            section.pictures += self.over_budgets(direct)
+            sections.append(section)
+        return sections
+
+    def over_budgets(self, models: Sequence[Tested]) -> list[Picture]:
+        """Accuracy over eps, of attacks that were run at several; at 0 the clean accuracy."""
+        lines: dict[str, dict[str, dict[float, float]]] = {}
+        for model in models:
+            for name, result in model.results.items():
+                if "eps" in result["attack"]:
+                    points = lines.setdefault(name, {}).setdefault(model.label, {0.0: 100 * model.accuracy("clean")})
+                    points[result["attack"]["eps"]] = 100 * model.accuracy(name)
+            for row in model.run.sweep:
+                points = lines.setdefault(row["attack"], {}).setdefault(model.label, {})
+                points[float(row["eps"])] = 100 * float(row["accuracy"])
+        swept = [model.run.folder / "sweep.csv" for model in models if model.run.sweep]
+        return self.draw_budgets(lines, [*_files(models, "table.csv"), *swept])
+
+    def draw_budgets(self, lines: dict[str, dict[str, dict[float, float]]], files: Sequence[Path]) -> list[Picture]:
+        """Accuracies by attack, model and budget, where there is more than the clean one and another."""
+        return [
+            self.draw(
+                f"eps_{attack.replace(' ', '_')}",
+                f"Accuracy under {attack} over its budget",
+                files,
+                partial(plot_lines, of_models, "eps", f"accuracy under {attack}, %", percent=True, among=self.order),
+            )
+            for attack, of_models in lines.items()
+            if any(len(points) > 2 for points in of_models.values())
+        ]
+
+    def published(self) -> list[Section]:
+        """A section for each folder of ``fastadv reproduce`` and the data of its recipes."""
+        groups: dict[tuple[str, str], list[Published]] = {}
+        for top in self.tops:
+            for run in (run for run in top.all if run.figures):
+                key = str(top.folder), run.config.get("data") or ""
+                groups.setdefault(key, []).append(Published(self.label(run), run))
+        sections = []
+        for (folder, data), models in groups.items():
+            note = "Measured, in brackets as printed, and the difference. Percent; norms and gradients as they are."
+            section = Section(f"Published experiments{data and f' on {data}'}: {folder}", note)
+            section.grids = published(models)
+            lines: dict[str, dict[str, dict[float, float]]] = {}
+            for model in models:
+                clean = next((figure.measured for figure in model.run.figures if figure.name == "clean"), math.nan)
+                for attack, figures in model.by_attack().items():
+                    points = {float(what): figure.measured for what, figure in figures if is_number(what)}
+                    if points and " from " not in attack:
+                        lines.setdefault(attack, {})[model.label] = {0.0: clean} | points
+            section.pictures = self.draw_budgets(lines, [model.run.folder / "figures.csv" for model in models])
+            sections.append(section)
+        return sections
+
+    def transferred(self) -> list[Section]:
+        """The heat map of accuracies under samples made on other networks."""
+        values: dict[str, dict[str, float]] = {}
+        files = []
+        for model in (model for model in self.tested() if model.source):
+            files.append(model.run.folder / "table.csv")
+            for name in (name for name in model.results if name not in model.curves):
+                values.setdefault(model.head(name), {})[model.label] = 100 * model.accuracy(name)
+        for run in self.runs:
+            models = run.config.get("models", []) if run.transfer else []
+            called = {name: self.called(given) for given in models for name in (given, Path(given).name)}
+            for row in (row for row in run.transfer if row["source"]):
+                attack = f"{row['attack']} from {called.get(row['source'], row['source'])}"
+                target = called.get(row["target"], row["target"])
+                values.setdefault(attack, {})[target] = 100 * float(row["accuracy"])
+            files += [run.folder / "transfer.csv"] if run.transfer else []
+            made = [figure for figure in run.figures if " from " in figure.name and "norm" not in figure.name]
+            files += [run.folder / "figures.csv"] if made else []
+            for figure in made:
+                values.setdefault(figure.name, {})[self.label(run)] = figure.measured
+        if not values:
+            return []
+        plot = partial(plot_heat_map, values)
+        caption = "Accuracy in % under samples made on another network: a row an attack, a column a model"
+        return [Section("Transfer", pictures=[self.draw("transfer", caption, files, plot)])]
+
+    def corrupted(self) -> list[Section]:
+        """Accuracies under common corruptions, as a table and as bars."""
+        runs = {self.label(run): run for run in self.runs if run.corruptions}
+        if not runs:
+            return []
+        grid = corruptions(runs)
+        bars = {label: {head: cell.value for head, cell in row.items()} for label, row in grid.rows.items()}
+        plot = partial(plot_bars, bars, "accuracy, %, mean over severities", among=self.order)
+        files = [run.folder / "corruptions.csv" for run in runs.values()]
+        return [Section("Common corruptions", "", [grid], [self.draw("corruptions", grid.title, files, plot)])]
+
+    def trained(self) -> list[Section]:
+        """What training reported after every epoch, a figure a quantity."""
+        runs = {self.label(run): run for run in self.runs if run.history}
+        section = Section("Training")
+        for key in dict.fromkeys(key for run in runs.values() for key in run.history[0] if key not in _NO_CURVE):
+            having = {label: run for label, run in runs.items() if key in run.history[0]}
+            percent = key.endswith("accuracy")
+            lines = {
+                label: {row["epoch"]: row[key] * (100 if percent else 1) for row in run.history}
+                for label, run in having.items()
+            }
+            name = key.replace("_", " ")
+            ylabel = name + (", %" if percent else "")
+            plot = partial(plot_lines, lines, "epoch", ylabel, percent=percent, among=self.order)
+            files = [run.folder / "metrics.jsonl" for run in having.values()]
+            section.pictures.append(self.draw(f"training_{key}", f"{name} in training", files, plot))
+        return [section]
+
+    def own(self) -> list[Section]:
+        """What runs drew, such as example images and margins in training, and tables of other experiments."""
+        pictures = [
+            Picture(f"{path.stem.replace('_', ' ')} of {run.folder}", [path], _uri(path))
+            for run in self.runs
+            for path in run.pictures
+        ]
+        grids = [plain(run) for run in self.runs if run.table and not run.evaluations]
+        return [Section("As the runs have it", "Tables and figures that were not made anew.", grids, pictures)]
+
+    def about(self, run: RunFolder) -> dict[str, str]:
+        """Configuration, environment and full evaluation of a run, as text."""
+        parts = {"config.yaml": run.config, "evaluation.json": run.evaluations}
+        shown = {name: yaml.safe_dump(part, sort_keys=False) for name, part in parts.items() if part}
+        return shown | ({"environment.json": json.dumps(run.environment, indent=2)} if run.environment else {})
+
+
+def _files(models: Sequence[Tested], name: str) -> list[Path]:
+    return [model.run.folder / name for model in models]
+
+
+def _uri(path: Path) -> str:
+    return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,391 @@
+"""fastadv report: every number is a file's, differences are told from chance, and the page needs nothing else."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy import stats
+from toys import linear, samples
+
+from fastadv import report
+from fastadv.__main__ import main
+from fastadv.attacks import FGSM, DeepFool
+from fastadv.data import Dataset
+from fastadv.evaluation import AACurve, Evaluation, Finding, Outcome, Result, evaluate
+from fastadv.recipes import Figure
+from fastadv.report import Entry, paired_bootstrap, read_run, write_evaluation, write_table
+from fastadv.runs import Run
+
+N = 200
+THETA = 0.1
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def evaluation(clean: int, fgsm: int, *, eps: float = 0.1, flip: float = 0.05) -> Evaluation:
+    """Of N samples the first `clean` are classified correctly, `fgsm` of them under attack; all flip at `flip`."""
+    place, grads = torch.arange(N), torch.ones(N, dtype=torch.int64)
+    attacked = Result(place < fgsm, FGSM(eps=eps), torch.full((N,), eps), grads, 1.0)
+    flips = torch.full((N, 1), flip)
+    nearest = Result(place < 0, DeepFool(), flips[:, 0], 9 * grads, 1.0, AACurve(place < clean, flips))
+    return Evaluation("toys", "true", Outcome(place < clean), {"fgsm": attacked, "deepfool": nearest})
+
+
+def toys(seed: int = 0) -> Dataset:
+    return Dataset(samples(N, 4, seed=seed), torch.arange(N) % 3, ("a", "b", "c"), name="toys")
+
+
+def run_folder(path: Path, models: dict[str, Evaluation], test: Dataset, config: str = "data: toys\n") -> Path:
+    run = Run(path, config, {"torch": "2"})
+    entries = [Entry(name, found, 2.0) for name, found in models.items()]
+    write_table(entries, THETA, path / "table.csv")
+    write_evaluation(entries, test, THETA, path)
+    for epoch in (1, 2):
+        run.log({"epoch": epoch, "loss": 1 / epoch, "clean_accuracy": 0.25 * epoch, "lr": 0.1, "seconds": 1.0})
+    return path
+
+
+@dataclass
+class Shown:
+    """A number in the page, in the row of the model called `model`."""
+
+    model: str
+    text: str
+    mark: str
+    value: float
+    file: Path
+    row: str
+    column: str
+
+
+class Reader(HTMLParser):
+    """The numbers of a page's tables, the heads of the rows in their order, and what elements point to."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.numbers: list[Shown] = []
+        self.models: list[str] = []
+        self.links: list[str] = []
+        self.inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        about = dict(attributes)
+        self.links += [about[name] for name in ("src", "href", "srcset", "action") if about.get(name)]
+        if tag == "th" and about.get("scope") == "row":
+            self.inside = "model"
+        if tag == "td" and "data-value" in about:
+            file, row, column = about["data-file"], about["data-row"], about["data-column"]
+            mark, value = about["class"], float(about["data-value"])
+            self.numbers.append(Shown(self.models[-1], "", mark, value, Path(file), row, column))
+        if tag == "span":
+            self.inside = "number"
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "model":
+            self.models.append(data)
+        if self.inside == "number":
+            self.numbers[-1].text = data
+        self.inside = ""
+
+    def compared(self) -> list[str]:
+        """The rows of the comparison; those of single attacks are called ``model: attack``."""
+        return [name for name in self.models if ": " not in name]
+
+    def marks(self, column: str) -> dict[str, str]:
+        return {number.model: number.mark for number in self.numbers if number.column == column}
+
+
+def page_of(out: Path, *runs: Path) -> str:
+    assert main(["report", *map(str, runs), "--out", str(out)]) == 0
+    return (out / "report.html").read_text()
+
+
+def assert_traceable(page: Reader) -> None:
+    """Every number is in the file, row and column that it names, and is shown as that."""
+    assert page.numbers
+    for number in page.numbers:
+        with number.file.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if next(iter(row.values())) == number.row]
+        assert str(number.value) in [str(float(row[number.column])) for row in rows if row[number.column]]
+        shown = float(number.text)
+        assert any(shown == pytest.approx(number.value * unit, rel=1e-3, abs=0.051) for unit in (1, 100))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models on the same samples, a third on the same by itself, and one on others."""
+    path = tmp_path_factory.mktemp("runs")
+    both = {"blind": evaluation(180, 100), "pgd": evaluation(120, 102)}
+    run_folder(path / "both", both, toys())
+    run_folder(path / "again", {"blind": evaluation(179, 20)}, toys())
+    run_folder(path / "elsewhere", {"standard": evaluation(190, 0)}, toys(seed=1))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------- significance
+
+
+def test_the_interval_is_scipys() -> None:
+    random = np.random.default_rng(1)
+    first, second = random.normal(0.1, 1, 300), random.normal(0, 1, 300)
+    theirs = stats.bootstrap(
+        (first, second),
+        lambda a, b, axis: (a - b).mean(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    assert paired_bootstrap(first, second) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+
+
+def test_the_interval_of_a_rare_difference_is_poissons() -> None:
+    first, second = np.zeros(1000), np.zeros(1000)
+    first[:40] = 1  # resampled, the count is nearly Poisson with mean 40
+    low, high = paired_bootstrap(first, second)
+    assert (1000 * low, 1000 * high) == pytest.approx(stats.poisson(40).interval(0.95), abs=1.5)
+
+
+def test_pairing_sees_what_totals_do_not() -> None:
+    right = np.arange(1000) < 500
+    better = np.arange(1000) < 510  # right wherever the other is, and on ten more
+    assert paired_bootstrap(better, right)[0] > 0
+    unrelated = np.roll(better, 250)  # as many, elsewhere
+    low, high = paired_bootstrap(unrelated, right)
+    assert low < 0 < high
+
+
+def test_equal_models_do_not_differ_and_the_seed_decides() -> None:
+    right = np.arange(100) % 2
+    assert paired_bootstrap(right, right) == (0, 0)
+    other = np.roll(right, 1) * (np.arange(100) < 60)
+    assert paired_bootstrap(right, other, seed=1) == paired_bootstrap(right, other, seed=1)
+    assert paired_bootstrap(right, other) == pytest.approx([-x for x in paired_bootstrap(other, right)][::-1], abs=0.02)
+
+
+@pytest.mark.parametrize("second", [np.ones(3), np.ones((4, 1))])
+def test_samples_must_be_the_same(second: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="each of the same samples"):
+        paired_bootstrap(np.ones(4), second)
+
+
+def test_marks(folders: Path, tmp_path: Path) -> None:
+    found = Reader(page_of(tmp_path / "out", folders / "both", folders / "again", folders / "elsewhere"))
+    ours, again = "both/blind", next(name for name in found.models if name.endswith("/again"))
+    assert found.marks("clean") == {ours: "best", "pgd": "", again: "tied", "standard": ""}  # of 60 points, and of half
+    assert found.marks("fgsm") == {ours: "tied", "pgd": "best", again: "", "standard": ""}
+    assert [number.mark for number in found.numbers if number.model == "standard"] == [""] * 5  # alone on its samples
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+
+def test_known_numbers_are_in_the_page(folders: Path, tmp_path: Path) -> None:
+    page = page_of(tmp_path / "out", folders / "both")
+    found = Reader(page)
+    assert_traceable(found)
+    shown = {(number.model, number.column): number.text for number in found.numbers}
+    assert shown["blind", "clean"] == "90.0"
+    assert shown["pgd", "fgsm"] == "51.0"
+    assert shown["blind", "deepfool_avg_aa"] == "50.0"  # right up to 0.05 of 0.1 in 90 %, then in the other 10 %
+    assert shown["blind", "deepfool_norm"] == "0.0500"
+    for head in ("fgsm eps 0.1", "deepfool-50 avg-AA(0.1)", "deepfool-50 norm (RMS)", "s/epoch"):
+        assert f"<button>{head}</button>" in page
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    drawn = {"aa_deepfool", "margins_deepfool", "training_loss", "training_clean_accuracy", "training_lr"}
+    assert names >= {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+
+
+def test_the_page_needs_nothing_from_elsewhere(folders: Path, tmp_path: Path) -> None:
+    page = page_of(tmp_path / "out", folders / "both")
+    links = Reader(page).links
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert sum(link.startswith("data:image/svg+xml;base64,") for link in links) == len(list(tmp_path.glob("out/*.svg")))
+    assert not re.search(r"https?:|url\(|@import|<link rel=.stylesheet", page)
+    ids = set(re.findall(r' id="([^"]+)"', page))
+    assert {link[1:] for link in links if link.startswith("#")} <= ids
+    for file in ("both/table.csv", "both/evaluation.npz", "both/metrics.jsonl"):
+        assert f"<code>{folders / file}</code>" in page
+
+
+def test_the_same_runs_make_the_same_files(folders: Path, tmp_path: Path) -> None:
+    assert page_of(tmp_path / "first", folders / "both") == page_of(tmp_path / "second", folders / "both")
+
+
+def test_a_model_evaluated_again_is_one_row(folders: Path, tmp_path: Path) -> None:
+    config = f"checkpoint: {folders / 'both' / 'blind'}\n"
+    run_folder(tmp_path / "later", {"blind": evaluation(180, 40, eps=0.2)}, toys(), config)
+    found = Reader(page_of(tmp_path / "out", folders / "both", tmp_path / "later"))
+    assert found.compared() == ["blind", "pgd"]
+    blind = [number for number in found.numbers if number.model == "blind"]
+    assert [number.text for number in blind if number.column == "fgsm"] == ["50.0", "20.0"]
+    assert (tmp_path / "out" / "eps_fgsm.svg").is_file()  # two budgets are a curve
+
+
+def test_samples_made_on_another_network_are_apart(folders: Path, tmp_path: Path) -> None:
+    config = f"checkpoint: {folders / 'both' / 'blind'}\ntransfer_from: runs/source\n"
+    run_folder(tmp_path / "black", {"blind": evaluation(180, 150)}, toys(), config)
+    page = page_of(tmp_path / "out", folders / "both", tmp_path / "black")
+    assert "<button>fgsm eps 0.1 from source</button>" in page
+    assert (tmp_path / "out" / "transfer.png").is_file()
+
+
+def test_transfer_between_the_models_of_other_runs(folders: Path, tmp_path: Path) -> None:
+    models = [str(folders / "again"), str(folders / "elsewhere")]
+    Run(tmp_path / "transfer", yaml.safe_dump({"models": models}), {})
+    lines = ["attack,source,target,accuracy,low,high", "clean,,again,0.9,0.8,1", "pgd,elsewhere,again,0.5,0.4,0.6"]
+    (tmp_path / "transfer" / "transfer.csv").write_text("\n".join(lines) + "\n")
+    page_of(tmp_path / "out", folders / "again", folders / "elsewhere", tmp_path / "transfer")
+    drawn = (tmp_path / "out" / "transfer.svg").read_text()
+    for text in ("pgd from standard", "blind", "50.0"):  # called as in the tables
+        assert f"<!-- {text} -->" in drawn
+    assert "90.0" not in drawn
+
+
+def test_published_figures_and_corruptions(tmp_path: Path) -> None:
+    Run(tmp_path / "all", "names: [row]\n", {})
+    Run(tmp_path / "all" / "row", "data: toys\n", {})
+    figures = [Figure("clean", 85.0, 88.8), Figure("pgd 0.1", 40.0, None), Figure("pgd 0.2", 21.0, 20.0)]
+    figures.append(Figure("pgd from other 0.1", 71.0, None))
+    (tmp_path / "all" / "row" / "figures.csv").write_text(report.figures_csv(figures))
+    Run(tmp_path / "weather", "checkpoint: runs/some\n", {})
+    lines = ["corruption,severity 1,mean", "fog,50.00,50.00", "clean,,80.00"]
+    (tmp_path / "weather" / "corruptions.csv").write_text("\n".join(lines) + "\n")
+    page = page_of(tmp_path / "out", tmp_path / "all", tmp_path / "weather")
+    found = Reader(page)
+    assert_traceable(found)
+    assert [number.text for number in found.numbers] == ["85.0", "40.0", "21.0", "71.0", "80.0", "50.0"]
+    assert "(88.8; -3.8)" in page
+    assert "(20; +1.0)" in page
+    assert {path.stem for path in tmp_path.glob("out/*.svg")} == {"eps_pgd", "transfer", "corruptions"}
+
+
+def test_findings_are_shown(tmp_path: Path) -> None:
+    masked = replace(evaluation(180, 100), findings=(Finding("zero gradients", "attack without them"),))
+    run_folder(tmp_path / "run", {"blind": masked}, toys())
+    page = page_of(tmp_path / "out", tmp_path / "run")
+    assert re.search(r"blind: findings.*zero gradients.*attack without them", page.partition('id="runs"')[0], re.DOTALL)
+
+
+def test_every_field_of_an_evaluation_is_kept(tmp_path: Path) -> None:
+    model, test = linear(4, 3), toys()
+    found = evaluate(model, test, {"fgsm": FGSM(eps=0.1), "deepfool": DeepFool(steps=10)})
+    write_evaluation([Entry("it", found)], test, THETA, tmp_path)
+    about, arrays = json.loads((tmp_path / "evaluation.json").read_text())["it"], np.load(tmp_path / "evaluation.npz")
+    assert found.clean == arrays["it/natural/right"].mean()
+    for name, result in found.results.items():
+        assert result.accuracy == arrays[f"it/results/{name}/right"].mean()
+        assert result.norm == pytest.approx(arrays[f"it/results/{name}/sizes"].mean())
+        assert about["results"][name]["seconds"] == result.seconds
+    attack = vars(found.results["fgsm"].attack) | {"class": "FGSM", "bounds": [0, 1]}
+    assert about["results"]["fgsm"]["attack"] == attack
+    curve = AACurve(*(torch.from_numpy(arrays[f"it/results/deepfool/curve/{part}"]) for part in ("correct", "flips")))
+    assert curve.average(THETA) == found.results["deepfool"].curve.average(THETA)
+    assert float(curve.averages(THETA).mean()) == pytest.approx(curve.average(THETA))
+
+
+def test_from_training_to_the_page(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    flags = [
+        "--data",
+        "fashion-mnist-mini",
+        "--per-class",
+        "6",
+        "--epochs",
+        "1",
+        "--attacks",
+        "fgsm,pgd",
+        "--limit",
+        "20",
+    ]
+    assert main(["compare", "standard", "fgsm", *flags, "--out", str(runs / "both")]) == 0
+    again = ["evaluate", str(runs / "both" / "fgsm"), "--limit", "20", "--attacks", "fgsm", "--out"]
+    assert main([*again, str(runs / "half"), "--eps", "0.05"]) == 0
+    assert main(["evaluate", str(runs / "both" / "fgsm"), "--config", str(runs / "half" / "config.yaml")]) == 0
+    found = Reader(page_of(out, runs / "both", runs / "half"))
+    assert_traceable(found)
+    assert found.compared() == ["standard", "fgsm"]
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("evaluation.json", "{", "evaluation.json is damaged"),
+        ("evaluation.json", "[]", "evaluation.json is damaged, or was not written by fastadv: it holds a list"),
+        ("evaluation.npz", "PK", "evaluation.npz is damaged"),
+        ("metrics.jsonl", "{}\nno", "metrics.jsonl is damaged"),
+        ("figures.csv", "a,b\n1,2\n", "figures.csv is damaged"),
+        ("config.yaml", "a: [", "config.yaml is damaged"),
+        ("table.csv", "method,clean\nother,0.5\n", "evaluation.json has a model 'blind', table.csv has not"),
+    ],
+)
+def test_a_damaged_run(file: str, text: str, message: str, folders: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(folders / "again", tmp_path / "run")
+    (tmp_path / "run" / file).write_text(text)
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(FileNotFoundError, match="give the --out of train"):
+        read_run(tmp_path / "missing")
+    with pytest.raises(ValueError, match=r"is no run folder of fastadv: it has no config\.yaml"):
+        read_run(tmp_path)
+    with pytest.raises(ValueError, match="holds no results yet"):
+        read_run(Run(tmp_path / "begun", "data: toys\n", {}).folder)
+    assert main(["report", "--out", str(tmp_path / "out")]) == 2
+    assert "give a run folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- in the browser
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: the page is not looked at in a browser")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_in_chromium(width: int, folders: Path, tmp_path: Path) -> None:
+    page = page_of(tmp_path / "out", folders / "both", folders / "again", folders / "elsewhere")
+    script = f"""<iframe id="it" src="report.html" style="width: {width}px; height: 800px"></iframe>
+    <script>
+    addEventListener("load", () => {{
+      const page = document.getElementById("it").contentDocument, table = page.querySelector(".sortable");
+      const order = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join();
+      const buttons = table.querySelectorAll("th button"), clicked = (place) => (buttons[place].click(), order());
+      const pictures = [...page.images];
+      document.body.textContent = "SEEN" + JSON.stringify({{
+        wide: page.documentElement.scrollWidth, pictures: pictures.every((one) => one.naturalWidth > 0),
+        fit: pictures.every((one) => one.getBoundingClientRect().right <= {width}),
+        orders: [clicked(1), clicked(1), clicked(0)], sorted: buttons[0].parentElement.ariaSort,
+      }}) + "SEEN";
+    }});
+    </script>"""
+    (tmp_path / "out" / "frame.html").write_text(script)
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=5000",
+    ]
+    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    shown = subprocess.run([*command, f"file://{tmp_path / 'out' / 'frame.html'}"], capture_output=True, timeout=120)
+    seen = json.loads(shown.stdout.decode().split("SEEN")[1])
+    again = next(name for name in Reader(page).models if name.endswith("/again"))
+    falling = ["both/blind", again, "pgd"]
+    assert seen["wide"] <= width  # tables scroll, the page does not
+    assert seen["pictures"]
+    assert seen["fit"]
+    assert seen["orders"] == [",".join(falling), ",".join(falling[::-1]), ",".join(sorted(falling))]
+    assert seen["sorted"] == "ascending"
