@@ -575,6 +575,15 @@ def test_two_processes_train_as_one(images, tmp_path):
             torch.testing.assert_close(value, margins[each], rtol=1e-3, atol=1e-4)
 
 
+def test_what_a_normal_epoch_takes_is_asked_without_the_schedule(images):
+    """Which may need more than the one epoch that is timed."""
+    from fastadv.commands import Training
+    from fastadv.commands._train import seconds_of_normal_epoch
+
+    options = Training(epochs=9, warmup=3, patience=2, held_out=4, schedule="cosine", batch_size=8)
+    assert seconds_of_normal_epoch(options, images) > 0
+
+
 def test_settings_are_the_fields_of_the_command_line():
     from fastadv.commands import Training
 

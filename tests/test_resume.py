@@ -168,6 +168,7 @@ def test_checkpoints_that_are_kept(tmp_path):
 
 # Several processes
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 WORKER = """
 import os, sys, torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -189,9 +190,12 @@ def torchrun(tmp_path: Path, arguments: list[str], at: int = 0) -> subprocess.Co
     """The command in two processes; the second ends after step `at`, if that is not 0."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(at=at))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([*launch, *arguments], capture_output=True, text=True, env=environ, timeout=300)
+    told = {"capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run([*LAUNCH, str(script), *arguments], env=environ(), **told)
+
+
+def environ() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def test_torchrun_trains_as_one_process_and_goes_on_after_a_death(tmp_path):
@@ -209,6 +213,30 @@ def test_torchrun_trains_as_one_process_and_goes_on_after_a_death(tmp_path):
     for row, wanted in zip(rows, expected, strict=True):
         assert row == pytest.approx(wanted, rel=2e-2, abs=1e-3)
     assert (tmp_path / "two" / "table.csv").is_file()
+
+
+def test_torchrun_that_is_told_to_end_saves(tmp_path):
+    folder = tmp_path / "two"
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(at=0))
+    with subprocess.Popen(
+        [
+            *LAUNCH,
+            str(script),
+            *command("madry", folder, "--epochs", "400", "--save-every", "0", "--attack.steps", "1"),
+        ],
+        env=environ(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        while launcher.poll() is None and not (folder / "previous.pt").is_file():
+            time.sleep(0.05)
+        launcher.terminate()
+        _, told = launcher.communicate(timeout=120)
+    assert f"all is saved: go on with --resume auto --out {folder}" in told
+    saved = load_checkpoint(folder)
+    assert 2 <= saved["epoch"] < 400
+    assert len(saved["history"]) == saved["epoch"]
 
 
 def test_what_one_process_finds_wrong_all_say(tmp_path):

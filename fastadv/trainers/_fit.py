@@ -23,6 +23,7 @@ Augment = Callable[[Tensor, Tensor, int], Tensor]
 State = dict[str, Any]
 
 _LOOK = 50  # steps between looks at the loss, each of which waits for the device
+_ASK = 16  # steps after which several processes ask each other whether to stop
 
 
 class Stopped(Exception):
@@ -102,11 +103,9 @@ def fit(
         run.load(resume)
 
     def save(best: bool = False) -> None:
-        if not on_save:
-            return
         run.agree()
         run.check()
-        if rank() == 0:
+        if on_save and rank() == 0:
             on_save({**run.state(), "best": best})
 
     while len(run.history) < how.epochs and not _enough(run.history, how):
@@ -118,7 +117,7 @@ def fit(
                 on_step(epoch * source.batches + run.step, how.epochs * source.batches, stats)
             if run.step % _LOOK == 0:
                 run.check()
-            if _any(stop(), device, run.step):
+            if (run.step % _ASK == 0 or run.step == source.batches or processes() == 1) and _any(stop(), device):
                 save()
                 raise Stopped
             if save_every and run.step % save_every == 0 and run.step < source.batches:
@@ -300,11 +299,9 @@ def _copy(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
 
-def _any(here: bool, device: torch.device, step: int) -> bool:
-    """Whether any process says so; several are asked every 16 steps."""
-    if processes() == 1:
-        return here
-    return step % 16 == 0 and bool(total(torch.tensor(int(here), device=device)) > 0)
+def _any(here: bool, device: torch.device) -> bool:
+    """Whether any process says so."""
+    return bool(total(torch.tensor(int(here), device=device)) > 0) if processes() > 1 else here
 
 
 def _checked(found: dict[str, float], row: Row) -> dict[str, float]:
