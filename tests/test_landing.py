@@ -138,13 +138,15 @@ def test_the_command_draws_and_tells(run: str, tmp_path: Path, capsys: pytest.Ca
     assert main(command) == 0
     assert "PGD-5 at eps 0.2 on 60 test samples" in capsys.readouterr().out
     tables = {}
-    for name in ("landing", "confusion", "weight_norms"):
+    for name in ("landing", "confusion", "weight_norms", "gradient_norms"):
         with (out / f"{name}.csv").open() as file:
             tables[name] = list(csv.reader(file))
     assert tables["landing"][0] == ["label", "right", "fooled", "lands_in", "share", "runner_up"]
     assert [row[0] for row in tables["landing"][1:]] == [*map(str, range(10)), "all"]
     assert sum(int(count) for row in tables["confusion"][1:] for count in row[1:]) == 60
     assert len(tables["weight_norms"]) == 11
+    counts = {row[0]: int(row[1]) for row in tables["gradient_norms"][1:]}
+    assert counts == {"all": 60, "correct": int(tables["landing"][-1][1]), "wrong": 60 - counts["correct"]}
     for name in ("confusion.png", "noise.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG\r\n")
     assert (out / "config.yaml").is_file()

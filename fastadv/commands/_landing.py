@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .. import report
 from ..attacks import DRA, PGD, Attack
-from ..evaluation import landing, weight_norms
+from ..evaluation import gradient_norms, landing, weight_norms
 from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
@@ -44,7 +44,7 @@ class LandingTest(Data):
 
 
 def land(checkpoint: str, options: LandingTest, out: str) -> None:
-    """``fastadv landing CHECKPOINT``: where PGD moves the samples, weight norms, and PGD's noise beside DRA's."""
+    """``fastadv landing CHECKPOINT``: where PGD moves samples, weights' and gradients' norms, PGD's noise beside DRA's."""
     options.data = options.data or load_checkpoint(checkpoint)["data"]
     test, attacks = options.load("test"), options.attacks()
     test = test.take(options.limit) if options.limit else test
@@ -55,11 +55,14 @@ def land(checkpoint: str, options: LandingTest, out: str) -> None:
     title = f"PGD-{options.steps} at eps {options.eps:g} on {len(test)} test samples of {test.name}"
     console.print(report.records_table(found.rows, title))
     console.print(report.records_table(norms, "norms of the weights in the last layer"))
+    gradients = gradient_norms(model, test, batch_size=options.at_once).rows
+    console.print(report.records_table(gradients, "squared L2 norms of the loss gradient at the samples"))
     written = [
         report.write_records(found.rows, folder / "landing.csv"),
         report.write_confusion(found.confusion, test.classes, folder / "confusion.csv"),
         report.plot_confusion(found.confusion, test.classes, title, folder / "confusion.png"),
         report.write_records(norms, folder / "weight_norms.csv"),
+        report.write_records(gradients, folder / "gradient_norms.csv"),
     ]
     if len(test.sample_shape) == 3:
         written.append(report.plot_noise(model, test, attacks, folder / "noise.png"))

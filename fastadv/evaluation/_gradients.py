@@ -1,6 +1,7 @@
 """How large the gradient of the loss is at the samples (Bilateral AT, Table 2)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,16 @@ from torch import Tensor
 from ..attacks import Model, isolated
 from ..data import Dataset
 from ..losses import cross_entropy
+
+
+class GradientRow(NamedTuple):
+    """Squared norms of the gradients at some of the `samples`, which are so many."""
+
+    samples: str
+    number: int
+    min: float
+    mean: float
+    max: float
 
 
 @dataclass(frozen=True)
@@ -20,17 +31,20 @@ class GradientNorms:
     squares: Tensor
     correct: Tensor
 
-    def summary(self) -> dict[str, float]:
-        """``all``, ``correct`` and ``wrong`` samples, each with ``min``, ``mean`` and ``max``; NaN where none is."""
+    @property
+    def rows(self) -> list[GradientRow]:
+        """Of ``all``, ``correct`` and ``wrong`` samples; NaN where there are none."""
         parts = {"all": torch.ones_like(self.correct), "correct": self.correct, "wrong": ~self.correct}
-        found = {}
+        rows = []
         for name, chosen in parts.items():
-            squares = self.squares[chosen]
-            none = squares.new_full((1,), torch.nan)
-            squares = squares if len(squares) else none
-            found |= {f"{name} min": float(squares.min()), f"{name} mean": float(squares.mean())}
-            found[f"{name} max"] = float(squares.max())
-        return found
+            squares = self.squares[chosen] if chosen.any() else self.squares.new_full((1,), torch.nan)
+            figures = (float(each) for each in (squares.min(), squares.mean(), squares.max()))
+            rows.append(GradientRow(name, int(chosen.sum()), *figures))
+        return rows
+
+    def summary(self) -> dict[str, float]:
+        """``all min``, ``all mean`` and the other figures of `rows`, by name."""
+        return {f"{row.samples} {name}": getattr(row, name) for row in self.rows for name in ("min", "mean", "max")}
 
 
 def gradient_norms(model: Model, data: Dataset, *, batch_size: int = 500) -> GradientNorms:
