@@ -979,7 +979,7 @@ def test_every_method_trains(method, images):
     reported |= {"adversarial_accuracy", "gradients"} if issubclass(method, AttackMethod) else set()
     own = {Blind: {"mean_norm"}, Bilateral: {"label_budget"}, SMD: {"margin"}, MMA: {"distance"}}
     reported |= own.get(method, set())
-    assert row.keys() == {"epoch", "loss", "seconds", "images_per_second"} | reported
+    assert row.keys() == {"epoch", "loss", "lr", "seconds", "images_per_second"} | reported
     assert row["epoch"] == 1
     assert all(isinstance(value, float | int) and math.isfinite(value) for value in row.values())
     assert row["images_per_second"] == pytest.approx(24 / row["seconds"])

@@ -44,7 +44,7 @@ class LandingTest(Data):
 
 
 def land(checkpoint: str, options: LandingTest, out: str) -> None:
-    """``fastadv landing CHECKPOINT``: where PGD moves samples, norms of weights and gradients, the noise of PGD and DRA."""
+    """``fastadv landing CHECKPOINT``: where PGD moves samples; norms of weights and gradients; noise of PGD and DRA."""
     options.data = options.data or load_checkpoint(checkpoint)["data"]
     test, attacks = options.load("test"), options.attacks()
     test = test.take(options.limit) if options.limit else test
