@@ -1,6 +1,7 @@
 """Several processes, as ``torchrun`` starts them: the first one writes and speaks, all of them train."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,6 +33,8 @@ def joined() -> Iterator[None]:
     # They wait for the first to evaluate. That one has died, torchrun sees and says.
     dist.init_process_group("nccl" if on_gpus else "gloo", timeout=timedelta(days=1))
     console.quiet = rank() > 0
+    # Of convolutions of one channel, whose memory layout has two names; it costs a copy of their few weights.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     try:
         yield
     finally:
