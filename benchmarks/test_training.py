@@ -163,6 +163,7 @@ TRAININGS: dict[str, dict[str, Epoch]] = {
         "clip": by_fit(MADRY, clip=100.0),
         "awp": by_fit(MADRY, awp=0.005),
         "compiled": by_fit(MADRY, compiled=True),
+        **({"graphs": by_fit(MADRY, graphs=True)} if DEVICE == "cuda" else {}),
     },
 }
 OTHERWISE = ("madry", "passes alone", "awp")  # sides that do not claim to train the same

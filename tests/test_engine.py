@@ -27,6 +27,7 @@ from fastadv.trainers import (
     Batch,
     Blind,
     DeepFoolTraining,
+    Friendly,
     Madry,
     Method,
     Settings,
@@ -151,9 +152,23 @@ def test_settings_out_of_range(settings, message, images):
         fit(lenet(), Standard(), images, **settings)
 
 
-def test_batch_norm_over_processes_is_for_gpus(images):
-    with pytest.raises(ValueError, match="sync_batch_norm works on GPUs only"):
-        fit(lenet(), Standard(), images, sync_batch_norm=True)
+@pytest.mark.parametrize("name", ["sync_batch_norm", "graphs"])
+def test_what_is_for_gpus(name, images):
+    with pytest.raises(ValueError, match=f"{name} works on GPUs only"):
+        fit(lenet(), Standard(), images, **{name: True})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", [Madry, Friendly])
+def test_graphs_train_alike(kind, precision, images):
+    """The weights that graphs read are those of the step, also where samples leave the attack."""
+    model, other = lenet().cuda(), lenet().cuda()
+    settings = {"epochs": 3, "batch_size": 10, "optimizer": "sgd", "lr": 0.1, "precision": precision}
+    history = fit(model, kind(), images, **settings, graphs=True)
+    expected = fit(other, kind(), images, **settings)
+    assert [row["loss"] for row in history] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
+    torch.testing.assert_close(bits(model), bits(other), rtol=1e-2, atol=1e-3)
 
 
 # Regularisers

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from ..attacks import Tuned
 from ..data import Dataset
 from ._awp import perturbed
 from ._method import Batch, Method, Row, Stats
@@ -91,9 +92,10 @@ def fit(
         raise ValueError(f"{name} {getattr(how, name)} needs a figure to watch: give validate, or {name} 0")
     if how.awp and not method.repeatable:
         raise ValueError(f"awp asks for the loss twice, and {type(method).__name__} learns from every call: use 0")
+    for name in ("graphs", "sync_batch_norm"):
+        if getattr(how, name) and device.type != "cuda":
+            raise ValueError(f"{name} works on GPUs only: leave it out")
     if how.sync_batch_norm:
-        if device.type != "cuda":
-            raise ValueError("sync_batch_norm works on GPUs only: leave it out")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is a single layer
     source = source_of(train, how.batch_size, bounds, device)
     descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
@@ -161,6 +163,9 @@ class _Run:
         dtype = PRECISIONS[how.precision]
         network = torch.compile(model) if how.compiled else model
         network = Autocast(network, dtype) if dtype else network
+        if how.graphs:
+            part = -(-how.batch_size // processes())
+            network = Tuned(network, buckets=tuple(sorted({-(-part * eighths // 8) for eighths in range(1, 9)})))
         self.network = wrapped(network, device)
         self.network.train()
 

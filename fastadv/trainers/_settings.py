@@ -33,6 +33,7 @@ class Settings:
         awp: size of adversarial weight perturbation, relative to a layer's weights, 0.005 to 0.01 in print; 0 is none.
         precision: what the network computes in while it is trained, float32, bfloat16 or float16.
         compiled: whether torch.compile runs on the network.
+        graphs: on GPUs, whether gradients of attacks are replayed from CUDA graphs, captured for eighths of a batch.
         sync_batch_norm: batch norm over the batches of all processes; on GPUs only.
         patience: training stops when so many epochs have not raised the validation figure; 0 trains all epochs.
         collapse: training stops when the validation figure falls below this share of its best; 0 never stops.
@@ -53,6 +54,7 @@ class Settings:
     awp: float = 0.0
     precision: str = "float32"
     compiled: bool = False
+    graphs: bool = False
     sync_batch_norm: bool = False
     patience: int = 0
     collapse: float = 0.0
