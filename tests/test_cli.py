@@ -18,6 +18,7 @@ from toys import stop_at_a_checkpoint
 from fastadv import info, ops
 from fastadv.__main__ import main
 from fastadv.data import load
+from fastadv.evaluation import AACurve
 from fastadv.runs import CHECKPOINT, Run, load_checkpoint
 from fastadv.trainers import METHODS
 
@@ -75,6 +76,20 @@ def test_a_stopped_run_keeps_its_last_epoch(
     assert main(["train", "standard", "--data", images, "--epochs", "3", "--out", str(tmp_path / "run")]) == 130
     assert "a run keeps its last checkpoint" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "run")["epoch"] == 1
+
+
+def test_a_collapsed_run_ends_with_its_best_epoch(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    figures, curve = iter([0.4, 0.5, 0.1]), AACurve.average
+    asked = lambda self, theta: next(figures) if theta == 1 else curve(self, theta)  # noqa: E731
+    monkeypatch.setattr(AACurve, "average", asked)
+    flags = ["--epochs", "9", "--held-out", "10", "--collapse", "0.5", "--test.attacks", "fgsm"]
+    assert main(["train", "standard", "--data", images, *flags, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "stopped after 3 of 9 epochs" in printed
+    assert "it collapsed; the network is that of its best epoch again" in printed
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["epoch"] == 2
 
 
 def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:

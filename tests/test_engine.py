@@ -513,6 +513,16 @@ def test_augmentation_reflects(images):
             assert torch.equal(augment(images.x[index], own.view(1), 5)[0], x)
 
 
+def test_channels_last(images):
+    """Of images and weights; on the CPU `Dataset.to` has laid out the images so before."""
+    model, recorder = BatchNormNet(), Recorder()
+    data = (torch.rand(12, 3, 6, 6), torch.arange(12) % 5)
+    fit(model, recorder, data, epochs=1, batch_size=6, channels_last=True)
+    assert all(batch.x.is_contiguous(memory_format=torch.channels_last) for batch in recorder.batches)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not BatchNormNet()[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 # Compiled
 
 

@@ -1239,6 +1239,8 @@ def test_callbacks(images):
     )
     assert [place for *place, _ in steps] == [[step, 6] for step in range(1, 7)]
     losses = [float(stats["loss"]) for *_, stats in steps]
+    assert steps[-1][2]["lr"] == 1e-3
+    assert steps[-1][2]["images_per_second"] > 0
     assert history[0]["loss"] == pytest.approx((10 * losses[0] + 10 * losses[1] + 4 * losses[2]) / 24, rel=1e-5)
     assert rows == history
     assert [row["epoch"] for row in history] == [1, 2]

@@ -17,6 +17,7 @@ from ..runs import BEST, Run
 from ..trainers import METHODS, AttackMethod, Method, Standard, Stopped, fit, processes, rank
 from ._launch import shared
 from ._loggers import LOGGERS
+from ._networks import load_weights
 from ._settings import Testing, Training, as_yaml, budgeted, listed
 from ._terminal import asked_to_stop, console, figures, progress, say
 
@@ -134,7 +135,11 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
         except Stopped:
             raise Stopped(f"stopped, and all is saved: go on with --resume auto --out {run.folder}") from None
     if len(history) < options.epochs:
-        say(f"{name}: stopped after {len(history)} of {options.epochs} epochs: the figure watched no longer rises")
+        figure = "avg_aa"
+        say(f"{name}: stopped after {len(history)} of {options.epochs} epochs: {figure} no longer rises, or fell")
+        if history[-1][figure] < options.collapse * max(row[figure] for row in history):
+            load_weights(model, options.model, run.folder / BEST)
+            say(f"{name}: it collapsed; the network is that of its best epoch again, {run.folder / BEST}")
     if hasattr(method, "histogram") and rank() == 0:
         report.plot_margins(method.histogram, run.folder / "margins.png")
     return model, history

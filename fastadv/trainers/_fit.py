@@ -41,7 +41,7 @@ def fit(
     augment: Augment | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     resume: Mapping[str, Any] | None = None,
-    on_step: Callable[[int, int, Stats], None] | None = None,
+    on_step: Callable[[int, int, Mapping[str, Any]], None] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
     on_save: Callable[[State], None] | None = None,
     save_every: int = 0,
@@ -68,7 +68,8 @@ def fit(
             the first of them the one that `patience` and `collapse` watch, the higher the better.
         resume: what `on_save` was given by a run with the same arguments. Training goes on from there to the same
             bits, and for that sets the state of torch's global generator.
-        on_step: called after every step with (steps done, steps in all, what the step reports, on the device).
+        on_step: called after every step with (steps done, steps in all, figures): what the step reports, on the
+            device, ``lr``, and ``images_per_second`` in this epoch.
         on_epoch: called after every epoch with its row of the history, in the first process.
         on_save: called in the first process with the state to resume from: after every epoch, after every `save_every`
             steps if these are not 0, and before stopping. Tensors on the CPU and plain values; ``state`` are the
@@ -116,7 +117,8 @@ def fit(
             stats = run.train(part, size, source.batches, augment)
             run.seconds = time.perf_counter() - started
             if on_step:
-                on_step(epoch * source.batches + run.step, how.epochs * source.batches, stats)
+                speed = {"lr": descent.param_groups[0]["lr"], "images_per_second": run.step * size / run.seconds}
+                on_step(epoch * source.batches + run.step, how.epochs * source.batches, stats | speed)
             if run.step % _LOOK == 0:
                 run.check()
             if (run.step % _ASK == 0 or run.step == source.batches or processes() == 1) and _any(stop(), device):
@@ -160,6 +162,8 @@ class _Run:
         self.step, self.seconds = 0, 0.0  # of it, too
         self.samples = samples
         self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
+        if how.channels_last:
+            model.to(memory_format=torch.channels_last)
         dtype = PRECISIONS[how.precision]
         network = torch.compile(model) if how.compiled else model
         network = Autocast(network, dtype) if dtype else network
@@ -173,6 +177,8 @@ class _Run:
         """One step, on this process's part of a batch of so many samples."""
         how, epoch = self.how, len(self.history)
         x, y, index = part
+        if how.channels_last and x.dim() == 4:
+            x = x.to(memory_format=torch.channels_last)
         ids = index + epoch * self.samples
         self.seen[index] = True
         batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch)

@@ -32,6 +32,8 @@ class Settings:
             it is the network that is validated and kept. 0 keeps none.
         awp: size of adversarial weight perturbation, relative to a layer's weights, 0.005 to 0.01 in print; 0 is none.
         precision: what the network computes in while it is trained, float32, bfloat16 or float16.
+        channels_last: whether the network's weights and images are laid out so; on CPUs images always are, and it was
+            measured to gain nothing more.
         compiled: whether torch.compile runs on the network.
         graphs: on GPUs, whether gradients of attacks are replayed from CUDA graphs, captured for eighths of a batch.
         sync_batch_norm: batch norm over the batches of all processes; on GPUs only.
@@ -53,6 +55,7 @@ class Settings:
     ema: float = 0.0
     awp: float = 0.0
     precision: str = "float32"
+    channels_last: bool = False
     compiled: bool = False
     graphs: bool = False
     sync_batch_norm: bool = False
