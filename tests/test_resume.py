@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import fastadv.__main__ as command_line
 from fastadv.commands import _train
+from fastadv.commands._launch import broken
+from fastadv.commands._loggers import LOGGERS
 from fastadv.runs import Run, load_checkpoint
 from fastadv.trainers import METHODS
 
@@ -333,6 +336,34 @@ def test_what_one_process_finds_wrong_all_say(tmp_path):
     assert "fastadv/commands" not in found.stderr, "and none of them shows where"
 
 
+def left_alone(rank: int, address: str, told: Path) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    dist.barrier()
+    if rank == 1:
+        os._exit(0)
+    try:
+        while True:
+            dist.all_reduce(torch.ones(3))
+    except RuntimeError as error:
+        told.write_text(str(broken(error)))
+    os._exit(0)
+
+
+def test_only_a_process_that_is_gone_is_called_so(tmp_path, monkeypatch, capfd):
+    torch.multiprocessing.spawn(left_alone, (f"file://{tmp_path}/meeting", tmp_path / "told"), nprocs=2)
+    assert (tmp_path / "told").read_text() == "True"
+    monkeypatch.setattr(command_line, "launched", lambda: True)
+    for words, gone in (("Connection closed by peer [gloo/transport/tcp]", True), ("mat1 and mat2 shapes", False)):
+
+        def fail(*_: object, words: str = words) -> None:
+            raise RuntimeError(words)
+
+        monkeypatch.setattr(command_line, "run_command", fail)
+        with nullcontext() if gone else pytest.raises(RuntimeError, match="mat1 and mat2"):
+            assert command_line.main(["info"]) == 1
+        assert ("is gone; its run can go on" in capfd.readouterr().err) == gone
+
+
 # Where metrics go
 
 
@@ -360,6 +391,19 @@ def test_wandb_offline(tmp_path, monkeypatch):
     )
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert kept.stat().st_size > 0
+
+
+def test_wandb_has_a_run_for_each_method_and_goes_on_with_it(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    found = []
+    for name in ("one", "two", "one"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        LOGGERS["wandb"](tmp_path / name, {}, 1)({"epoch": 1, "loss": 0.5})
+        found.append(wandb.run.id)
+    wandb.finish()
+    assert found[0] == found[2] != found[1]
+    assert list((tmp_path / "two" / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
 def test_an_unknown_log(tmp_path, capfd):
