@@ -412,17 +412,21 @@ def test_nothing_is_saved_of_a_step_to_nowhere(images):
 
 
 def test_memory_does_not_grow(images):
-    """Over 500 steps: not the tensors alive, nor what Python holds."""
+    """Over 500 steps, in an epoch each and all in one: not the tensors alive, nor what Python holds."""
     alive = []
 
-    def count(done: int, *_: object) -> None:
+    def count(done: int, _: int, stats: dict[str, Tensor]) -> None:
+        assert not any(value.requires_grad for value in stats.values()), "sums would keep every step's graph"
         if done in (100, 600):
             gc.collect()
             alive.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
 
     few = images.take(8)
     fit(linear(784, 10), Madry(attack=PGD(0.1, 0.05, 2)), few, epochs=600, batch_size=8, on_step=count)
+    many = few.subset([0, 1] * 600)
+    fit(linear(784, 10), Madry(attack=PGD(0.1, 0.05, 2)), many, epochs=1, batch_size=2, on_step=count)
     assert alive[1] <= alive[0] + 5
+    assert alive[3] <= alive[2] + 5
 
 
 # Precision

@@ -206,6 +206,24 @@ def test_signals_save_and_stop(number, tmp_path):
     assert run(long, step=1) == -signal.SIGKILL  # it goes on
 
 
+def test_a_signal_after_the_last_step_is_heard(tmp_path, monkeypatch, capfd):
+    """It would be lost, and what comes after training would begin."""
+    fit = _train.fit
+
+    def asked_late(*args: object, **settings: object) -> object:
+        history = fit(*args, **settings)
+        if "stop" in settings:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return history
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_train, "fit", asked_late)
+        assert command_line.main(command("standard", tmp_path / "run")) == 130
+    assert "all is saved: go on with --resume auto" in capfd.readouterr().err
+    assert load_checkpoint(tmp_path / "run")["epoch"] == 2
+    assert command_line.main(command("standard", tmp_path / "run")) == 0
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
     for name in ("whole", "run"):
         assert run(command("smd", tmp_path / name)) == 0
