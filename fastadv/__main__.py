@@ -17,6 +17,7 @@ from .commands import (
     Reproduction,
     Testing,
     Training,
+    broken,
     compare,
     diagnose,
     evaluate_model,
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastadv: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if not launched():
+        if not launched() or not broken(error):
             raise
         print(
             f"fastadv: a process, or the way to it, is gone; its run can go on with --resume auto: {error}",

@@ -18,6 +18,8 @@ CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 PREVIOUS = "previous.pt"
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+UNFINISHED = ".new"  # ends the names of hidden files that are being written
 WHERE = (
     "device",
     "folder",
@@ -35,8 +37,9 @@ class Run:
     ``checkpoint.pt`` is the last, ``previous.pt`` the one before, ``best.pt`` that of the best epoch where there is a
     figure to watch.
 
-    With `resume`, the folder may be that of a stopped run with the same `config`, or still be missing. Metrics after
-    its last checkpoint, of an epoch that was not finished, are dropped.
+    With `resume`, the folder may be that of a stopped run with the same `config`, still be missing, or be empty.
+    Metrics after its last checkpoint, of an epoch that was not finished, are dropped, and so is what a killed run was
+    writing.
 
     Raises FileExistsError where the folder exists otherwise, ValueError where it is a run of another `config`, and
     OSError where it cannot be made; all say which and what to do.
@@ -47,8 +50,9 @@ class Run:
         if resume and (self.folder / CONFIG).is_file():
             self._resume(config)
             return
+        begun = resume and self.folder.is_dir() and all(map(_before_config, self.folder.iterdir()))
         try:
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=begun)
         except FileExistsError:
             raise FileExistsError(
                 f"run folder {self.folder} exists, and runs are never overwritten: choose another --out or remove it"
@@ -57,8 +61,8 @@ class Run:
             raise OSError(
                 f"cannot make run folder {self.folder} ({error.strerror}): choose another with --out"
             ) from None
-        write_text(self.folder / CONFIG, config)
-        write_text(self.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+        write_text(self.folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+        write_text(self.folder / CONFIG, config)  # last: with it, the folder is that of a run
 
     def _resume(self, config: str) -> None:
         before, now = (yaml.safe_load(text) for text in ((self.folder / CONFIG).read_text(), config))
@@ -68,6 +72,8 @@ class Run:
                 f"{self.folder} is a run with other settings: {differ[0]} was {before.get(differ[0])!r} and is now "
                 f"{now.get(differ[0])!r}. Give its own (--config {self.folder / CONFIG}), or choose another --out"
             )
+        for path in self.folder.glob(".*" + UNFINISHED):
+            path.unlink()
         stopped = self.resumed()
         for name in ("metrics.jsonl", "metrics.csv"):
             (self.folder / name).unlink(missing_ok=True)
@@ -77,17 +83,21 @@ class Run:
     def resumed(self) -> dict[str, Any] | None:
         """The last checkpoint of a run that goes on; None where there is none yet.
 
-        Where it is damaged, the one before, with a warning. Raises ValueError where that is damaged, too.
+        Where it is damaged or missing, the one before, with a warning, which then takes its place. Raises ValueError
+        where that is damaged, too.
         """
-        if not (self.folder / CHECKPOINT).is_file():
+        last, previous = self.folder / CHECKPOINT, self.folder / PREVIOUS
+        if not last.is_file() and not previous.is_file():
             return None
         try:
-            return load_checkpoint(self.folder)
-        except ValueError as error:
-            if not (self.folder / PREVIOUS).is_file():
+            return load_checkpoint(last)
+        except (ValueError, FileNotFoundError) as error:
+            if not previous.is_file():
                 raise
             warnings.warn(f"{error}; going on from {PREVIOUS}, the checkpoint before it", stacklevel=2)
-            return load_checkpoint(self.folder / PREVIOUS)
+            found = load_checkpoint(previous)
+            _link(previous, last)  # or the next one would make the damaged one the previous
+            return found
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds a row to metrics.csv and metrics.jsonl; the first row names the columns."""
@@ -109,9 +119,11 @@ class Run:
         try:
             if path.is_file():
                 _link(path, self.folder / PREVIOUS)
-            replace_file(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
-            for name in also:
-                _link(path, self.folder / name)
+            # The last one comes last: a run that is killed before goes on from the one before, and writes all again.
+            first, *others = (self.folder / name for name in (*also, CHECKPOINT))
+            replace_file(first, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
+            for other in others:
+                _link(first, other)
         except (OSError, RuntimeError) as error:  # torch raises its own where a disk is full
             raise OSError(
                 f"cannot write a checkpoint to {self.folder} ({str(error).splitlines()[0]}): the last one that was "
@@ -131,6 +143,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}: give a run folder, or a {CHECKPOINT} made by fastadv train")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise OSError(f"cannot read {path} ({error.strerror or error})") from None
     except Exception as error:  # torch raises whatever the bytes lead it to
         raise ValueError(
             f"{path} is damaged, or no checkpoint of fastadv ({type(error).__name__} on reading it)"
@@ -142,15 +156,22 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _before_config(path: Path) -> bool:
+    """Whether a run that was killed before it had its ``config.yaml`` may have left this file."""
+    return path.name == ENVIRONMENT or (path.name.startswith(".") and path.name.endswith(UNFINISHED))
+
+
 def _link(path: Path, to: Path) -> None:
     """`to` becomes another name of the file at `path`, or, where there are no such, a copy."""
-    new = to.with_name(f".{to.name}.new")
+    new = to.with_name(f".{to.name}{UNFINISHED}")
     new.unlink(missing_ok=True)
     try:
         os.link(path, new)
     except OSError:
-        shutil.copyfile(path, new)
-    os.replace(new, to)
+        with path.open("rb") as old:
+            replace_file(to, lambda file: shutil.copyfileobj(old, file))
+    else:
+        os.replace(new, to)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -160,7 +181,7 @@ def write_text(path: Path, text: str) -> None:
 
 def replace_file(path: Path, write: Callable[[Any], object]) -> None:
     """The file at `path` becomes what ``write(file)`` writes, all of it or nothing."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED, delete=False) as file:
         try:
             write(file)
             file.flush()

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from toys import BatchNormNet, linear
 
 from fastadv.attacks import FGSM, PGD, Noise
@@ -211,6 +211,14 @@ def test_ema_is_an_average_of_weights_and_buffers():
     assert not torch.equal(bits(model), bits(plain))
 
 
+def test_ema_leaves_whole_numbers_as_they_are(images):
+    """An index that is averaged with itself and rounded down points elsewhere."""
+    model = linear(784, 10)
+    model.register_buffer("places", torch.arange(100))
+    fit(model, Standard(), images, epochs=4, batch_size=8, ema=0.9)
+    assert torch.equal(model.places, torch.arange(100))
+
+
 def test_ema_resumes_to_the_same_bits(images):
     def run(**more) -> tuple[Tensor, list[dict]]:
         model, states = lenet(), []
@@ -268,6 +276,15 @@ def test_awp_in_training_attacks_once_and_descends_from_the_perturbed_weights(im
     torch.testing.assert_close(bits(model), bits(other), rtol=1e-5, atol=1e-7)
 
 
+def test_awp_leaves_layers_alone_that_are_not_used(images):
+    model = linear(784, 10)
+    model.unused = nn.Linear(3, 3)
+    model.forward = lambda x: model[1](model[0](x))
+    before = model.unused.weight.detach().clone()
+    fit(model, Standard(), images, epochs=1, awp=0.01)
+    assert torch.equal(model.unused.weight, before)
+
+
 @pytest.mark.parametrize("method", ["smd", "mma", "cat"])
 def test_awp_refuses_methods_that_learn_from_every_call(method, images):
     with pytest.raises(ValueError, match="awp asks for the loss twice"):
@@ -298,6 +315,19 @@ def test_clipping(images):
     torch.testing.assert_close(before - model.weight.detach(), torch.full((1, 4), 0.25))
 
 
+def test_clipping_is_of_what_the_optimizer_trains(images):
+    """Layers that it leaves alone have gradients, which nobody takes away and no step uses."""
+
+    def head(frozen: bool) -> Tensor:
+        body, last = linear(784, 8), linear(8, 10)
+        body.requires_grad_(not frozen)
+        descent = torch.optim.SGD(last.parameters(), lr=1.0)
+        fit(nn.Sequential(body, last), Standard(), images, epochs=3, batch_size=8, optimizer=descent, clip=0.05)
+        return bits(last)
+
+    torch.testing.assert_close(head(frozen=False), head(frozen=True))
+
+
 def test_budgets_rise_while_warming_up():
     method = Madry(attack=PGD(0.1, 0.02, 3), eps_warmup=4)
     assert [method.warm(method.attack, epoch).eps for epoch in range(5)] == pytest.approx(
@@ -321,6 +351,17 @@ def test_a_collapse_stops_training(images):
         lenet(), Standard(), images, epochs=9, collapse=0.5, validate=lambda _: {"robust": next(figures)}, batch_size=24
     )
     assert [row["robust"] for row in history] == [0.5, 0.6, 0.31, 0.29]
+
+
+def test_what_a_method_adds_to_its_row_is_not_watched(images):
+    @dataclass
+    class Telling(Standard):
+        def end_epoch(self, row: dict[str, float]) -> None:
+            row["falls"] = -row["epoch"]
+
+    figures = iter([0.1, 0.2, 0.3])
+    history = fit(lenet(), Telling(), images, epochs=3, patience=1, validate=lambda _: {"robust": next(figures)})
+    assert [row["falls"] for row in history] == [-1, -2, -3]
 
 
 def test_the_best_epoch_is_told(images):
@@ -371,18 +412,36 @@ def test_nothing_is_saved_of_a_loss_that_is_not_finite(images):
     assert method.calls == 5
 
 
+def test_nothing_is_saved_of_a_step_to_nowhere(images):
+    """A finite loss whose gradient is not."""
+
+    @dataclass
+    class Steep(Method):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return (model[1].weight * 0).sum().sqrt()
+
+    states = []
+    with pytest.raises(FloatingPointError, match="weights became NaN or infinite in epoch 1; try a smaller lr"):
+        fit(linear(784, 10), Steep(), images, epochs=2, batch_size=24, on_save=states.append)
+    assert states == []
+
+
 def test_memory_does_not_grow(images):
-    """Over 500 steps: not the tensors alive, nor what Python holds."""
+    """Over 500 steps, in an epoch each and all in one: not the tensors alive, nor what Python holds."""
     alive = []
 
-    def count(done: int, *_: object) -> None:
+    def count(done: int, _: int, stats: dict[str, Tensor]) -> None:
+        assert not any(value.requires_grad for value in stats.values()), "sums would keep every step's graph"
         if done in (100, 600):
             gc.collect()
             alive.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
 
     few = images.take(8)
     fit(linear(784, 10), Madry(attack=PGD(0.1, 0.05, 2)), few, epochs=600, batch_size=8, on_step=count)
+    many = few.subset([0, 1] * 600)
+    fit(linear(784, 10), Madry(attack=PGD(0.1, 0.05, 2)), many, epochs=1, batch_size=2, on_step=count)
     assert alive[1] <= alive[0] + 5
+    assert alive[3] <= alive[2] + 5
 
 
 # Precision
@@ -474,6 +533,40 @@ def test_a_loader_gives_batches_in_its_own_order(indexed, images):
     assert torch.equal(index, places if indexed else torch.arange(24))
     assert torch.equal(recorder.batches[3].ids, recorder.batches[0].index + 24)
     assert history[0]["images_per_second"] == pytest.approx(24 / history[0]["seconds"])
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_shuffled_loader_resumes_within_an_epoch(indexed, images):
+    """The batches that are left, and what the model draws between them."""
+    tensors = (images.x, images.y, *([torch.arange(24)] if indexed else []))
+
+    def run(**more) -> tuple[Tensor, list[dict]]:
+        recorder, states = Recorder(), []
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(), linear(784, 10))
+        loader = DataLoader(TensorDataset(*tensors), batch_size=5, shuffle=True)
+        fit(model, recorder, loader, epochs=2, save_every=1, on_save=states.append, **more)
+        return torch.cat([bits(model), *(batch.x.flatten() for batch in recorder.batches[-2:])]), states
+
+    torch.manual_seed(3)
+    whole, states = run()
+    assert states[2]["step"] == 3
+    for state in (states[2], states[4], states[7]):
+        torch.manual_seed(7)
+        assert torch.equal(run(resume=state)[0], whole)
+
+
+def test_means_are_over_the_samples_that_a_loader_gives(images):
+    loader = DataLoader(TensorDataset(images.x, images.y), batch_size=10, drop_last=True)
+    recorder, model = Recorder(label_smoothing=0), linear(784, 10)
+    (row,) = fit(model, recorder, loader, epochs=1, optimizer="sgd", lr=0.0)
+    assert row["loss"] == pytest.approx(F.cross_entropy(model(images.x[:20]), images.y[:20]).item())
+    assert row["images_per_second"] == pytest.approx(20 / row["seconds"])
+
+
+@pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if kind.per_sample])
+def test_methods_that_keep_something_of_samples_must_know_them(method, images):
+    with pytest.raises(ValueError, match=r"keeps something of every sample: its loader must give \(x, y, index\)"):
+        fit(lenet(), METHODS[method](), DataLoader(TensorDataset(images.x, images.y)), epochs=1)
 
 
 def test_a_loader_trains_as_memory_does(images):
@@ -572,8 +665,38 @@ def _train_with_another(rank: int, address: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     assert processes() == 2
-    torch.save(_train_all(load("fashion-mnist-mini", "train").take(24)), f"{folder}/{rank}.pt")
+    images = load("fashion-mnist-mini", "train").take(24)
+    torch.save(_train_all(images), f"{folder}/{rank}.pt")
+    torch.save(_train_more(images, rank), f"{folder}/{rank}-more.pt")
     dist.destroy_process_group()
+
+
+def _train_more(images: Dataset, rank: int) -> dict[str, object]:
+    """What settings and samplers may upset."""
+    few, plain = images.take(23), {"optimizer": "sgd", "lr": 0.1}
+    norms = nn.Sequential(nn.BatchNorm2d(1), linear(784, 10))
+    fit(norms, Standard(), images, epochs=2, batch_size=8, ema=0.5, **plain)
+    weights = lenet()
+    fit(weights, Madry(attack=PGD(0.1, 0.05, 2)), images, epochs=1, batch_size=9, awp=0.3, **plain)
+    data, margins = TensorDataset(few.x, few.y, torch.arange(23)), SMD()
+    sampler = DistributedSampler(data, shuffle=False) if processes() > 1 else None  # gives the first sample to both
+    fit(linear(784, 10), margins, DataLoader(data, 4, sampler=sampler), epochs=1, optimizer="sgd", lr=0.0)
+    figures = iter([0.5, 0.4 if rank else 0.6, 0.7])
+    watched = {"validate": lambda _: {"robust": next(figures)}, "patience": 1}
+    stopped = fit(lenet(), Standard(), images, epochs=3, **watched)
+    try:
+        fit(lenet(), Standard(), images, epochs=1, batch_size=1)
+    except ValueError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    return {
+        "norms": bits(norms),
+        "awp": bits(weights),
+        "margins": margins.margins,
+        "epochs": len(stopped),
+        "refused": refused,
+    }
 
 
 def test_two_processes_train_as_one(images, tmp_path):
@@ -598,6 +721,14 @@ def test_two_processes_train_as_one(images, tmp_path):
         for each, value in kept.items():
             assert torch.equal(value, others[each]), (name, each)
             torch.testing.assert_close(value, margins[each], rtol=1e-3, atol=1e-4)
+    more, others = (torch.load(tmp_path / f"{rank}-more.pt") for rank in range(2))
+    alone = _train_more(images, 0)
+    assert torch.equal(more["norms"], others["norms"]), "averaged buffers, too, are the same"
+    torch.testing.assert_close(more["awp"], alone["awp"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(more["margins"], alone["margins"])
+    assert (more["epochs"], others["epochs"]) == (2, 2), "where one has enough, both stop"
+    assert "a batch needs a sample for each of 2 processes: batch_size is 1" in more["refused"]
+    assert alone["refused"] == ""
 
 
 def test_what_a_normal_epoch_takes_is_asked_without_the_schedule(images):

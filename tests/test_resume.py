@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import fastadv.__main__ as command_line
 from fastadv.commands import _train
-from fastadv.runs import load_checkpoint
+from fastadv.commands._launch import broken
+from fastadv.commands._loggers import LOGGERS
+from fastadv.runs import Run, load_checkpoint
 from fastadv.trainers import METHODS
 
 SERVER = multiprocessing.get_context("forkserver")  # its children have torch already
@@ -93,10 +97,95 @@ def test_a_killed_run_goes_on_to_the_same_bits(method, tmp_path):
 
 def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path):
     folder = tmp_path / "run"
-    # config.yaml, environment.json, then the checkpoints after 2 steps, 4 (an epoch), 6 and 8.
+    # environment.json, config.yaml, then the checkpoints after 2 steps, 4 (an epoch), 6 and 8.
     assert run(command("standard", folder), write=5) == -signal.SIGKILL
     assert (load_checkpoint(folder)["epoch"], load_checkpoint(folder)["step"]) == (1, 0)
     assert [path.name for path in folder.glob(".checkpoint*")], "it was in the midst"
+    assert run(command("standard", folder)) == 0
+    assert not list(folder.glob(".*")), "and what it left is gone"
+
+
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_kill_before_the_first_step_is_no_dead_end(write, tmp_path):
+    assert run(command("standard", tmp_path / "run"), write=write) == -signal.SIGKILL
+    assert run(command("standard", tmp_path / "run")) == 0
+    assert (tmp_path / "run" / "environment.json").is_file()
+
+
+def test_a_folder_of_other_files_is_no_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").touch()
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        Run(tmp_path / "run", "epochs: 2\n", {}, resume=True)
+
+
+def checkpoint(epoch: int) -> dict[str, object]:
+    return {"state": {"weight": torch.full((3,), float(epoch))}, "history": [], "epoch": epoch}
+
+
+def test_a_kill_after_a_damaged_checkpoint_leaves_the_good_one(tmp_path, monkeypatch):
+    run = Run(tmp_path / "run", "epochs: 9\n", {})
+    for epoch in range(3):
+        run.save(checkpoint(epoch))
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="going on from previous.pt"):
+        run = Run(tmp_path / "run", "epochs: 9\n", {}, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(checkpoint(2))
+    assert run.resumed()["epoch"] == 1
+    assert load_checkpoint(tmp_path / "run" / "previous.pt")["epoch"] == 1
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_previous_checkpoint_stands_in_for_a_missing_one(tmp_path):
+    run = Run(tmp_path / "run", "epochs: 9\n", {})
+    for epoch in range(2):
+        run.save(checkpoint(epoch))
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    with pytest.warns(UserWarning, match="no checkpoint at .*going on from previous.pt"):
+        assert run.resumed()["epoch"] == 0
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_is_never_older_than_the_last_tells(links, tmp_path, monkeypatch):
+    """However many of its files a save has put in place before it is killed."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    for place in range(1, 9):
+        folder, counts, replace = tmp_path / f"{links}-{place}", [], os.replace
+        run = Run(folder, "epochs: 9\n", {})
+        run.save(checkpoint(0), "best.pt", "epoch-0000.pt")
+
+        def killed(old: str, new: str, counts=counts, place=place, replace=replace) -> None:
+            counts.append(new)
+            if len(counts) == place:
+                raise KeyboardInterrupt
+            replace(old, new)
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(os, "replace", killed)
+            run.save(checkpoint(1), "best.pt", "epoch-0001.pt")
+        last = run.resumed()["epoch"]
+        assert last == int(len(counts) < place), "nothing is done half"
+        for also in ("best.pt", "epoch-0001.pt") if last else ():
+            assert load_checkpoint(folder / also)["epoch"] == 1
+    assert len(counts) == 4
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    Run(tmp_path / "run", "epochs: 9\n", {}).save(checkpoint(0))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(OSError, match=r"cannot read .*checkpoint.pt \(Permission denied\)"):
+        load_checkpoint(tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -115,6 +204,24 @@ def test_signals_save_and_stop(number, tmp_path):
     assert 3 < saved["epoch"] < 400
     assert len(saved["history"]) == saved["epoch"]
     assert run(long, step=1) == -signal.SIGKILL  # it goes on
+
+
+def test_a_signal_after_the_last_step_is_heard(tmp_path, monkeypatch, capfd):
+    """It would be lost, and what comes after training would begin."""
+    fit = _train.fit
+
+    def asked_late(*args: object, **settings: object) -> object:
+        history = fit(*args, **settings)
+        if "stop" in settings:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return history
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_train, "fit", asked_late)
+        assert command_line.main(command("standard", tmp_path / "run")) == 130
+    assert "all is saved: go on with --resume auto" in capfd.readouterr().err
+    assert load_checkpoint(tmp_path / "run")["epoch"] == 2
+    assert command_line.main(command("standard", tmp_path / "run")) == 0
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
@@ -247,6 +354,34 @@ def test_what_one_process_finds_wrong_all_say(tmp_path):
     assert "fastadv/commands" not in found.stderr, "and none of them shows where"
 
 
+def left_alone(rank: int, address: str, told: Path) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    dist.barrier()
+    if rank == 1:
+        os._exit(0)
+    try:
+        while True:
+            dist.all_reduce(torch.ones(3))
+    except RuntimeError as error:
+        told.write_text(str(broken(error)))
+    os._exit(0)
+
+
+def test_only_a_process_that_is_gone_is_called_so(tmp_path, monkeypatch, capfd):
+    torch.multiprocessing.spawn(left_alone, (f"file://{tmp_path}/meeting", tmp_path / "told"), nprocs=2)
+    assert (tmp_path / "told").read_text() == "True"
+    monkeypatch.setattr(command_line, "launched", lambda: True)
+    for words, gone in (("Connection closed by peer [gloo/transport/tcp]", True), ("mat1 and mat2 shapes", False)):
+
+        def fail(*_: object, words: str = words) -> None:
+            raise RuntimeError(words)
+
+        monkeypatch.setattr(command_line, "run_command", fail)
+        with nullcontext() if gone else pytest.raises(RuntimeError, match="mat1 and mat2"):
+            assert command_line.main(["info"]) == 1
+        assert ("is gone; its run can go on" in capfd.readouterr().err) == gone
+
+
 # Where metrics go
 
 
@@ -274,6 +409,19 @@ def test_wandb_offline(tmp_path, monkeypatch):
     )
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert kept.stat().st_size > 0
+
+
+def test_wandb_has_a_run_for_each_method_and_goes_on_with_it(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    found = []
+    for name in ("one", "two", "one"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        LOGGERS["wandb"](tmp_path / name, {}, 1)({"epoch": 1, "loss": 0.5})
+        found.append(wandb.run.id)
+    wandb.finish()
+    assert found[0] == found[2] != found[1]
+    assert list((tmp_path / "two" / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
 def test_an_unknown_log(tmp_path, capfd):

@@ -4,7 +4,7 @@ from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
 from ._landing import LandingTest, land
-from ._launch import joined, launched
+from ._launch import broken, joined, launched
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
@@ -20,6 +20,7 @@ __all__ = [
     "Reproduction",
     "Testing",
     "Training",
+    "broken",
     "compare",
     "diagnose",
     "evaluate_model",

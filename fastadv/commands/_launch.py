@@ -42,6 +42,11 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def broken(error: RuntimeError) -> bool:
+    """Whether it says that processes cannot reach each other; gloo raises no type of its own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def shared(make: Callable[[], T]) -> T:
     """What `make` gives in the first process, in all of them; raises what it raises there."""
     if processes() == 1:

@@ -132,6 +132,8 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
                 save_every=options.save_every,
                 stop=stop,
             )
+            if stop():  # asked after the last step, as while validating
+                raise Stopped
         except Stopped:
             raise Stopped(f"stopped, and all is saved: go on with --resume auto --out {run.folder}") from None
     if len(history) < options.epochs:

@@ -16,7 +16,7 @@ def perturbed(model: nn.Module, loss: Tensor, size: float) -> Iterator[None]:
     What has one dimension, biases and normalisation, stays. On leaving, weights are what they were, to the bit.
     """
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    grads = [total(grad) for grad in torch.autograd.grad(loss, weights)]
+    grads = [total(grad) for grad in torch.autograd.grad(loss, weights, materialize_grads=True)]
     before = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -8,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from ..attacks import Tuned
 from ..data import Dataset
 from ._awp import perturbed
 from ._method import Batch, Method, Row, Stats
-from ._parallel import agree, processes, rank, total, wrapped
+from ._parallel import agree, agree_on_samples, processes, rank, total, wrapped
 from ._precision import PRECISIONS, Autocast
 from ._settings import Settings
 from ._source import Part, source_of
@@ -24,6 +25,7 @@ Augment = Callable[[Tensor, Tensor, int], Tensor]
 State = dict[str, Any]
 
 _LOOK = 50  # steps between looks at the loss, each of which waits for the device
+_COUNT = ""  # the name, beside the sums of an epoch's figures, of how many samples they are of
 _ASK = 16  # steps after which several processes ask each other whether to stop
 
 
@@ -59,8 +61,8 @@ def fit(
     Args:
         model: any network from samples to logits; it is trained on the device it is on, and left in train mode.
         method: what is minimised, one of `fastadv.trainers`.
-        train: the samples, a data set, tensors (x, y), or a DataLoader of (x, y) or (x, y, index). With a loader, the
-            order is its own, and `resume` leads to the same bits only where that is the same again.
+        train: the samples, a data set, tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader's order
+            is its own, and `resume` leads to the same bits where that, given torch's generator, is the same again.
         bounds: the least and the greatest value of samples that come as tensors or from a loader.
         optimizer: by name, or one of your own, whose groups' learning rates the schedule then multiplies.
         augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
@@ -81,7 +83,7 @@ def fit(
         ValueError: for settings out of range, `patience` or `collapse` with nothing to watch, a `validate` whose
             figures have taken names, or a `resume` of another network or optimiser.
         TypeError: for a setting or a `train` of an unknown kind.
-        FloatingPointError: when a loss is NaN or infinite; what was saved last is from before.
+        FloatingPointError: when a loss or a weight is NaN or infinite; what was saved last is from before.
         Stopped: when `stop` says so.
     """
     if isinstance(optimizer, str):
@@ -98,7 +100,7 @@ def fit(
             raise ValueError(f"{name} works on GPUs only: leave it out")
     if how.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is a single layer
-    source = source_of(train, how.batch_size, bounds, device)
+    source = source_of(train, how.batch_size, bounds, device, indexed=bool(method.per_sample))
     descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
     run = _Run(model, method, descent, how, device, len(source))
     method.begin(source, how.seed, how.epochs)
@@ -111,7 +113,8 @@ def fit(
         if on_save and rank() == 0:
             on_save({**run.state(), "best": best})
 
-    while len(run.history) < how.epochs and not _enough(run.history, how):
+    # Figures may differ between processes in their last bits, and all have to stop where one does.
+    while len(run.history) < how.epochs and not _any(_enough(run.history, how), device):
         epoch, started = len(run.history), time.perf_counter() - run.seconds
         for part, size in source.epoch(epoch, how.seed, skip=run.step):
             stats = run.train(part, size, source.batches, augment)
@@ -131,6 +134,7 @@ def fit(
         if validate:
             row |= _checked(validate(run.network_now()), row)
             run.network.train()
+        method.end_epoch(row)
         run.history.append(row)
         if on_epoch and rank() == 0:
             on_epoch(row)
@@ -154,9 +158,8 @@ class _Run:
         self.model, self.method, self.descent, self.how, self.device = model, method, descent, how, device
         self.rates = [group["lr"] / how.lr if how.lr else 0.0 for group in descent.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=how.precision == "float16")
-        self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True) if how.ema else None
-        )
+        average = functools.partial(_averaged, how.ema)
+        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if how.ema else None
         self.history: list[Row] = []
         self.totals: Stats = {}  # of the epoch that has begun
         self.step, self.seconds = 0, 0.0  # of it, too
@@ -187,54 +190,69 @@ class _Run:
         self.descent.zero_grad(set_to_none=True)
         if how.awp:
             batch.made = []
-            with perturbed(self.model, self.method.loss(self.network, batch), how.awp):
+            with perturbed(self.model, self.method.loss(self.network, batch) * self.share(batch, size), how.awp):
                 loss = self.backward(batch, size)
         else:
             loss = self.backward(batch, size)
         if how.clip:
             self.scaler.unscale_(self.descent)
-            nn.utils.clip_grad_norm_(self.model.parameters(), how.clip)
+            trained = [p for group in self.descent.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, how.clip)
         self.scaler.step(self.descent)
         self.scaler.update()
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
         stats = {"loss": loss.detach(), **{name: value.detach() for name, value in batch.stats.items()}}
-        for name, value in stats.items():
-            self.totals[name] = self.totals.get(name, 0) + value * (len(y) / self.samples)
+        for name, value in {**stats, _COUNT: torch.ones((), device=loss.device)}.items():
+            self.totals[name] = self.totals.get(name, 0) + value * len(y)
         return stats
 
     def backward(self, batch: Batch, size: int) -> Tensor:
         loss = self.method.loss(self.network, batch)
-        # Processes' gradients are averaged, whose parts may differ by a sample.
-        share = len(batch.y) * processes() / size
+        share = self.share(batch, size)
         self.scaler.scale(loss * share if share != 1 else loss).backward()
         return loss
+
+    @staticmethod
+    def share(batch: Batch, size: int) -> float:
+        """What this process's loss counts, since gradients are averaged and parts may differ by a sample."""
+        return len(batch.y) * processes() / size
 
     def agree(self) -> None:
         """Makes what all processes have to know the same in all; the first has the sums over the epoch."""
         if processes() > 1:
-            agree(self.model, self.method, self.seen)
+            agree(self.model)
+            if self.average:
+                agree(self.average)
+            agree_on_samples(self.method, self.seen)
             sums = {name: total(value) for name, value in self.totals.items()}
             self.totals = sums if rank() == 0 else {name: torch.zeros_like(value) for name, value in sums.items()}
 
     def check(self) -> None:
-        """Raises FloatingPointError where a loss of this epoch was NaN or infinite."""
+        """Raises FloatingPointError where a loss of this epoch was NaN or infinite, or the last step led there."""
         loss = float(self.totals.get("loss", 0.0))
+        trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss} in epoch {len(self.history) + 1}; try a smaller lr than {self.how.lr:g}, or "
-                "clip gradients"
-            )
+            what = f"the loss became {loss}"
+        elif trained and not torch.stack([p.isfinite().all() for p in trained]).all():
+            what = "weights became NaN or infinite"
+        else:
+            return
+        raise FloatingPointError(
+            f"{what} in epoch {len(self.history) + (self.step > 0)}; try a smaller lr than {self.how.lr:g}, or clip "
+            "gradients"
+        )
 
     def end_epoch(self, started: float) -> Row:
         """The row of the epoch that has ended."""
-        means = {name: float(total(value)) for name, value in self.totals.items()}  # waits for the device
+        sums = {name: float(total(value)) for name, value in self.totals.items()}  # waits for the device
         self.check()
+        count = sums.pop(_COUNT)  # not all samples, where a loader leaves out some
+        means = {name: value / count for name, value in sums.items()}
         seconds = time.perf_counter() - started
         row = {"epoch": len(self.history) + 1, **means, "lr": self.descent.param_groups[0]["lr"]}
-        row |= {"seconds": seconds, "images_per_second": self.samples / seconds}
-        self.method.end_epoch(row)
+        row |= {"seconds": seconds, "images_per_second": count / seconds}
         self.totals, self.step, self.seconds = {}, 0, 0.0
         return row
 
@@ -293,13 +311,21 @@ class _Run:
             first = float(rank() == 0)  # has the sums
             self.totals = {name: value.to(self.device) * first for name, value in state["totals"].items()}
             torch.set_rng_state(state["generator"])
-            if self.device.type == "cuda":
+            if self.device.type == "cuda" and "cuda_generator" in state:  # a run may go on on another device
                 torch.cuda.set_rng_state(state["cuda_generator"], self.device)
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
                 "cannot resume from this state, which is of another training or incomplete: "
                 f"{type(error).__name__} {error}"
             ) from None
+
+
+def _averaged(decay: float, averages: list[Tensor], now: list[Tensor], _: Tensor) -> None:
+    """Moves averages towards what is now; of whole numbers, as counts and indices are, there is no average."""
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(averages, now, 1 - decay)
+    else:
+        torch._foreach_copy_(averages, now)
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

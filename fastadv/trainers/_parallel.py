@@ -63,19 +63,21 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     return ddp(network, device_ids=[device] if device.type == "cuda" else None, **{name: False})
 
 
-def agree(model: nn.Module, method: "Method", seen: Tensor) -> None:
-    """Makes the model's buffers and the method's tensors of samples the same in all processes.
-
-    Buffers become the first process's; a sample's entry that of the process that has it `seen` [N] since the last call,
-    which is forgotten.
-    """
-    if processes() == 1:
-        return
-    for buffer in model.buffers():
+def agree(network: nn.Module) -> None:
+    """Makes the network's buffers those of the first process."""
+    for buffer in network.buffers():
         dist.broadcast(buffer, 0)
-    by_any = total(seen.int()) > 0
+
+
+def agree_on_samples(method: "Method", seen: Tensor) -> None:
+    """Makes the method's tensors of samples the same in all processes.
+
+    A sample's entry becomes that of the process that has it `seen` [N] since the last call, which is forgotten; their
+    mean where a sampler gave it to several, as it does to make parts equal.
+    """
+    by = total(seen.int())
     for name in method.per_sample:
         value = getattr(method, name)
-        of_others = total(torch.where(seen, value, torch.zeros_like(value)))
-        setattr(method, name, torch.where(by_any, of_others, value))
+        theirs = total(torch.where(seen, value, torch.zeros_like(value))) / by.clamp_min(1)
+        setattr(method, name, torch.where(by > 0, theirs, value))
     seen.zero_()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ class Memory:
     def __post_init__(self) -> None:
         self.bounds, self.sample_shape = self.data.bounds, self.data.sample_shape
         self.device = self.data.device
+        if min(self.batch_size, len(self)) < processes():
+            raise ValueError(
+                f"a batch needs a sample for each of {processes()} processes: batch_size is {self.batch_size}, of "
+                f"{len(self)} samples"
+            )
 
     def __len__(self) -> int:
         return len(self.data)
@@ -40,7 +46,7 @@ class Memory:
 
     def epoch(self, epoch: int, seed: int, skip: int) -> Iterator[tuple[Part, int]]:
         """This process's parts of the batches of an epoch, but for the first `skip`, and the batches' sizes."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_seed(seed, epoch)))
         for whole in self._split(order.to(self.device))[skip:]:
             index = own_part(whole)
             yield (self.data.x[index], self.data.y[index], index), len(whole)
@@ -48,15 +54,16 @@ class Memory:
 
 @dataclass
 class Loaded:
-    """A loader of (x, y) or (x, y, index), whose order is its own affair.
+    """A loader of (x, y) or (x, y, index), whose order is its own affair; it draws from a generator seeded every epoch.
 
-    Without an index, samples are numbered in the order in which they come, which is wrong for methods that keep
-    something of every sample.
+    Without an index, samples are numbered in the order in which they come, which `indexed` forbids: it would be wrong
+    for methods that keep something of every sample.
     """
 
     loader: DataLoader
     bounds: tuple[float, float]
     device: torch.device
+    indexed: bool
 
     def __post_init__(self) -> None:
         try:
@@ -78,15 +85,24 @@ class Loaded:
         """The batches of an epoch, but for the first `skip`. In several processes, the loader's sampler shares them."""
         if hasattr(self.loader.sampler, "set_epoch"):
             self.loader.sampler.set_epoch(epoch)
-        seen = 0
-        for number, (x, y, *index) in enumerate(self.loader):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_seed(seed, epoch))
+            batches = iter(self.loader)
+            seen = sum(len(y) for _, y, *_ in islice(batches, skip))
+            first = list(islice(batches, 0 if skip else 1))  # a sampler draws when it is asked for the first
+        for x, y, *index in chain(first, batches):
+            if self.indexed and not index:
+                raise ValueError("the method keeps something of every sample: its loader must give (x, y, index)")
             places = index[0] if index else torch.arange(seen, seen + len(y))
             seen += len(y)
-            if number >= skip:
-                x, y, places = (each.to(self.device, non_blocking=True) for each in (x, y, places))
-                if x.dim() == 4 and x.device.type == "cpu":
-                    x = x.to(memory_format=torch.channels_last)  # as `Dataset.to`
-                yield (x, y, places), len(y) * processes()
+            x, y, places = (each.to(self.device, non_blocking=True) for each in (x, y, places))
+            if x.dim() == 4 and x.device.type == "cpu":
+                x = x.to(memory_format=torch.channels_last)  # as `Dataset.to`
+            yield (x, y, places), len(y) * processes()
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return seed * 1_000_003 + epoch
 
 
 def source_of(
@@ -94,13 +110,17 @@ def source_of(
     batch_size: int,
     bounds: tuple[float, float],
     device: torch.device,
+    indexed: bool,
 ) -> Memory | Loaded:
-    """`train` as a source of batches on `device`. Raises TypeError for anything else than a data set or a loader."""
+    """`train` as a source of batches on `device`; `indexed` where a loader must tell samples apart.
+
+    Raises TypeError for anything else than a data set or a loader.
+    """
     if isinstance(train, tuple) and len(train) == 2:
         x, y = train
         train = Dataset(x, y, classes=tuple(str(k) for k in range(int(y.max()) + 1)), bounds=bounds, name="train")
     if isinstance(train, Dataset):
         return Memory(train.to(device), batch_size)
     if isinstance(train, DataLoader):
-        return Loaded(train, bounds, device)
+        return Loaded(train, bounds, device, indexed)
     raise TypeError(f"train must be a fastadv Dataset, tensors (x, y) or a DataLoader, got {type(train).__name__}")
