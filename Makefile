@@ -4,13 +4,16 @@ BIN := .venv/bin
 # Idle threads sleep rather than spin: on a shared machine spinning costs more than it saves.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test docs bench lint clean
 
 demo: .venv/installed
 	$(BIN)/fastadv compare standard fgsm pgd blind --epochs 4 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/installed-for-tests
 	$(BIN)/python -m pytest
+
+docs: .venv/installed-for-tests
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/installed-for-bench
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest benchmarks --benchmark-json=benchmark.json
@@ -27,7 +30,8 @@ lint: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark hypothesis ruff scikit-learn scipy
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark hypothesis ruff scikit-learn scipy \
+		mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
 # adv-lib without its dependencies: visdom no longer builds, and its attacks do not use it.
@@ -37,4 +41,4 @@ lint: .venv/installed-for-tests
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info fastadv/*.so
+	rm -rf .venv build site *.egg-info fastadv/*.so

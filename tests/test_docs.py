@@ -1,17 +1,39 @@
-"""Every Python block of the documentation runs as printed, where the packages that it shows are installed."""
+"""The documentation holds: its code runs as printed, its commands parse, its figures and names stand where it says."""
 
 import importlib.util
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
-BLOCKS = [
-    pytest.param(code, id=f"{page.stem}-{number}")
-    for page in sorted(DOCS.rglob("*.md"))
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-]
+from fastadv import attacks, losses, models, ops, recipes, trainers
+from fastadv.__main__ import Parser, parser
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+METHOD_PAGES = [page for page in PAGES if page.parent.name == "methods" and page.stem != "index"]
+every_method_page = pytest.mark.parametrize("page", METHOD_PAGES, ids=lambda page: page.stem)
+
+
+def blocks(language: str, pages: list[Path]) -> list:
+    return [
+        pytest.param(code, id=f"{page.relative_to(ROOT).with_suffix('')}-{number}")
+        for page in pages
+        for number, code in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL))
+    ]
+
+
+def section(page: Path, title: str) -> str:
+    """What stands below a heading of the second level."""
+    return (page.read_text().partition(f"\n## {title}\n")[2] + "\n## ").partition("\n## ")[0]
+
+
+BLOCKS = blocks("python", PAGES)
+COMMANDS = blocks("sh", [*PAGES, ROOT / "README.md"])
 
 
 @pytest.mark.parametrize("code", BLOCKS)
@@ -24,5 +46,89 @@ def test_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     exec(compile(code, "docs", "exec"), {"__name__": "docs"})
 
 
+@pytest.fixture(scope="module")
+def cli() -> Parser:
+    return parser()
+
+
+@pytest.mark.parametrize("code", COMMANDS)
+def test_commands_parse(code: str, cli: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        programs = [Path(word).name for word in words]
+        if "--config" in words:  # of a run that was not made here
+            config = Path(words[words.index("--config") + 1])
+            config.parent.mkdir(parents=True)
+            config.write_text("{}")
+        if "fastadv" in programs:
+            chosen = cli.parse_args(words[programs.index("fastadv") + 1 :])
+            cli.instantiate(chosen)
+            if chosen.command == "reproduce" and chosen.reproduce.names:
+                assert recipes.select(chosen.reproduce.names)
+
+
 def test_there_are_blocks() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) > 20
+    assert sum("fastadv" in block.values[0] for block in COMMANDS) > 20
+
+
+@pytest.mark.parametrize("method", trainers.METHODS.values())
+def test_every_method_has_a_page(method: type) -> None:
+    assert sum(f"::: fastadv.trainers.{method.__name__}\n" in page.read_text() for page in METHOD_PAGES) == 1
+
+
+@every_method_page
+def test_equations_lead_to_code(page: Path) -> None:
+    rows = [line for line in section(page, "Equation to code").splitlines() if line.startswith("| ")][2:]
+    places = {module.__name__.rpartition(".")[2]: module for module in (ops, losses, models)}
+    names = {**vars(attacks), **vars(trainers), **places}
+    assert rows
+    for row in rows:
+        code = re.findall("`([^`]+)`", row.rsplit("|", 2)[1])
+        assert code
+        for name in code:
+            head, *path = name.split(".")
+            found = names[head]
+            for part in path:
+                fields = getattr(found, "__dataclass_fields__", {})
+                found = fields[part] if part in fields else getattr(found, part)
+
+
+@every_method_page
+def test_recipes_are_all_those_of_the_methods(page: Path) -> None:
+    shown = re.findall(r"^::: fastadv\.trainers\.(\w+)$", page.read_text(), re.MULTILINE)
+    names = [name for name, method in trainers.METHODS.items() if method.__name__ in shown]
+    patterns = [
+        word for word in re.findall("`([^`]+)`", section(page, "Recipes")) if word.replace("-", "_") not in names
+    ]
+    own = {name for name in recipes.names() if recipes.load(name).method in names}
+    assert {recipe.name for recipe in recipes.select(patterns)} == own
+
+
+@every_method_page
+def test_figures_stand_in_the_files_linked(page: Path) -> None:
+    said = section(page, "Measured")
+    files = [page.parent / link for link in re.findall(r"\]\((\S+?\.md)\)", said)]
+    figures = set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)", re.sub(r"\]\(\S+\)", "", said)))
+    assert files if figures else "not been" in said
+    known = set(re.findall(r"\d+\.\d+", " ".join(file.read_text() for file in files)))
+    assert figures <= known
+
+
+def test_errors_of_installation_are_those_that_are_raised() -> None:
+    sources = "".join((ROOT / path).read_text() for path in ("setup.py", "fastadv/ops.py"))
+    quoted = re.findall("^(?:## |- )`([^`]+)`", (ROOT / "docs/installation.md").read_text(), re.MULTILINE)
+    assert len(quoted) > 6
+    assert [text for text in quoted if text not in sources] == []
+
+
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    for package in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(package)
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(
+        build, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr  # with --quiet, --strict would not see warnings
+    assert (tmp_path / "site" / "index.html").is_file()

@@ -160,10 +160,10 @@ class APGD(_AutoPGD):
 class APGDT(_AutoPGD):
     """APGD on the targeted DLR loss, towards each of the most likely wrong classes in turn (Croce and Hein, 2020).
 
-    With two or three classes, where that loss is not defined, down the cross-entropy with the target.
+    With two or three classes, where that loss is not defined, down the cross-entropy with the target. Every restart
+    tries every target; the options that `APGD` has as well mean the same.
 
     Args:
-        eps, steps, restarts, rho, eot, norm: as in `APGD`; every restart tries every target.
         targets: how many classes are tried, in the order of their logits at x.
     """
 

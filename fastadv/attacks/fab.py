@@ -119,8 +119,9 @@ class FAB(_AdaptiveBoundary):
 class FABT(_AdaptiveBoundary):
     """FAB-T: FAB towards each of the most likely wrong classes in turn, at one gradient a step.
 
+    Every restart tries every target; the options that `FAB` has as well mean the same.
+
     Args:
-        steps, restarts, alpha_max, eta, beta, enough, norm: as in `FAB`; every restart tries every target.
         targets: how many classes are tried, in the order of their logits at x.
     """
 

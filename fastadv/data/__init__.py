@@ -1,4 +1,4 @@
-"""Data sets as tensors: ``load(name, split)`` gives a :class:`Dataset`; ``DATASETS`` holds the names.
+"""Data sets as tensors: ``load(name, split)`` gives a `Dataset`; ``DATASETS`` holds the names.
 
 ``AUGMENTATIONS`` holds the random changes that training may make to a batch of images (see `augment`), ``CORRUPTIONS``
 those that tests of robustness make (see `corruptions`), of which ``load_cifar10_c`` reads the published images.
@@ -58,10 +58,12 @@ def load(
 ) -> Dataset:
     """The data set ``name``, on the CPU.
 
-    name: a key of ``DATASETS``, or the path of a file ending in ``.npz`` (see ``load_npz``), or
-        of a folder of images (see ``load_image_folder``).
-    folder: where the data set's files are; None searches the usual places (see ``Source.locate``).
-    download: permission to download what is found nowhere; unused by data sets that need no files.
+    Args:
+        name: a key of ``DATASETS``, or the path of a file ending in ``.npz`` (see ``load_npz``), or
+            of a folder of images (see ``load_image_folder``).
+        split: ``train`` or ``test``.
+        folder: where the data set's files are; None searches the usual places (see ``Source.locate``).
+        download: permission to download what is found nowhere; unused by data sets that need no files.
 
     Raises ValueError for an unknown name or split, a folder that means nothing to this data set, and damaged files;
     FileNotFoundError for missing files, ConnectionError for a failed download, ImportError for SVHN without scipy.

@@ -14,11 +14,12 @@ from torch import Tensor
 class Dataset:
     """Samples and labels in memory, both on one device; checked when made.
 
-    x: samples [N, ...], any floating-point type in, float32 kept; finite and inside ``bounds``.
-    y: labels [N], any integer type in, int64 kept; 0..len(classes)-1.
-    classes: the name of each class.
-    bounds: the least and the greatest value a sample may hold, which attacks respect too.
-    name: what messages and reports call it.
+    Args:
+        x: samples [N, ...], any floating-point type in, float32 kept; finite and inside ``bounds``.
+        y: labels [N], any integer type in, int64 kept; 0..len(classes)-1.
+        classes: the name of each class.
+        bounds: the least and the greatest value a sample may hold, which attacks respect too.
+        name: what messages and reports call it.
 
     Raises TypeError for other types and ValueError for everything else, each naming what was found and the fix.
     """

@@ -27,9 +27,10 @@ def corruption_accuracy(
 ) -> CorruptionAccuracy:
     """Accuracy of `model` on each of `sets`, (corruption, severity, data), which may be made one at a time.
 
-    model: samples to logits; in eval mode, on the device it is on, and left as it was.
-    clean: what was corrupted.
-    batch_size: samples at a time; it decides memory and speed only.
+    Args:
+        model: samples to logits; in eval mode, on the device it is on, and left as it was.
+        clean: what was corrupted.
+        batch_size: samples at a time; it decides memory and speed only.
 
     Raises ValueError without any data, and what is wrong with the logits.
     """

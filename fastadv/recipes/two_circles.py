@@ -29,7 +29,7 @@ _SIZES = (2 * HIDDEN, HIDDEN, HIDDEN, 1)
 class Nets:
     """S perceptrons 2-6-1 with ReLU side by side; a sigmoid of the score is the paper's output.
 
-    `theta` [S, 25] holds a network a row, in the order of the parameters of :class:`fastadv.models.TwoCirclesNet`.
+    `theta` [S, 25] holds a network a row, in the order of the parameters of `fastadv.models.TwoCirclesNet`.
     """
 
     theta: Tensor
