@@ -109,22 +109,28 @@ def fit(
         if rank() == 0:
             on_save({**run.state(), "best": best})
 
-    while len(run.history) < how.epochs and not _enough(run.history, how):
+    over = run.over()
+    while not over and (how.minutes or len(run.history) < how.epochs) and not _enough(run.history, how):
         epoch, started = len(run.history), time.perf_counter() - run.seconds
         for part, size in source.epoch(epoch, how.seed, skip=run.step):
             stats = run.train(part, size, source.batches, augment)
             run.seconds = time.perf_counter() - started
             if on_step:
-                on_step(epoch * source.batches + run.step, how.epochs * source.batches, stats)
+                done = epoch * source.batches + run.step
+                in_all = done * 60 * how.minutes / run.spent if how.minutes else how.epochs * source.batches
+                on_step(done, max(done, round(in_all)), stats)
             if run.step % _LOOK == 0:
                 run.check()
             if _any(stop(), device, run.step):
                 save()
                 raise Stopped
+            over = bool(how.minutes) and _any(run.over(), device, run.step)
+            if over:
+                break
             if save_every and run.step % save_every == 0 and run.step < source.batches:
                 save()
         run.agree()
-        row = run.end_epoch(started)
+        row = run.end_epoch(started, whole=run.step == source.batches)
         if validate:
             row |= _checked(validate(run.network_now()), row)
             run.network.train()
@@ -156,7 +162,7 @@ class _Run:
         )
         self.history: list[Row] = []
         self.totals: Stats = {}  # of the epoch that has begun
-        self.step, self.seconds = 0, 0.0  # of it, too
+        self.step, self.done, self.seconds = 0, 0, 0.0  # steps and samples of it, too, and what they took
         self.samples = samples
         self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
         dtype = PRECISIONS[how.precision]
@@ -189,6 +195,7 @@ class _Run:
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
+        self.done += size
         stats = {"loss": loss.detach(), **{name: value.detach() for name, value in batch.stats.items()}}
         for name, value in stats.items():
             self.totals[name] = self.totals.get(name, 0) + value * (len(y) / self.samples)
@@ -217,15 +224,26 @@ class _Run:
                 "clip gradients"
             )
 
-    def end_epoch(self, started: float) -> Row:
-        """The row of the epoch that has ended."""
-        means = {name: float(total(value)) for name, value in self.totals.items()}  # waits for the device
+    @property
+    def spent(self) -> float:
+        """The seconds that training has taken."""
+        return sum(row["seconds"] for row in self.history) + self.seconds
+
+    def over(self) -> bool:
+        """Whether there is a budget of time that is spent."""
+        return 0 < 60 * self.how.minutes <= self.spent
+
+    def end_epoch(self, started: float, whole: bool) -> Row:
+        """The row of the epoch that has ended; its means are over the samples seen, where these are not the `whole`."""
+        samples = self.samples if whole else self.done
+        share = samples / self.samples
+        means = {name: float(total(value)) / share for name, value in self.totals.items()}  # waits for the device
         self.check()
         seconds = time.perf_counter() - started
         row = {"epoch": len(self.history) + 1, **means, "lr": self.descent.param_groups[0]["lr"]}
-        row |= {"seconds": seconds, "images_per_second": self.samples / seconds}
+        row |= {"seconds": seconds, "images_per_second": samples / seconds}
         self.method.end_epoch(row)
-        self.totals, self.step, self.seconds = {}, 0, 0.0
+        self.totals, self.step, self.done, self.seconds = {}, 0, 0, 0.0
         return row
 
     def network_now(self) -> nn.Module:
@@ -249,6 +267,7 @@ class _Run:
             "epoch": len(self.history),
             "history": [dict(row) for row in self.history],
             "step": self.step,
+            "done": self.done,
             "seconds": self.seconds,
             "totals": _copied(self.totals),
             "generator": torch.get_rng_state(),
@@ -279,7 +298,7 @@ class _Run:
             self.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
             self.scaler.load_state_dict(state["scaler"])
             self.history = [dict(row) for row in state["history"]]
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step, self.done, self.seconds = state["step"], state.get("done", 0), state["seconds"]
             first = float(rank() == 0)  # has the sums
             self.totals = {name: value.to(self.device) * first for name, value in state["totals"].items()}
             torch.set_rng_state(state["generator"])
