@@ -19,13 +19,14 @@ from ._recipes import (
     records_table,
     write_records,
 )
-from ._sweep import SweepRow, plot_sweep, sweep_rows
+from ._sweep import StepsRow, SweepRow, plot_sweep, steps_rows, sweep_rows
 from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows, table, write_table
 from ._transfer import plot_transfer
 
 __all__ = [
     "Entry",
     "RunFolder",
+    "StepsRow",
     "SweepRow",
     "attack_rows",
     "attacks_table",
@@ -54,6 +55,7 @@ __all__ = [
     "read_run",
     "records_table",
     "rows",
+    "steps_rows",
     "sweep_rows",
     "table",
     "write_confusion",

@@ -17,7 +17,7 @@ import yaml
 from ..recipes import Figure
 from ._recipes import read_figures
 
-_REDRAWN = ("history", "gradients", "aa_", "corruptions", "sweep", "transfer")
+_REDRAWN = ("history", "gradients", "aa_", "corruptions", "sweep", "steps", "transfer")
 _PAGE = "report.html"
 
 
@@ -25,8 +25,8 @@ _PAGE = "report.html"
 class RunFolder:
     """What a run folder holds; parts that it has not are empty.
 
-    `config`, `environment`: of the run. `history`: a row an epoch. `table`, `attacks`, `sweep`, `transfer` and
-    `corruptions`: the rows of these CSV files, as text. `evaluations`: ``evaluation.json`` by the name of the model.
+    `config`, `environment`: of the run. `history`: a row an epoch. `table`, `attacks`, `sweep`, `steps`, `transfer`
+    and `corruptions`: the rows of these CSV files, as text. `evaluations`: ``evaluation.json`` by the model's name.
     `samples`: ``evaluation.npz``. `figures`: measured and printed. `pictures`: PNG files that a report does not draw
     itself. `inner`: the runs in it. `files`: what was read, and its SHA-256.
     """
@@ -38,6 +38,7 @@ class RunFolder:
     table: list[dict[str, str]]
     attacks: list[dict[str, str]]
     sweep: list[dict[str, str]]
+    steps: list[dict[str, str]]
     transfer: list[dict[str, str]]
     evaluations: dict[str, Any]
     samples: dict[str, np.ndarray]
@@ -122,6 +123,7 @@ def _read(folder: Path) -> RunFolder:
         table=read("table.csv", _rows, []),
         attacks=read("attacks.csv", _rows, []),
         sweep=read("sweep.csv", _rows, []),
+        steps=read("steps.csv", _rows, []),
         transfer=read("transfer.csv", _rows, []),
         evaluations=read("evaluation.json", lambda path: json.loads(path.read_text()), {}),
         samples=read("evaluation.npz", lambda path: dict(np.load(path)), {}),

@@ -109,7 +109,7 @@ class Page:
         ]
 
     def compared(self) -> list[Section]:
-        """A section for each test set: its table, AA curves, margins, and accuracies over budgets."""
+        """A section for each test set: its table, AA curves, margins, and accuracies over budgets and steps."""
         groups: dict[str, list[Tested]] = {}
         for tested in self.tested():
             groups.setdefault(settings(tested), []).append(tested)
@@ -138,7 +138,7 @@ class Page:
                 caption = f"Margins under {attack} of correctly classified samples; above {2 * theta:g} in the last bin"
                 plot = partial(plot_distances, curves, 2 * theta, attack, among=self.order)
                 section.pictures.append(self.draw(f"margins_{attack}", caption, files, plot))
-            section.pictures += self.over_budgets(direct)
+            section.pictures += [*self.over_budgets(direct), *self.over_steps(direct)]
             sections.append(section)
         return sections
 
@@ -167,6 +167,24 @@ class Page:
             )
             for attack, of_models in lines.items()
             if any(len(points) > 2 for points in of_models.values())
+        ]
+
+    def over_steps(self, models: Sequence[Tested]) -> list[Picture]:
+        """Accuracy over the steps of attacks; at 0 the clean accuracy."""
+        lines: dict[str, dict[str, dict[float, float]]] = {}
+        for model in models:
+            for row in model.run.steps:
+                points = lines.setdefault(row["attack"], {}).setdefault(model.label, {})
+                points[float(row["steps"])] = 100 * float(row["accuracy"])
+        files = [model.run.folder / "steps.csv" for model in models if model.run.steps]
+        return [
+            self.draw(
+                f"steps_{attack}",
+                f"Accuracy under {attack} over its steps",
+                files,
+                partial(plot_lines, of_models, "steps", f"accuracy under {attack}, %", percent=True, among=self.order),
+            )
+            for attack, of_models in lines.items()
         ]
 
     def published(self) -> list[Section]:
