@@ -23,6 +23,7 @@ WHERE = (
     "folder",
     "download",
     "at_once",
+    "at_a_time",
     "log",
     "save_every",
     "keep_every",
