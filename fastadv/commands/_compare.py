@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 
 from .. import report
 from ..info import environment
@@ -59,19 +60,34 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "table.csv").is_file()  # what training writes last
+        return (self.folder / "evaluation.json").is_file()  # what training writes last
 
-    def start(self, place: dict[str, str]) -> subprocess.Popen:
-        """Trains and evaluates in a process of its own, with `place` in its environment.
 
-        Raises BlockingIOError where such a process, which outlived its parent, is still at it.
-        """
-        flags = ["--config", str(self.folder / CONFIG), "--out", str(self.folder), "--resume", "auto"]
-        command = [sys.executable, "-m", "fastadv", "train", self.method, *flags]
+class Running:
+    """A job that is trained and evaluated in a process of its own, with `place` in its environment.
+
+    Raises BlockingIOError where such a process, which outlived its parent, is still at it.
+    """
+
+    def __init__(self, job: Job, place: dict[str, str]):
+        self.job, self.place = job, place
+        flags = ["--config", str(job.folder / CONFIG), "--out", str(job.folder), "--resume", "auto"]
+        command = [sys.executable, "-m", "fastadv", "train", job.method, *flags]
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with self.log.open("a") as log:
+        with job.log.open("a") as log:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process inherits the lock and, ending, gives it up
-            return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | path | place)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | path | place)
+            self.told = log.tell()
+
+    def pass_on(self) -> None:
+        """Says what training has said since the last call, a line an epoch."""
+        with self.job.log.open() as log:
+            log.seek(self.told)
+            *lines, _ = log.read().split("\n")
+        self.told += sum(len(line.encode()) + 1 for line in lines)
+        for line in lines:
+            if line.startswith(f"{self.job.method}: "):
+                say(escape(self.job.name + line.removeprefix(self.job.method)))
 
 
 def compare(names: Sequence[str], options: Training, testing: Testing, how: Comparison) -> None:
@@ -128,28 +144,35 @@ def run_all(jobs: Sequence[Job], free: list[dict[str, str]], stop: Callable[[], 
     Returns those that failed, after the end of their logs.
     """
     waiting, failed = [job for job in jobs if not job.finished], []
-    running: dict[Job, tuple[subprocess.Popen, dict[str, str]]] = {}
+    running: list[Running] = []
     try:
         while (waiting or running) and not stop():
             while waiting and free:
                 job, place = waiting.pop(0), free.pop(0)
-                say(f"{job.name}: begins; its log is {job.log}")
-                running[job] = job.start(place), place
-            time.sleep(0.1)
-            for job in [job for job, (process, _) in running.items() if process.poll() is not None]:
-                process, place = running.pop(job)
-                free.append(place)
-                if process.returncode == 0:
-                    say(f"{job.name}: done")
-                elif not stop():
+                try:
+                    running.append(Running(job, place))
+                except BlockingIOError:
+                    say(f"{job.name}: a process that outlived an earlier compare still trains it: await it, or end it")
+                    free.append(place)
                     failed.append(job)
-                    say(f"{job.name}: failed, with exit status {process.returncode}; its log ends with")
-                    console.print("\n".join(job.log.read_text().splitlines()[-8:]), markup=False, highlight=False)
+            time.sleep(0.1)
+            for each in running:
+                each.pass_on()
+            for each in [each for each in running if each.process.poll() is not None]:
+                each.pass_on()
+                running.remove(each)
+                free.append(each.place)
+                if each.process.returncode and not stop():
+                    say(
+                        f"{each.job.name}: failed, with exit status {each.process.returncode}; {each.job.log} ends with"
+                    )
+                    say(escape("\n".join(each.job.log.read_text().splitlines()[-8:])))
+                    failed.append(each.job)
     finally:
-        for process, _ in running.values():
-            process.terminate()  # it saves first
-        for process, _ in running.values():
-            process.wait()
+        for each in running:
+            each.process.terminate()  # it saves first
+        for each in running:
+            each.process.wait()
     return failed
 
 
@@ -160,6 +183,6 @@ def conclude(folder: Path, runs: Mapping[tuple[str, int], report.RunFolder]) -> 
     console.print(report.runs_table(whole))
     for (method, seed), run in runs.items():
         for finding in run.findings:
-            console.print(f"{method}, seed {seed}: {finding}", style="yellow", markup=False, highlight=False)
+            say(f"[yellow]{method}, seed {seed}: {escape(finding)}[/yellow]")
     page = report.write_report([whole], folder)
     say(f"written: {folder / 'table.csv'}, {page}, and a folder a run")

@@ -135,7 +135,7 @@ def plot_histories(histories: Mapping[str, History], folder: Path) -> None:
 
 def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module], test: Dataset, theta: float) -> None:
     """Prints the table and writes it to `folder`, with the figures that can be drawn of these models."""
-    report.write_evaluation(entries, test, theta, folder)
+    report.write_table(entries, theta, folder / "table.csv")
     results = entries[0].evaluation.results
     for name, result in results.items():
         if result.curve is not None:
@@ -145,6 +145,6 @@ def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module
     if attacks and len(test.sample_shape) == 3:
         models = {entry.name: network for entry, network in zip(entries, networks, strict=True)}
         report.plot_examples(models, test, attacks[-1], folder / "examples.png")
-    report.write_table(entries, theta, folder / "table.csv")  # the last: what has it is finished
+    report.write_evaluation(entries, test, theta, folder)  # the last: what has it is finished
     console.print(report.table(entries, theta))
     say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.png"), folder / "table.csv"])))

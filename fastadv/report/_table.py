@@ -100,9 +100,9 @@ def write_table(entries: Sequence[Entry], theta: float, path: Path) -> None:
         for finding in entry.evaluation.findings
     ]
     values = rows(entries, theta)
+    write_rows(path, values[0], values)
     write_rows(path.with_name("attacks.csv"), COLUMNS, attack_rows(entries))
     write_rows(path.with_name("findings.csv"), ("method", "check", "text"), found)
-    write_rows(path, values[0], values)
 
 
 def write_rows(path: Path, columns: Iterable[str], values: Iterable[Row]) -> None:
