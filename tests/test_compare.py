@@ -117,8 +117,8 @@ def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
         assert running.poll() is None
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
-    assert running.wait(60) == 130
-    assert f"all is saved: go on with --resume auto --out {folder}" in running.stderr.read()
+    assert f"all is saved: go on with --resume auto --out {folder}" in running.communicate(timeout=60)[1]
+    assert running.returncode == 130
     assert 3 < load_checkpoint(folder / "standard")["epoch"] < 200
     assert not (folder / "report.html").exists()
     assert subprocess.run([*command, "--resume", "auto"], env=environment, check=False).returncode == 0
@@ -130,12 +130,11 @@ def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
 
 def test_a_budget_of_minutes(tmp_path: Path) -> None:
     flags = ["--minutes", "0.01", "--out", str(tmp_path / "c")]
-    assert main(["compare", "standard", "fgsm", *QUICK, *flags]) == 0
-    for method in ("standard", "fgsm"):
-        history = [json.loads(line) for line in (tmp_path / "c" / method / "metrics.jsonl").read_text().splitlines()]
-        *before, last = (row["seconds"] for row in history)
-        assert len(history) > 1  # whatever epochs says
-        assert sum(before) < 0.6 <= sum(before) + last
+    assert main(["compare", "fgsm", *QUICK, *flags]) == 0
+    history = [json.loads(line) for line in (tmp_path / "c/fgsm/metrics.jsonl").read_text().splitlines()]
+    *before, last = (row["seconds"] for row in history)
+    assert len(history) > 1  # whatever epochs says
+    assert sum(before) < 0.6 <= sum(before) + last
 
 
 def test_places() -> None:
