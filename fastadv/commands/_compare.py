@@ -76,8 +76,8 @@ class Running:
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with job.log.open("a") as log:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process inherits the lock and, ending, gives it up
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | path | place)
             self.told = log.tell()
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | path | place)
 
     def pass_on(self) -> None:
         """Says what training has said since the last call, a line an epoch."""
