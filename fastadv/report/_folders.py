@@ -122,10 +122,14 @@ def _read(folder: Path) -> RunFolder:
     drawn = {path.stem for path in folder.glob("*.svg")}  # by a report
     pictures = [p for p in sorted(folder.glob("*.png")) if not (p.name.startswith(_REDRAWN) or p.stem in drawn)]
     files |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
-    inner = [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and not (path / _PAGE).exists()]
+    config = read("config.yaml", lambda path: yaml.safe_load(path.read_text()), {})
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / _PAGE).exists()]
+    order = config.get("methods", [])  # of a comparison, as they were asked for
+    folders.sort(key=lambda path: order.index(path.name) if path.name in order else len(order))
+    inner = [_read(path) for path in folders]
     return RunFolder(
         folder,
-        config=read("config.yaml", lambda path: yaml.safe_load(path.read_text()), {}),
+        config=config,
         environment=read("environment.json", lambda path: json.loads(path.read_text()), {}),
         history=read("metrics.jsonl", lambda path: [json.loads(line) for line in path.read_text().splitlines()], []),
         table=read("table.csv", _rows, []),
