@@ -9,6 +9,7 @@ import jsonargparse
 import torch
 
 from .commands import (
+    Comparison,
     Conduct,
     CorruptionTest,
     Data,
@@ -90,7 +91,7 @@ def parser() -> Parser:
     sub = add(commands, "landing", "Tell in which classes an untargeted attack lands.", LandingTest)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
     sub.add_argument("--out", type=str, required=True, help="a new folder for the tables and the figures")
-    sub = add(commands, "compare", "Train by several methods on the same data, in one table.", Training, Testing)
+    sub = add(commands, "compare", "Train by several methods on the same data.", Training, Testing, Comparison)
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
     sub.add_argument("names", type=str, nargs="*", help="recipes, or patterns such as 'blind-fashion-mnist-*'")
@@ -156,7 +157,7 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
     elif command == "landing":
         land(options.checkpoint, _build(LandingTest, options), options.out)
     elif command == "compare":
-        compare(options.methods, _build(Training, options), _build(Testing, options))
+        compare(options.methods, *(_build(kind, options) for kind in (Training, Testing, Comparison)))
     else:
         settings = (_build(kind, options) for kind in (Data, Testing, Conduct))
         evaluate_model(options.checkpoint, *settings)

@@ -25,6 +25,7 @@ WHERE = (
     "folder",
     "download",
     "at_once",
+    "at_a_time",
     "log",
     "save_every",
     "keep_every",

@@ -179,6 +179,13 @@ def test_margins_of_samples_are_drawn_and_kept(images: str, tmp_path: Path) -> N
     assert (out / "margins.png").stat().st_size > 10_000
 
 
+def test_normal_training_is_timed_whatever_the_plan(images: str, tmp_path: Path, capsys) -> None:
+    flags = ["--epochs", "2", "--warmup", "2", "--held-out", "16", "--patience", "1", "--collapse", "0.1"]
+    out = ["--test.attacks", "fgsm", "--out", str(tmp_path / "run")]
+    assert main(["train", "standard", "--data", images, *flags, *out]) == 0
+    assert "one of normal training takes" in capsys.readouterr().out
+
+
 def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data", images, "--epochs", "1", "--attacks", "fgsm", "--limit", "5"]
@@ -191,7 +198,7 @@ def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, mon
     assert main(["evaluate", "friendly-trades", "--attacks", "fgsm", "--limit", "5"]) == 0
 
 
-def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_compare_makes_one_table_and_one_page(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"
     flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool, apgd"]
     flags += ["--out", str(folder)]
@@ -200,10 +207,11 @@ def test_compare_makes_one_table_and_one_figure(images: str, tmp_path: Path, cap
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["standard", "fgsm"]
     attacks = {"pgd", "apgd", "worst", "deepfool_avg_aa", "deepfool_norm"}
-    assert set(rows[0]) == {"method", "clean", "seconds_per_epoch"} | attacks
+    assert set(rows[0]) == {"method", "seed", "clean", "seconds_per_epoch"} | attacks
     assert "eps 0.05" in capsys.readouterr().out
-    for figure in ("aa_deepfool.png", "gradients.png"):
+    for figure in ("aa_deepfool.png", "training_gradients.png"):
         assert (folder / figure).read_bytes().startswith(PNG)
+    assert "Accuracy in % on 20 test samples of small" in (folder / "report.html").read_text()
     assert load_checkpoint(folder / "fgsm")["method"] == "fgsm"
 
 

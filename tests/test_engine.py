@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import math
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from fastadv.trainers import (
     Settings,
     Standard,
     Stopped,
+    _fit,
     fit,
     processes,
 )
@@ -393,6 +395,41 @@ def test_a_run_that_is_asked_to_stop_has_saved_all(images):
     assert len(steps) == 4
     assert [(state["epoch"], state["step"]) for state in states] == [(1, 0), (1, 1)]
     assert torch.equal(run(resume=states[-1]), run())
+
+
+def test_a_budget_of_minutes_ends_at_a_step(images, monkeypatch):
+    """Every step takes ten seconds, and 48 are given: five steps, two of them in the second epoch, of 20 samples."""
+    clock, steps = [0.0], []
+    monkeypatch.setattr(_fit, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Slow(SMD):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            clock[0] += 10
+            batch.stats["one"] = torch.ones(())
+            return super().loss(model, batch)
+
+    def run(**more) -> tuple[Tensor, list[dict], list[dict]]:
+        model, states = lenet(), []
+        settings = {"epochs": 1, "minutes": 0.8, "batch_size": 10, "save_every": 1} | more
+        return fit(model, Slow(), images, **settings, on_save=states.append), bits(model), states
+
+    history, weights, states = run(on_step=lambda done, in_all, _: steps.append((done, in_all)))
+    assert steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert [(row["seconds"], row["images_per_second"], round(row["one"], 6)) for row in history] == [
+        (30, 0.8, 1),
+        (20, 1, 1),
+    ]
+    assert [(state["epoch"], state["step"]) for state in states] == [(0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
+    *_, before_the_last, _ = run(epochs=2, minutes=0)[2]
+    assert torch.equal(torch.cat([value.flatten().double() for value in before_the_last["state"].values()]), weights)
+    for state in states:  # the time before counts
+        resumed, same, _ = run(resume=state)
+        assert torch.equal(same, weights)
+        assert resumed == history
+    with pytest.raises(ValueError, match="leave out minutes, or the schedule cosine"):
+        Settings(minutes=2, schedule="cosine")
+    with pytest.raises(ValueError, match="leave out minutes, or milestones"):
+        Settings(minutes=2, milestones=[1])
 
 
 def test_nothing_is_saved_of_a_loss_that_is_not_finite(images):

@@ -236,6 +236,32 @@ def test_a_sweep_of_budgets(place: Path, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
+def test_a_sweep_of_steps(place: Path, capsys) -> None:
+    flags = ["--attacks", "pgd,fgsm,deepfool,mifgsm", "--steps", "20, 1,5"]
+    assert evaluate("networks:linear", *flags, "--out", "out") == 0
+    found = rows("out", "steps.csv")
+    numbers = [(attack, str(n)) for attack in ("pgd", "mifgsm") for n in (0, 1, 5, 20)]
+    assert [(row["attack"], row["steps"]) for row in found] == numbers  # fgsm has no steps, deepfool no budget
+    whole = {row["attack"]: row for row in rows("out")}
+    for row, name in ((found[0], "clean"), (found[3], "pgd")):  # the protocol's PGD has 20 steps
+        assert {key: row[key] for key in ("accuracy", "low", "high")} == {
+            key: whole[name][key] for key in ("accuracy", "low", "high")
+        }
+    assert float(found[3]["accuracy"]) < float(found[1]["accuracy"]) < float(found[0]["accuracy"])
+    assert Path("out/steps.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["report", "out", "--out", "page"]) == 0
+    page = Path("page/report.html").read_text()
+    assert "Accuracy under pgd over its steps" in page
+    assert "steps of out" not in page  # drawn anew, not shown twice
+    assert Path("page/steps_pgd.svg").is_file()
+    for flags, message in (
+        (["--steps", "1,0"], "steps must be whole numbers with commas between, such as 1,5,10,20, got '1,0'"),
+        (["--steps", "5", "--attacks", "fgsm"], "steps 5: none of fgsm has a budget and steps; add one, such as pgd"),
+    ):
+        assert evaluate("networks:linear", *flags) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_findings_are_printed(place: Path, capsys) -> None:
     with np.load("data.npz") as arrays:
         np.savez("data.npz", **{**arrays, "x_train": arrays["x_test"]})

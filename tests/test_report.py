@@ -131,6 +131,36 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# -------------------------------------------------------------------------------------------------------------- seeds
+
+
+def test_means_over_seeds(tmp_path: Path) -> None:
+    """Of 200 samples, 100 and 104 are right in two runs: 51 % on average, and 2 / sqrt(2) to either side."""
+    whole = Run(tmp_path / "c", "data: toys\n", {}).folder
+    right = {("blind", 0): 100, ("blind", 1): 104, ("pgd", 0): 90}
+    for (method, seed), count in right.items():
+        run_folder(whole / method / f"seed-{seed}", {method: evaluation(count, 80)}, toys())
+    runs = {(method, seed): read_run(whole / method / f"seed-{seed}") for method, seed in right}
+    report.write_seeds(runs, whole)
+    blind, pgd = csv.DictReader((whole / "summary.csv").read_text().splitlines())
+    assert [float(blind[name]) for name in ("seeds", "clean", "fgsm", "fgsm_std")] == [2, 0.51, 0.4, 0]
+    assert float(blind["clean_std"]) == pytest.approx(0.02 / 2**0.5)
+    assert (pgd["seeds"], float(pgd["clean"]), pgd["clean_std"]) == ("1", 0.45, "")
+    for _ in range(2):  # a page beside the runs is written anew, and is no run
+        text = report.write_report([read_run(whole)], whole).read_text()
+        page = Reader(text)
+        assert_traceable(page)
+        assert page.compared() == ["blind, n = 2", "pgd, n = 1", "blind/seed-0", "blind/seed-1", "pgd/seed-0"]
+        means = [number for number in page.numbers if number.file.name == "summary.csv"]
+        assert [(n.model, n.text, n.mark) for n in means if n.column == "clean"] == [
+            ("blind, n = 2", "51.0", "best"),
+            ("pgd, n = 1", "45.0", ""),
+        ]
+        assert "<small>± 1.4</small>" in text
+        assert "training loss of" not in text
+        assert not (whole / "training_loss-1.svg").exists()
+
+
 # ------------------------------------------------------------------------------------------------------- significance
 
 

@@ -1,5 +1,6 @@
 """What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
 
+from ._compare import Comparison, compare
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
@@ -8,10 +9,11 @@ from ._launch import broken, joined, launched
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
-from ._train import compare, train
+from ._train import train
 from ._transfer import transfer_between
 
 __all__ = [
+    "Comparison",
     "Conduct",
     "CorruptionTest",
     "Data",

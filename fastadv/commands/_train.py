@@ -1,7 +1,6 @@
-"""``fastadv train`` and ``fastadv compare``."""
+"""``fastadv train``."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,15 @@ from ..data import Dataset
 from ..evaluation import evaluate
 from ..info import environment
 from ..runs import BEST, Run
-from ..trainers import METHODS, AttackMethod, Method, Standard, Stopped, fit, processes, rank
+from ..trainers import Method, Standard, Stopped, fit, processes, rank
 from ._launch import shared
 from ._loggers import LOGGERS
 from ._networks import load_weights
-from ._settings import Testing, Training, as_yaml, budgeted, listed
+from ._settings import Testing, Training, as_yaml, listed
 from ._terminal import asked_to_stop, console, figures, progress, say
 
 History = list[dict[str, float]]
+PLAIN = {"epochs": 1, "minutes": 0.0, "warmup": 0.0, "patience": 0, "collapse": 0.0}
 
 
 def train(name: str, method: Method, options: Training, testing: Testing) -> None:
@@ -32,7 +32,7 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
     run = shared(lambda: Run(options.run_folder(name), config, environment(), resume=bool(options.resume)))
     model, history = train_one(name, method, options, train_set, run)
     trained_on, _ = options.split(train_set)
-    seconds, normal = seconds_per_epoch(history), seconds_of_normal_epoch(options, trained_on)
+    seconds, normal = seconds_per_epoch(history, len(trained_on)), seconds_of_normal_epoch(options, trained_on)
     entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
     if rank() > 0:
         return
@@ -42,34 +42,6 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
         f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
     )
     conclude(run.folder, [entry], [model], test, testing.theta)
-
-
-def compare(names: list[str], options: Training, testing: Testing) -> None:
-    """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
-    names = [name.replace("-", "_") for name in names]
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
-    methods = {name: METHODS[name]() for name in names}
-    train_set, test = options.training_data(), testing.samples(options)
-    options.check(train_set)
-    for method in methods.values():
-        if isinstance(method, AttackMethod):
-            method.attack = dataclasses.replace(budgeted(method.attack, testing.eps), bounds=train_set.bounds)
-    whole = as_yaml(options, testing)
-    run = shared(lambda: Run(options.run_folder("compare"), whole, environment(), resume=bool(options.resume)))
-    folder = run.folder
-    entries, networks, histories = [], [], {}
-    for name, method in methods.items():
-        config = as_yaml(method, options, test=dataclasses.asdict(testing))
-        run = shared(functools.partial(Run, folder / name, config, environment(), resume=bool(options.resume)))
-        model, histories[name] = train_one(name, method, options, train_set, run)
-        networks.append(model)
-        entries.append(report.Entry(name, testing.evaluate(model, test, name), seconds_per_epoch(histories[name])))
-    if rank() > 0:
-        return
-    plot_histories(histories, folder)
-    conclude(folder, entries, networks, test, testing.theta)
 
 
 def train_one(name: str, method: Method, options: Training, data: Dataset, run: Run) -> tuple[nn.Module, History]:
@@ -99,7 +71,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
     for option in method.in_epochs:
         value = getattr(method, option)
         first = min(value, default=0) + 1 if isinstance(value, list) else 0 if callable(value) else value
-        if first > options.epochs:
+        if first > options.epochs and not options.minutes:
             say(f"{name}: {option} {value} is beyond the {options.epochs} epochs of this run: shorten it with the run")
 
     first = len(stopped["history"]) + 1 if stopped else 1
@@ -110,7 +82,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
         for log in (run.log, *loggers):
             log(row)
         shown = figures({key: value for key, value in row.items() if key != "epoch"})
-        say(f"{name}: epoch {row['epoch']}/{options.epochs}: {shown}")
+        say(f"{name}: epoch {row['epoch']}{'' if options.minutes else f'/{options.epochs}'}: {shown}")
 
     def on_save(state: dict[str, Any]) -> None:
         epoch, whole = len(state["history"]), state["step"] == 0
@@ -136,7 +108,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
                 raise Stopped
         except Stopped:
             raise Stopped(f"stopped, and all is saved: go on with --resume auto --out {run.folder}") from None
-    if len(history) < options.epochs:
+    if len(history) < options.epochs and held_out and not options.minutes:
         figure = "avg_aa"
         say(f"{name}: stopped after {len(history)} of {options.epochs} epochs: {figure} no longer rises, or fell")
         if history[-1][figure] < options.collapse * max(row[figure] for row in history):
@@ -156,8 +128,10 @@ def seconds_of_normal_epoch(options: Training, train: Dataset, batches: int = 50
     return fit(model, Standard(), sample, **plain)[0]["seconds"] * len(train) / len(sample)
 
 
-def seconds_per_epoch(history: History) -> float:
-    return sum(row["seconds"] for row in history) / len(history)
+def seconds_per_epoch(history: History, samples: int) -> float:
+    """On average; the last epoch may have ended early."""
+    seen = sum(row["seconds"] * row["images_per_second"] for row in history)
+    return samples * sum(row["seconds"] for row in history) / seen
 
 
 def plot_histories(histories: Mapping[str, History], folder: Path) -> None:
@@ -170,7 +144,6 @@ def plot_histories(histories: Mapping[str, History], folder: Path) -> None:
 def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module], test: Dataset, theta: float) -> None:
     """Prints the table and writes it to `folder`, with the figures that can be drawn of these models."""
     report.write_table(entries, theta, folder / "table.csv")
-    report.write_evaluation(entries, test, theta, folder)
     results = entries[0].evaluation.results
     for name, result in results.items():
         if result.curve is not None:
@@ -180,5 +153,6 @@ def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module
     if attacks and len(test.sample_shape) == 3:
         models = {entry.name: network for entry, network in zip(entries, networks, strict=True)}
         report.plot_examples(models, test, attacks[-1], folder / "examples.png")
+    report.write_evaluation(entries, test, theta, folder)  # the last: what has it is finished
     console.print(report.table(entries, theta))
     say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.png"), folder / "table.csv"])))

@@ -19,13 +19,15 @@ from ._recipes import (
     records_table,
     write_records,
 )
-from ._sweep import SweepRow, plot_sweep, sweep_rows
+from ._seeds import runs_table, write_seeds
+from ._sweep import StepsRow, SweepRow, plot_sweep, steps_rows, sweep_rows
 from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows, table, write_table
 from ._transfer import plot_transfer
 
 __all__ = [
     "Entry",
     "RunFolder",
+    "StepsRow",
     "SweepRow",
     "attack_rows",
     "attacks_table",
@@ -54,6 +56,8 @@ __all__ = [
     "read_run",
     "records_table",
     "rows",
+    "runs_table",
+    "steps_rows",
     "sweep_rows",
     "table",
     "write_confusion",
@@ -61,5 +65,6 @@ __all__ = [
     "write_evaluation",
     "write_records",
     "write_report",
+    "write_seeds",
     "write_table",
 ]

@@ -26,8 +26,8 @@ def write_evaluation(entries: Sequence[Entry], test: Dataset, theta: float, fold
     arrays: dict[str, np.ndarray] = {}
     about = {"theta": theta, "test_sha256": digest}
     found = {entry.name: about | _plain(entry.evaluation, entry.name, arrays) for entry in entries}
-    (folder / "evaluation.json").write_text(json.dumps(found, indent=2, default=str) + "\n")
     np.savez_compressed(folder / "evaluation.npz", **arrays)
+    (folder / "evaluation.json").write_text(json.dumps(found, indent=2, default=str) + "\n")
 
 
 def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

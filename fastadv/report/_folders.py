@@ -17,7 +17,7 @@ import yaml
 from ..recipes import Figure
 from ._recipes import read_figures
 
-_REDRAWN = ("history", "gradients", "aa_", "corruptions", "sweep", "transfer")
+_REDRAWN = ("history", "gradients", "aa_", "corruptions", "sweep", "steps", "transfer")
 _PAGE = "report.html"
 
 
@@ -25,10 +25,10 @@ _PAGE = "report.html"
 class RunFolder:
     """What a run folder holds; parts that it has not are empty.
 
-    `config`, `environment`: of the run. `history`: a row an epoch. `table`, `attacks`, `sweep`, `transfer` and
-    `corruptions`: the rows of these CSV files, as text. `evaluations`: ``evaluation.json`` by the name of the model.
-    `samples`: ``evaluation.npz``. `figures`: measured and printed. `pictures`: PNG files that a report does not draw
-    itself. `inner`: the runs in it. `files`: what was read, and its SHA-256.
+    `config`, `environment`: of the run. `history`: a row an epoch. `table`, `attacks`, `sweep`, `steps`, `summary`,
+    `transfer` and `corruptions`: the rows of these CSV files, as text. `evaluations`: ``evaluation.json`` by the name
+    of the model. `samples`: ``evaluation.npz``. `figures`: measured and printed. `pictures`: PNG files that no report
+    draws. `inner`: the runs in it. `files`: what was read, and its SHA-256.
     """
 
     folder: Path
@@ -38,6 +38,8 @@ class RunFolder:
     table: list[dict[str, str]]
     attacks: list[dict[str, str]]
     sweep: list[dict[str, str]]
+    steps: list[dict[str, str]]
+    summary: list[dict[str, str]]
     transfer: list[dict[str, str]]
     evaluations: dict[str, Any]
     samples: dict[str, np.ndarray]
@@ -52,6 +54,12 @@ class RunFolder:
         """Whether there is nothing to report."""
         parts = (self.history, self.table, self.transfer, self.figures, self.corruptions, self.pictures, self.inner)
         return not any(parts)
+
+    @property
+    def findings(self) -> list[str]:
+        """What the checks found in the evaluations."""
+        found = [finding for about in self.evaluations.values() for finding in about["findings"]]
+        return [f"{finding['check']}: {finding['text']}" for finding in found]
 
     @cached_property
     def all(self) -> "list[RunFolder]":
@@ -111,17 +119,24 @@ def _read(folder: Path) -> RunFolder:
         files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
 
-    pictures = [path for path in sorted(folder.glob("*.png")) if not path.name.startswith(_REDRAWN)]
+    drawn = {path.stem for path in folder.glob("*.svg")}  # by a report
+    pictures = [p for p in sorted(folder.glob("*.png")) if not (p.name.startswith(_REDRAWN) or p.stem in drawn)]
     files |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
-    inner = [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and not (path / _PAGE).exists()]
+    config = read("config.yaml", lambda path: yaml.safe_load(path.read_text()), {})
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / _PAGE).exists()]
+    order = config.get("methods", [])  # of a comparison, as they were asked for
+    folders.sort(key=lambda path: order.index(path.name) if path.name in order else len(order))
+    inner = [_read(path) for path in folders]
     return RunFolder(
         folder,
-        config=read("config.yaml", lambda path: yaml.safe_load(path.read_text()), {}),
+        config=config,
         environment=read("environment.json", lambda path: json.loads(path.read_text()), {}),
         history=read("metrics.jsonl", lambda path: [json.loads(line) for line in path.read_text().splitlines()], []),
         table=read("table.csv", _rows, []),
         attacks=read("attacks.csv", _rows, []),
         sweep=read("sweep.csv", _rows, []),
+        steps=read("steps.csv", _rows, []),
+        summary=read("summary.csv", _rows, []),
         transfer=read("transfer.csv", _rows, []),
         evaluations=read("evaluation.json", lambda path: json.loads(path.read_text()), {}),
         samples=read("evaluation.npz", lambda path: dict(np.load(path)), {}),

@@ -1,6 +1,7 @@
 """One HTML page of many runs, with nothing outside it, and its figures as files."""
 
 import base64
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from ._compare import (
 )
 from ._folders import RunFolder, folder_of, labels
 from ._plots import plot_aa_curves, plot_bars, plot_distances, plot_heat_map, plot_lines
+from ._seeds import SEEDS, over_seeds
 
 _SHOWN = ("theta", "test_sha256", "data", "label", "natural", "results")
 _NO_CURVE = ("epoch", "seconds", "images_per_second")
@@ -76,13 +78,14 @@ class Page:
         shown = [self.label(run) for run in self.runs if run.history or run.figures or run.corruptions]
         self.order = list(dict.fromkeys([*(tested.label for tested in self.tested()), *shown]))
         self.files = {run.folder / name: digest for run in self.runs for name, digest in run.files.items()}
-        parts = (self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own)
+        self.drawn: set[str] = set()
+        parts = (self.seeds, self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own)
         self.sections = [section for part in parts for section in part() if section.grids or section.pictures]
 
     def draw(self, name: str, caption: str, sources: Sequence[Path], plot: Callable[[Path], Any]) -> Picture:
         """Draws a figure as SVG, which the page holds, and as PNG."""
-        taken = {path.stem for path in self.folder.glob("*.svg")}
-        stem = next(each for i in range(len(taken) + 1) if (each := f"{name}-{i}" if i else name) not in taken)
+        stem = next(each for i in itertools.count() if (each := f"{name}-{i}" if i else name) not in self.drawn)
+        self.drawn.add(stem)
         plot(self.folder / f"{stem}.png")
         plot(self.folder / f"{stem}.svg")
         return Picture(caption, list(dict.fromkeys(sources)), _uri(self.folder / f"{stem}.svg"))
@@ -108,8 +111,13 @@ class Page:
             for source in [run.config.get("transfer_from")]
         ]
 
+    def seeds(self) -> list[Section]:
+        """A section for each comparison of methods that were trained several times."""
+        runs = [run for run in self.runs if run.summary]
+        return [Section(f"Means over seeds: {run.folder}", SEEDS, [over_seeds(run)]) for run in runs]
+
     def compared(self) -> list[Section]:
-        """A section for each test set: its table, AA curves, margins, and accuracies over budgets."""
+        """A section for each test set: its table, AA curves, margins, and accuracies over budgets and steps."""
         groups: dict[str, list[Tested]] = {}
         for tested in self.tested():
             groups.setdefault(settings(tested), []).append(tested)
@@ -138,7 +146,7 @@ class Page:
                 caption = f"Margins under {attack} of correctly classified samples; above {2 * theta:g} in the last bin"
                 plot = partial(plot_distances, curves, 2 * theta, attack, among=self.order)
                 section.pictures.append(self.draw(f"margins_{attack}", caption, files, plot))
-            section.pictures += self.over_budgets(direct)
+            section.pictures += [*self.over_budgets(direct), *self.over_steps(direct)]
             sections.append(section)
         return sections
 
@@ -167,6 +175,24 @@ class Page:
             )
             for attack, of_models in lines.items()
             if any(len(points) > 2 for points in of_models.values())
+        ]
+
+    def over_steps(self, models: Sequence[Tested]) -> list[Picture]:
+        """Accuracy over the steps of attacks; at 0 the clean accuracy."""
+        lines: dict[str, dict[str, dict[float, float]]] = {}
+        for model in models:
+            for row in model.run.steps:
+                points = lines.setdefault(row["attack"], {}).setdefault(model.label, {})
+                points[float(row["steps"])] = 100 * float(row["accuracy"])
+        files = [model.run.folder / "steps.csv" for model in models if model.run.steps]
+        return [
+            self.draw(
+                f"steps_{attack}",
+                f"Accuracy under {attack} over its steps",
+                files,
+                partial(plot_lines, of_models, "steps", f"accuracy under {attack}, %", percent=True, among=self.order),
+            )
+            for attack, of_models in lines.items()
         ]
 
     def published(self) -> list[Section]:
@@ -254,7 +280,7 @@ class Page:
             for run in self.runs
             for path in run.pictures
         ]
-        grids = [plain(run) for run in self.runs if run.table and not run.evaluations]
+        grids = [plain(run) for run in self.runs if run.table and not any(each.evaluations for each in run.all)]
         return [Section("As the runs have it", "Tables and figures that were not made anew.", grids, pictures)]
 
     def about(self, run: RunFolder) -> dict[str, str]:

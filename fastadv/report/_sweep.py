@@ -1,4 +1,4 @@
-"""Accuracy over the budget, of attacks run at each of several."""
+"""Accuracy over the budget, or over the steps, of attacks run at each of several."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from ..evaluation import AACurve, wilson
+from ..evaluation import AACurve, Evaluation, wilson
 from ._plots import save
 
 
@@ -20,6 +20,25 @@ class SweepRow(NamedTuple):
     high: float
 
 
+class StepsRow(NamedTuple):
+    """An accuracy in [0, 1], under an attack of so many steps, and its 95% Wilson interval."""
+
+    attack: str
+    steps: int
+    accuracy: float
+    low: float
+    high: float
+
+
+def steps_rows(found: Mapping[int, Evaluation]) -> list[StepsRow]:
+    """A row an attack and number of steps, by which `found` has the evaluations; at 0 the clean accuracy."""
+    rows = []
+    for name in dict.fromkeys(name for evaluation in found.values() for name in evaluation.results):
+        outcomes = {0: next(iter(found.values())).natural} | {n: found[n].results[name] for n in sorted(found)}
+        rows += [StepsRow(name, n, outcome.accuracy, *outcome.interval) for n, outcome in outcomes.items()]
+    return rows
+
+
 def sweep_rows(curves: Mapping[str, AACurve], budgets: Iterable[float]) -> list[SweepRow]:
     """A row an attack and budget, from 0 on."""
     rows = []
@@ -30,17 +49,18 @@ def sweep_rows(curves: Mapping[str, AACurve], budgets: Iterable[float]) -> list[
     return rows
 
 
-def plot_sweep(rows: Sequence[SweepRow], path: Path) -> Path:
-    """A line an attack through its accuracies, with their 95% intervals shaded."""
+def plot_sweep(rows: Sequence[SweepRow] | Sequence[StepsRow], path: Path) -> Path:
+    """A line an attack through its accuracies over budgets, or over steps, with their 95% intervals shaded."""
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
     for name in dict.fromkeys(row.attack for row in rows):
         own = [row for row in rows if row.attack == name]
-        eps = [row.eps for row in own]
-        (line,) = axes.plot(eps, [100 * row.accuracy for row in own], marker=".", label=name)
+        x = [row[1] for row in own]
+        (line,) = axes.plot(x, [100 * row.accuracy for row in own], marker=".", label=name)
         low, high = [100 * row.low for row in own], [100 * row.high for row in own]
-        axes.fill_between(eps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(xlabel="budget eps", ylabel="accuracy under attack, %", xlim=(0, None), ylim=(0, 100))
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    xlabel = "budget eps" if isinstance(rows[0], SweepRow) else "steps of the attack"
+    axes.set(xlabel=xlabel, ylabel="accuracy under attack, %", xlim=(0, None), ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend()
     return save(figure, path)

@@ -100,12 +100,13 @@ def write_table(entries: Sequence[Entry], theta: float, path: Path) -> None:
         for finding in entry.evaluation.findings
     ]
     values = rows(entries, theta)
-    _write(path, values[0], values)
-    _write(path.with_name("attacks.csv"), COLUMNS, attack_rows(entries))
-    _write(path.with_name("findings.csv"), ("method", "check", "text"), found)
+    write_rows(path, values[0], values)
+    write_rows(path.with_name("attacks.csv"), COLUMNS, attack_rows(entries))
+    write_rows(path.with_name("findings.csv"), ("method", "check", "text"), found)
 
 
-def _write(path: Path, columns: Iterable[str], values: Iterable[Row]) -> None:
+def write_rows(path: Path, columns: Iterable[str], values: Iterable[Row]) -> None:
+    """Rows as CSV."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()

@@ -114,19 +114,26 @@ def fit(
             on_save({**run.state(), "best": best})
 
     # Figures may differ between processes in their last bits, and all have to stop where one does.
-    while len(run.history) < how.epochs and not _any(_enough(run.history, how), device):
+    over = run.over()
+    while not over and (how.minutes or len(run.history) < how.epochs) and not _any(_enough(run.history, how), device):
         epoch, started = len(run.history), time.perf_counter() - run.seconds
         for part, size in source.epoch(epoch, how.seed, skip=run.step):
             stats = run.train(part, size, source.batches, augment)
             run.seconds = time.perf_counter() - started
             if on_step:
+                done = epoch * source.batches + run.step
+                in_all = done * 60 * how.minutes / run.spent if how.minutes else how.epochs * source.batches
                 speed = {"lr": descent.param_groups[0]["lr"], "images_per_second": run.step * size / run.seconds}
-                on_step(epoch * source.batches + run.step, how.epochs * source.batches, stats | speed)
+                on_step(done, max(done, round(in_all)), stats | speed)
             if run.step % _LOOK == 0:
                 run.check()
-            if (run.step % _ASK == 0 or run.step == source.batches or processes() == 1) and _any(stop(), device):
+            ask = run.step % _ASK == 0 or run.step == source.batches or processes() == 1
+            if ask and _any(stop(), device):
                 save()
                 raise Stopped
+            over = ask and bool(how.minutes) and _any(run.over(), device)
+            if over:
+                break
             if save_every and run.step % save_every == 0 and run.step < source.batches:
                 save()
         run.agree()
@@ -244,8 +251,17 @@ class _Run:
             "gradients"
         )
 
+    @property
+    def spent(self) -> float:
+        """The seconds that training has taken."""
+        return sum(row["seconds"] for row in self.history) + self.seconds
+
+    def over(self) -> bool:
+        """Whether there is a budget of time that is spent."""
+        return 0 < 60 * self.how.minutes <= self.spent
+
     def end_epoch(self, started: float) -> Row:
-        """The row of the epoch that has ended."""
+        """The row of the epoch that has ended; its means are over the samples seen."""
         sums = {name: float(total(value)) for name, value in self.totals.items()}  # waits for the device
         self.check()
         count = sums.pop(_COUNT)  # not all samples, where a loader leaves out some

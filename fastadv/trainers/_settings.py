@@ -18,6 +18,8 @@ class Settings:
 
     Args:
         epochs: passes over the training data.
+        minutes: training stops at the first step after so many minutes of its own, validation not counted, however many
+            epochs these are; `epochs` is then only what methods plan with. 0 trains for `epochs`.
         batch_size: samples a step, of all processes together; the last batch of an epoch may be smaller.
         lr: learning rate; where the schedule starts, or its peak.
         optimizer: adam, adamw, or sgd with momentum 0.9.
@@ -43,6 +45,7 @@ class Settings:
     """
 
     epochs: int = 10
+    minutes: float = 0.0
     batch_size: int = 128
     lr: float = 1e-3
     optimizer: str = "adam"
@@ -66,7 +69,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
             check_count(name, getattr(self, name), least)
-        for name in ("lr", "weight_decay", "warmup", "clip", "awp"):
+        for name in ("minutes", "lr", "weight_decay", "warmup", "clip", "awp"):
             check_weight(name, getattr(self, name))
         for name in ("ema", "collapse"):
             check_share(name, getattr(self, name))
@@ -76,6 +79,11 @@ class Settings:
         check_epochs("milestones", self.milestones)
         if self.milestones and self.schedule != "steps":
             raise ValueError(f"milestones are of the schedule steps, not of {self.schedule}: leave one out")
+        if self.minutes and (self.milestones or self.schedule != "steps"):
+            raise ValueError(
+                f"the learning rate cannot follow epochs whose number is not known: leave out minutes, or "
+                f"{'milestones' if self.milestones else f'the schedule {self.schedule}'}"
+            )
         if isinstance(self.lr_decay, Sequence) and len(self.lr_decay) != len(self.milestones):
             raise ValueError(
                 f"lr_decay must be one number, or one for each of {len(self.milestones)} milestones, "

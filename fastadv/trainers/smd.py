@@ -93,5 +93,6 @@ class SMD(AttackMethod):
         )
 
     def end_epoch(self, row: Row) -> None:
-        levels = (self.margins / self.level).round().long().cpu()
-        self.histogram[row["epoch"] - 1] = levels.bincount(minlength=129)
+        if row["epoch"] <= len(self.histogram):  # training for minutes may go on beyond the epochs planned
+            levels = (self.margins / self.level).round().long().cpu()
+            self.histogram[row["epoch"] - 1] = levels.bincount(minlength=129)
