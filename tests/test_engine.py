@@ -120,6 +120,7 @@ def test_every_step_has_the_rate_of_the_schedule(images):
     history = fit(model, Slope(), images, epochs=2, batch_size=10, optimizer=descent, schedule="linear")
     assert start - model.weight.item() == pytest.approx(0.1 * sum(1 - step / 6 for step in range(6)), rel=1e-5)
     assert [row["lr"] for row in history] == pytest.approx([0.1 * 4 / 6, 0.1 * 1 / 6])
+    assert descent.param_groups[0]["lr"] == pytest.approx(0.1), "another fit begins where this one began"
 
 
 def test_adamw(images):
@@ -366,8 +367,12 @@ def test_what_a_method_adds_to_its_row_is_not_watched(images):
     assert [row["falls"] for row in history] == [-1, -2, -3]
 
 
-def test_the_best_epoch_is_told(images):
-    figures, saved = iter([0.5, 0.6, 0.6, 0.7]), []
+@pytest.mark.parametrize(
+    ("found", "best"),
+    [([0.5, 0.6, 0.6, 0.7], [1, 2, 4]), ([math.nan, 0.6, math.nan, 0.5], [1, 2])],
+)
+def test_the_best_epoch_is_told(found, best, images):
+    figures, saved = iter(found), []
     fit(
         lenet(),
         Standard(),
@@ -378,7 +383,7 @@ def test_the_best_epoch_is_told(images):
         save_every=1,
         on_save=saved.append,
     )
-    assert [(state["epoch"], state["best"]) for state in saved if state["best"]] == [(1, True), (2, True), (4, True)]
+    assert [state["epoch"] for state in saved if state["best"]] == best
     assert len(saved) == 8
 
 

@@ -277,7 +277,9 @@ class _Run:
         return self.average.module if self.average else self.model
 
     def finish(self) -> None:
-        """Leaves that network in the model."""
+        """Leaves that network in the model, and the optimiser with the learning rates that it came with."""
+        for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.how.lr
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
         self.model.train()
@@ -288,7 +290,7 @@ class _Run:
         state = {
             "state": _copied(self.network_now().state_dict()),
             "kept": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
-            "optimizer": copy.deepcopy(self.descent.state_dict()),
+            "optimizer": _on_cpu(self.descent.state_dict()),
             "scaler": self.scaler.state_dict(),
             "epoch": len(self.history),
             "history": [dict(row) for row in self.history],
@@ -348,6 +350,15 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: _copy(value) for name, value in tensors.items()}
 
 
+def _on_cpu(tree: Any) -> Any:
+    """A copy of nested dicts and lists, with tensors on the CPU."""
+    if isinstance(tree, Tensor):
+        return _copy(tree)
+    if isinstance(tree, dict):
+        return {key: _on_cpu(value) for key, value in tree.items()}
+    return [_on_cpu(value) for value in tree] if isinstance(tree, list) else copy.deepcopy(tree)
+
+
 def _copy(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
@@ -366,10 +377,10 @@ def _checked(found: dict[str, float], row: Row) -> dict[str, float]:
 
 
 def _watched(history: list[Row]) -> list[float]:
-    """The first figure of `validate`, by epoch."""
+    """The first figure of `validate`, by epoch; NaN is below all others."""
     names = list(history[0])
     name = names[names.index("images_per_second") + 1]  # after the loop's own
-    return [row[name] for row in history]
+    return [-math.inf if math.isnan(row[name]) else row[name] for row in history]
 
 
 def _best(history: list[Row]) -> int:
