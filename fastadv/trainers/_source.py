@@ -30,13 +30,10 @@ class Memory:
                 f"a batch needs a sample for each of {processes()} processes: batch_size is {self.batch_size}, of "
                 f"{len(self)} samples"
             )
+        self.batches = len(self._split(torch.arange(len(self))))
 
     def __len__(self) -> int:
         return len(self.data)
-
-    @property
-    def batches(self) -> int:
-        return len(self._split(torch.arange(len(self))))
 
     def _split(self, order: Tensor) -> list[Tensor]:
         parts = list(order.split(self.batch_size))
