@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/fastadv compare standard fgsm pgd blind --epochs 4 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/installed-for-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 docs: .venv/installed-for-tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -30,7 +30,7 @@ lint: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark hypothesis ruff scikit-learn scipy \
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark pytest-xdist hypothesis ruff scikit-learn scipy \
 		mkdocs-material 'mkdocstrings[python]'
 	touch $@
 

@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: the tests may share their cores
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core
 
 if library := os.environ.get("FASTADV_SIMT"):  # test_simt.py: the CUDA kernels, run on the CPU, in place of the CPU's
     import torch

@@ -13,7 +13,7 @@ from ..evaluation import features, last_layers, reducer
 from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
-from ._settings import Data, as_yaml, listed
+from ._settings import Data, as_yaml, check_samples, listed
 from ._terminal import console, progress, say
 
 
@@ -44,8 +44,7 @@ class Diagnosis:
     at_once: int = 500
 
     def __post_init__(self) -> None:
-        if self.limit < 0 or self.at_once < 1:
-            raise ValueError(f"limit and at_once must be numbers of samples, got {self.limit} and {self.at_once}")
+        check_samples(self.limit, self.at_once)
         for method in self.reductions():
             reducer(method)  # raises where scikit-learn is missing
 

@@ -8,7 +8,7 @@ from ..evaluation import gradient_norms, landing, weight_norms
 from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
-from ._settings import Data, as_yaml
+from ._settings import Data, as_yaml, check_samples
 from ._terminal import console, say
 
 
@@ -34,8 +34,7 @@ class LandingTest(Data):
     at_once: int = 500
 
     def __post_init__(self) -> None:
-        if self.limit < 0 or self.at_once < 1:
-            raise ValueError(f"limit and at_once must be numbers of samples, got {self.limit} and {self.at_once}")
+        check_samples(self.limit, self.at_once)
         self.attacks()
 
     def attacks(self) -> dict[str, Attack]:

@@ -16,7 +16,7 @@ from ..info import environment
 from ..runs import Run, replace_file
 from ..trainers import Method
 from ._corruptions import CorruptionTest
-from ._settings import Data, Training, as_yaml, listed
+from ._settings import Data, Training, as_yaml, check_samples, listed
 from ._terminal import console, progress, say
 from ._train import History, train_one
 
@@ -60,8 +60,7 @@ class Reproduction(Data):
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.limit < 0 or self.at_once < 1:
-            raise ValueError(f"limit and at_once must be numbers of samples, got {self.limit} and {self.at_once}")
+        check_samples(self.limit, self.at_once)
         if self.resume and not self.out:
             raise ValueError("resume needs --out, the folder to go on in")
 

@@ -193,6 +193,12 @@ class Testing:
             return evaluate(model, test, self.chosen(), **settings, on_step=step)
 
 
+def check_samples(limit: int, at_once: int) -> None:
+    """Raises ValueError unless both can be numbers of samples; a `limit` of 0 is none."""
+    if limit < 0 or at_once < 1:
+        raise ValueError(f"limit and at_once must be numbers of samples, got {limit} and {at_once}")
+
+
 def listed(names: str) -> list[str]:
     """The names in a flag that takes several, with commas between."""
     return [name.strip() for name in names.split(",") if name.strip()]

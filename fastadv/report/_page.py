@@ -162,20 +162,7 @@ class Page:
                 points = lines.setdefault(row["attack"], {}).setdefault(model.label, {})
                 points[float(row["eps"])] = 100 * float(row["accuracy"])
         swept = [model.run.folder / "sweep.csv" for model in models if model.run.sweep]
-        return self.draw_budgets(lines, [*_files(models, "table.csv"), *swept])
-
-    def draw_budgets(self, lines: dict[str, dict[str, dict[float, float]]], files: Sequence[Path]) -> list[Picture]:
-        """Accuracies by attack, model and budget, where there is more than the clean one and another."""
-        return [
-            self.draw(
-                f"eps_{attack.replace(' ', '_')}",
-                f"Accuracy under {attack} over its budget",
-                files,
-                partial(plot_lines, of_models, "eps", f"accuracy under {attack}, %", percent=True, among=self.order),
-            )
-            for attack, of_models in lines.items()
-            if any(len(points) > 2 for points in of_models.values())
-        ]
+        return self.draw_over("eps", "budget", lines, [*_files(models, "table.csv"), *swept])
 
     def over_steps(self, models: Sequence[Tested]) -> list[Picture]:
         """Accuracy over the steps of attacks; at 0 the clean accuracy."""
@@ -185,14 +172,21 @@ class Page:
                 points = lines.setdefault(row["attack"], {}).setdefault(model.label, {})
                 points[float(row["steps"])] = 100 * float(row["accuracy"])
         files = [model.run.folder / "steps.csv" for model in models if model.run.steps]
+        return self.draw_over("steps", "steps", lines, files)
+
+    def draw_over(
+        self, axis: str, what: str, lines: dict[str, dict[str, dict[float, float]]], files: Sequence[Path]
+    ) -> list[Picture]:
+        """A picture for each attack of accuracies by model and place on the `axis`, where there are two besides 0."""
         return [
             self.draw(
-                f"steps_{attack}",
-                f"Accuracy under {attack} over its steps",
+                f"{axis}_{attack.replace(' ', '_')}",
+                f"Accuracy under {attack} over its {what}",
                 files,
-                partial(plot_lines, of_models, "steps", f"accuracy under {attack}, %", percent=True, among=self.order),
+                partial(plot_lines, of_models, axis, f"accuracy under {attack}, %", percent=True, among=self.order),
             )
             for attack, of_models in lines.items()
+            if any(len(points) > 2 for points in of_models.values())
         ]
 
     def published(self) -> list[Section]:
@@ -214,7 +208,9 @@ class Page:
                     points = {float(what): figure.measured for what, figure in figures if is_number(what)}
                     if points and " from " not in attack:
                         lines.setdefault(attack, {})[model.label] = {0.0: clean} | points
-            section.pictures = self.draw_budgets(lines, [model.run.folder / "figures.csv" for model in models])
+            section.pictures = self.draw_over(
+                "eps", "budget", lines, [model.run.folder / "figures.csv" for model in models]
+            )
             sections.append(section)
         return sections
 

@@ -191,7 +191,7 @@ class _Run:
             x = x.to(memory_format=torch.channels_last)
         ids = index + epoch * self.samples
         self.seen[index] = True
-        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch)
+        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch, size=size)
         for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
             group["lr"] = rate * how.lr_at(epoch + self.step / batches)
         self.descent.zero_grad(set_to_none=True)

@@ -32,7 +32,8 @@ class Batch:
     `x` [B, ...] and `y` [B] on the model's device; `index` [B], the samples' places in the data set; `ids` [B], which
     name the samples to random numbers and are new every epoch; `epoch`, from 0. `stats`: scalars that the method
     reports; their means over the epoch go into the history. `made`: where it is a list, the attack that the
-    first call of `loss` made goes into it, and the second call takes it.
+    first call of `loss` made goes into it, and the second call takes it. `size`: the samples of the whole batch, where
+    several processes share it and `x` is the part of one.
     """
 
     x: Tensor
@@ -42,6 +43,10 @@ class Batch:
     epoch: int
     stats: Stats = field(default_factory=dict)
     made: list[Rows] | None = None
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = self.size or len(self.y)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..attacks import PGD, Attack
 from ._method import Batch, Row, Source, check_share
+from ._parallel import own_part
 from .madry import Madry
 
 
@@ -64,8 +65,9 @@ class CAT(Madry):
 
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         x_adv, gradients = batch.x.clone(), torch.zeros_like(batch.y)
-        parts = torch.arange(len(batch.y), device=batch.y.device).tensor_split(self.k + 1)
-        for steps, part in enumerate((part for part in parts[1:] if len(part)), 1):
+        counts = own_part(torch.arange(batch.size) * (self.k + 1) // batch.size)  # of steps, of every sample
+        for steps in sorted(set(counts.tolist()) - {0}):
+            part = (counts == steps).nonzero().squeeze(1).to(x_adv.device)
             x, y, ids = batch.x[part], batch.y[part], batch.ids[part]
             pgd = dataclasses.replace(self.attack, steps=steps, alpha=self.step_sizes(steps, ids))
             rows = pgd.rows(model, x, y, ids)
