@@ -73,25 +73,27 @@ def _found(side: dict) -> str:
 def of_training(run: dict) -> str:
     """How many times as long as fastadv's epoch each other side's takes."""
     infos = [one["extra_info"] for one in run["benchmarks"] if "training" in one["extra_info"]]
-    columns = [side for side in infos[0]["sides"] if side != "fastadv"]
+    columns = list(dict.fromkeys(side for info in infos for side in info["sides"] if side != "fastadv"))
     lines = [
-        "An epoch by fastadv in seconds, the others as multiples of it. In brackets: passes forward + backward, an",
-        f"image. Images of {infos[0]['data']}.",
+        "fastadv in images a second, the others' times as multiples of its. In brackets: passes forward + backward of",
+        f"an image; the most memory that tensors took, in MB. Images of {infos[0]['data']}.",
         "",
-        f"| training | network | images | fastadv, s | {' | '.join(columns)} |",
+        f"| training | network | images | fastadv | {' | '.join(columns)} |",
         f"| --- | --- | --: | --: {'| --: ' * len(columns)}|",
     ]
     for info in infos:
         sides = info["sides"]
         own = sides["fastadv"]["seconds"]
-        cells = [f"{own:.2f} ({_passes(sides['fastadv'])})"]
-        cells += [f"{sides[side]['seconds'] / own:.2f} ({_passes(sides[side])})" for side in columns]
+        cells = [f"{info['images'] / own:.0f} ({_passes(sides['fastadv'])})"]
+        for side in (sides.get(column, {}) for column in columns):
+            cells.append(f"{side['seconds'] / own:.2f} ({_passes(side)})" if "seconds" in side else "")
         lines.append(f"| {info['training']} | {info['network']} | {info['images']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _passes(side: dict) -> str:
-    return f"{side['forwards']:.1f}+{side['gradients']:.1f}"
+    memory = f"; {side['peak']:.0f}" if "peak" in side else ""
+    return f"{side['forwards']:.1f}+{side['gradients']:.1f}{memory}"
 
 
 if __name__ == "__main__":

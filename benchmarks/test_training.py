@@ -8,6 +8,7 @@ Then they are timed again, by turns. `make bench` prints the tables (benchmarks/
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,30 +18,37 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastadv
-from fastadv.attacks import PGD, FriendlyPGD
-from fastadv.trainers import TRADES, Friendly, Madry, Method
+from fastadv.attacks import PGD, DeepFool, FriendlyPGD
+from fastadv.trainers import SMD, TRADES, Blind, Friendly, Madry, Method
 
 from . import models
-from .peers import Prepare, early_stop_as_published, torchattacks
-from .timing import DEVICE, Counted, Timed
+from .peers import Prepare, adv_lib, early_stop_as_published, epgd_as_printed, foolbox, torchattacks
+from .timing import DEVICE, Counted, Timed, peak_memory
 
 EPS, ALPHA, STEPS = 0.1, 0.025, 10
 ATTACK = {"eps": EPS, "alpha": ALPHA, "steps": STEPS, "random_start": 0.0}
 KL = ATTACK | {"random_start": "gaussian", "loss": "kl"}
 BATCH, LR, ROUNDS, BETA = 128, 0.01, 4, 6.0
 IMAGES = {"lenet5": 2560, "lenet5, robust": 2560, "small-cnn": 1280, "resnet18": 256}
+SLOW = {"Blind AT, DeepFool-10": 4}  # by which there are fewer images: torchattacks takes one at a time
 CLOSE = 0.05  # of the loss, by which two ways to train the same may differ
 
 Epoch = Callable[[nn.Module, fastadv.Dataset], float]
+Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""A loss of (model, x, x_adv, y)."""
 
 
 @dataclass
 class Trained:
-    """An epoch: its mean `loss`, and how many samples went `forward` and `backward`, for one of the data."""
+    """An epoch: its mean `loss`, how many samples went `forward` and `backward` for one of the data, and MB of tensors.
+
+    `peak`: the most at once in the training of one batch, beside the network and the data.
+    """
 
     loss: float
     forwards: float
     gradients: float
+    peak: float = 0.0
 
 
 def by_fit(method: Method, **settings: Any) -> Epoch:
@@ -65,7 +73,11 @@ def batches(train: fastadv.Dataset) -> Iterator[tuple[Tensor, Tensor]]:
         yield x.to(DEVICE), y.to(DEVICE)
 
 
-def by_loop(prepare: Prepare) -> Epoch:
+def cross_entropy_of_attacked(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x_adv), y)
+
+
+def by_loop(prepare: Prepare, objective: Objective = cross_entropy_of_attacked) -> Epoch:
     """The usual loop around an attack: eval mode, attack, train mode, step."""
 
     def epoch(model: nn.Module, train: fastadv.Dataset) -> float:
@@ -76,13 +88,62 @@ def by_loop(prepare: Prepare) -> Epoch:
             x_adv = attack(x, y)
             model.train()
             descent.zero_grad()
-            loss = F.cross_entropy(model(x_adv), y)
+            loss = objective(model, x, x_adv, y)
             loss.backward()
             descent.step()
             total += loss.item() * len(y) / len(train)
         return total
 
     return epoch
+
+
+def blind(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    """Blind AT's cutoff and scale, and its loss, by hand."""
+    delta = x_adv.detach() - x
+    sizes = delta.flatten(1).norm(dim=1)
+    delta = 0.9 * (sizes.mean() / sizes.clamp_min(1e-12)).clamp(max=1).view(-1, 1, 1, 1) * delta
+    smooth = {"label_smoothing": 0.1}
+    return F.cross_entropy(model(x), y, **smooth) + F.cross_entropy(model(x + delta), y, **smooth)
+
+
+def of_predictions(prepare: Prepare) -> Prepare:
+    """The attack away from what the network says, whatever the labels."""
+
+    def prepared(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        attack = prepare(model)
+
+        def away(x: Tensor, _: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = model(x).argmax(dim=1)
+            return attack(x, y)
+
+        return away
+
+    return prepared
+
+
+def smd_as_printed(model: nn.Module, train: fastadv.Dataset) -> float:
+    """The first epoch of SMD's Algorithm 1, with EPGD as it is printed: margins are all 128 grey levels yet."""
+    descent = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+    largest = 128 / 255
+    attack = epgd_as_printed(largest, 4 * largest / 20, steps=20, bisections=10)(model)
+    total = 0.0
+    for x, y in batches(train):
+        model.eval()
+        with torch.no_grad():
+            right = model(x).argmax(dim=1) == y
+        x_adv = attack(x[right], y[right]).requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y[right], reduction="sum"), x_adv)
+        reached = (x_adv.detach() - x[right]).flatten(1).abs().amax(dim=1)
+        (largest + (1 + grad.flatten(1).norm(dim=1)).reciprocal()).minimum(reached)  # the margins of the next epoch
+        model.train()
+        descent.zero_grad()
+        adversarial = F.cross_entropy(model(x_adv.detach()), y[right], reduction="sum") / len(y)
+        loss = (F.cross_entropy(model(x), y) + adversarial) / 2
+        loss.backward()
+        descent.step()
+        total += loss.item() * len(y) / len(train)
+    return total
 
 
 def plain_pgd(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -162,6 +223,13 @@ TRAININGS: dict[str, dict[str, Epoch]] = {
         "bfloat16": by_fit(TRADES(attack=PGD(**KL), beta=BETA), precision="bfloat16"),
         "as published": trades_as_published,
     },
+    "Blind AT, DeepFool-10": {
+        "fastadv": by_fit(Blind(attack=DeepFool(steps=10))),
+        "torchattacks": by_loop(of_predictions(torchattacks("DeepFool", steps=10, overshoot=0.02)), blind),
+        "foolbox": by_loop(of_predictions(foolbox("L2DeepFoolAttack", steps=10, candidates=10, overshoot=0.02)), blind),
+        "adv-lib": by_loop(of_predictions(adv_lib("df", steps=10, overshoot=0.02, return_unsuccessful=True)), blind),
+    },
+    "SMD, EPGD-20-10": {"fastadv": by_fit(SMD()), "as published": smd_as_printed},
     "options of PGD-AT": {
         "fastadv": by_fit(MADRY),
         "ema": by_fit(MADRY, ema=0.99),
@@ -178,9 +246,7 @@ OTHERWISE = ("madry", "passes alone", "awp")  # sides that do not claim to train
 @pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
 def test_epoch(training: str, network: str, benchmark) -> None:
-    if "torchattacks" in TRAININGS[training]:
-        pytest.importorskip("torchattacks")
-    train = models.data("train").take(IMAGES[network]).to(DEVICE)
+    train = models.data("train").take(IMAGES[network] // SLOW.get(training, 1)).to(DEVICE)
     start = models.trained(network).to(DEVICE)
 
     def run(epoch: Epoch) -> Trained:
@@ -189,8 +255,19 @@ def test_epoch(training: str, network: str, benchmark) -> None:
         loss = epoch(model, train)
         return Trained(loss, model.forwards / len(train), model.backwards / len(train))
 
-    timed = {side: Timed(lambda epoch=epoch: run(epoch)) for side, epoch in TRAININGS[training].items()}
-    found = {side: one() for side, one in timed.items()}
+    timed: dict[str, Timed[Trained]] = {}
+    found: dict[str, Trained] = {}
+    skipped: dict[str, dict[str, str]] = {}
+    for side, epoch in TRAININGS[training].items():
+        one = Timed(lambda epoch=epoch: run(epoch))
+        try:
+            found[side] = one()
+        except ImportError as error:
+            skipped[side] = {"skipped": str(error).splitlines()[0]}
+            continue
+        timed[side] = one
+        batch, model = train.take(BATCH), Counted(copy.deepcopy(start))
+        found[side].peak = peak_memory(partial(epoch, model, batch)) / 1e6
     for side, other in found.items():
         if side not in OTHERWISE:
             assert found["fastadv"].loss == pytest.approx(other.loss, rel=CLOSE), side
@@ -203,4 +280,4 @@ def test_epoch(training: str, network: str, benchmark) -> None:
     benchmark.pedantic(timed["fastadv"], setup=others, rounds=ROUNDS)
     sides = {side: {**vars(found[side]), "seconds": one.median()} for side, one in timed.items()}
     info = {"training": training, "network": network, "data": models.data("train").name, "images": len(train)}
-    benchmark.extra_info |= {**info, "sides": sides}
+    benchmark.extra_info |= {**info, "sides": sides | skipped}

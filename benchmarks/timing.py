@@ -5,11 +5,13 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 T = TypeVar("T")
@@ -49,6 +51,19 @@ class Timed(Generic[T]):
 
     def median(self) -> float:
         return statistics.median(self.seconds[1:] or self.seconds)  # the first call also warms up
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """The most bytes of tensors that were alive at once of those that `call` made."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        call()
+    changes = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
 
 
 def _clock() -> float:

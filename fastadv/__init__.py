@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 from . import attacks, data, evaluation, functional, losses, models, ops, trainers
 from .data import Dataset, load
 from .evaluation import evaluate
+from .memory import keep_freed_memory
 from .models import Normalize
 from .ops import backend
 from .trainers import fit
@@ -27,6 +28,7 @@ __all__ = [
     "evaluation",
     "fit",
     "functional",
+    "keep_freed_memory",
     "load",
     "losses",
     "models",

@@ -33,6 +33,7 @@ from .commands import (
     transfer_between,
 )
 from .info import doctor
+from .memory import keep_freed_memory
 from .trainers import METHODS, Stopped
 
 MODEL = "a run folder or its checkpoint, package.module:function, or a file of TorchScript or torch.export (.pt2)"
@@ -107,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status, 2 after a message on standard error for bad input."""
     cli = parser()
     chosen = cli.parse_args(argv)
+    keep_freed_memory()
     try:
         with joined():
             run_command(cli, chosen)

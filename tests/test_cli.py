@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,13 @@ from toys import stop_at_a_checkpoint
 
 from fastadv import info, ops
 from fastadv.__main__ import main
-from fastadv.data import load
+from fastadv.attacks import PGD, FriendlyPGD
+from fastadv.commands import Training, _estimate
+from fastadv.commands._estimate import estimate
+from fastadv.data import Dataset, load
 from fastadv.evaluation import AACurve
 from fastadv.runs import CHECKPOINT, Run, load_checkpoint
-from fastadv.trainers import METHODS
+from fastadv.trainers import METHODS, Blind, Friendly, Madry, Standard, fit
 
 PNG = b"\x89PNG\r\n"
 
@@ -184,6 +188,64 @@ def test_normal_training_is_timed_whatever_the_plan(images: str, tmp_path: Path,
     out = ["--test.attacks", "fgsm", "--out", str(tmp_path / "run")]
     assert main(["train", "standard", "--data", images, *flags, *out]) == 0
     assert "one of normal training takes" in capsys.readouterr().out
+
+
+class Clock:
+    """A network's forward passes, for seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.passes = 0
+        build = Training.build
+
+        def counted(options: Training, train: Dataset) -> torch.nn.Module:
+            model = build(options, train)
+            model.register_forward_pre_hook(self.tick)
+            return model
+
+        monkeypatch.setattr(Training, "build", counted)
+        monkeypatch.setattr(_estimate, "time", SimpleNamespace(perf_counter=lambda: float(self.passes)))
+
+    def tick(self, *_: object) -> None:
+        self.passes += 1
+
+
+def test_estimates_are_what_runs_then_take(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, options = Clock(monkeypatch), Training(data=images, epochs=3, batch_size=40, held_out=6, patience=2)
+    data = options.training_data()
+    for method in (Standard(), Madry(attack=PGD(eps=0.1, alpha=0.01, steps=7))):
+        found = estimate(method, options, data)
+        train, held_out = options.split(data)
+        model, clock.passes = options.build(data), 0
+        fit(model, method, train, epochs=3, batch_size=40, validate=options.watch(held_out))
+        assert found.seconds == pytest.approx(clock.passes, rel=0.2)  # what validation takes follows from the network
+        assert found.at_most == found.seconds
+        assert str(found).startswith("about ")
+
+
+def test_estimates_of_attacks_that_stop_early_are_bounded(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, options = Clock(monkeypatch), Training(data=images, epochs=2, batch_size=40)
+    data = options.training_data()
+    friendly = Friendly(attack=FriendlyPGD(eps=0.3, alpha=0.1, steps=9), tau_schedule=[])
+    found = estimate(friendly, options, data)
+    model, clock.passes = options.build(data), 0
+    fit(model, friendly, data, epochs=2, batch_size=40)
+    assert 0 < found.gradients < found.most == 9
+    assert found.a_pass == 1
+    assert clock.passes <= found.at_most
+    assert " to " in str(found)
+    assert estimate(Blind(), options, data).at_most is None
+
+
+def test_estimating_trains_nothing(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = ["--data", images, "--epochs", "1", "--estimate", "true", "--out", str(tmp_path / "run")]
+    assert main(["train", "friendly", *flags]) == 0
+    assert main(["compare", "standard", "fgsm", *flags, "--seeds", "3"]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "friendly",
+        "standard, for each of 3 seeds",
+        "fgsm, for each of 3 seeds",
+    ]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ BELOW = {
     "ops": "_info",
     "losses": "",
     "models": "",
+    "memory": "",
     "data": "ops",  # augmentations draw from its counter-based generator
     "runs": "",
     "info": "ops",
@@ -33,7 +34,7 @@ BELOW = {
     "report": "ops losses attacks data.Dataset trainers evaluation recipes",
     "compat": "ops models runs attacks",
     "commands": "ops losses models data runs info attacks trainers evaluation recipes report",
-    "__main__": "info trainers commands",
+    "__main__": "info memory trainers commands",
 }
 
 

@@ -17,6 +17,7 @@ from .. import report
 from ..info import environment
 from ..runs import CONFIG, Run
 from ..trainers import METHODS, AttackMethod, Stopped
+from ._estimate import estimate
 from ._launch import launched
 from ._settings import Testing, Training, as_yaml, budgeted
 from ._terminal import asked_to_stop, console, say
@@ -102,7 +103,12 @@ def compare(names: Sequence[str], options: Training, testing: Testing, how: Comp
     for method in methods.values():
         if isinstance(method, AttackMethod):
             method.attack = budgeted(method.attack, testing.eps)
-    options.check(options.training_data())
+    train_set = options.training_data()
+    options.check(train_set)
+    if options.estimate:
+        for name, method in methods.items():
+            say(f"{name}, for each of {how.seeds} seeds: {estimate(method, options, train_set)}")
+        return
     testing.samples(options)  # what is wrong with them is told before a folder is made
     config = as_yaml(options, testing, how, methods=names)
     folder = Run(options.run_folder("compare"), config, environment(), resume=bool(options.resume)).folder

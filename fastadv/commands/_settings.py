@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from ..attacks import ATTACKS, Attack, MultiAttack
+from ..attacks import ATTACKS, Attack, DeepFool, MultiAttack
 from ..data import AUGMENTATIONS, Dataset, load
 from ..evaluation import PROTOCOL, Evaluation, evaluate
 from ..trainers import Settings, processes
@@ -73,6 +74,7 @@ class Training(Data, Settings):
         save_every: steps between checkpoints within an epoch; 0 saves after epochs only.
         keep_every: epochs between checkpoints that are kept for good; 0 keeps the last two and the best.
         log: metrics also to tensorboard, to wandb, or, with a comma between, to both.
+        estimate: only say how long training would take here, from a few steps that are timed.
     """
 
     model: str = "lenet5"
@@ -88,6 +90,7 @@ class Training(Data, Settings):
     save_every: int = 0
     keep_every: int = 0
     log: str = ""
+    estimate: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,6 +118,17 @@ class Training(Data, Settings):
         if self.held_out >= len(train):
             raise ValueError(f"held_out must leave samples to train on: {self.held_out} of {len(train)} were asked for")
         return train.take(len(train) - self.held_out), train.subset(slice(-self.held_out, None))
+
+    @staticmethod
+    def watch(held_out: Dataset) -> Callable[[nn.Module], dict[str, float]]:
+        """What measures a network on held-out samples after every epoch; in several processes, each has a part."""
+
+        def avg_aa(model: nn.Module) -> dict[str, float]:
+            how = {"batch_size": min(500, -(-len(held_out) // processes())), "checks": 0, "processes": processes() > 1}
+            found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)}, **how)
+            return {"avg_aa": found.results["deepfool"].curve.average(1.0), "held_out_accuracy": found.clean}
+
+        return avg_aa
 
     def build(self, train: Dataset) -> nn.Module:
         torch.manual_seed(self.seed)
@@ -209,11 +223,14 @@ def budgeted(attack: Attack, eps: float) -> Attack:
     return attack.at(eps) if attack.has_budget else attack
 
 
+_OF_THE_CALL = ("out", "resume", "estimate")
+
+
 def as_yaml(*settings: Any, **more: Any) -> str:
-    """Settings as the YAML that --config takes; not where the run is, which another run must not share."""
+    """Settings as the YAML that --config takes; not what another run must not share."""
     values = {}
     for each in settings:
-        values |= {key: _plain(each, key) for key in dataclasses.asdict(each) if key not in ("out", "resume")}
+        values |= {key: _plain(each, key) for key in dataclasses.asdict(each) if key not in _OF_THE_CALL}
     return yaml.safe_dump(json.loads(json.dumps(values | more)), sort_keys=False)
 
 

@@ -8,12 +8,11 @@ from typing import Any
 from torch import nn
 
 from .. import report
-from ..attacks import DeepFool
 from ..data import Dataset
-from ..evaluation import evaluate
 from ..info import environment
 from ..runs import BEST, Run
-from ..trainers import Method, Standard, Stopped, fit, processes, rank
+from ..trainers import Method, Standard, Stopped, fit, rank
+from ._estimate import estimate
 from ._launch import shared
 from ._loggers import LOGGERS
 from ._networks import load_weights
@@ -21,13 +20,15 @@ from ._settings import Testing, Training, as_yaml, listed
 from ._terminal import asked_to_stop, console, figures, progress, say
 
 History = list[dict[str, float]]
-PLAIN = {"epochs": 1, "minutes": 0.0, "warmup": 0.0, "patience": 0, "collapse": 0.0}
 
 
 def train(name: str, method: Method, options: Training, testing: Testing) -> None:
     """``fastadv train METHOD``."""
     train_set, test = options.training_data(), testing.samples(options)
     options.check(train_set)
+    if options.estimate:
+        say(f"{name}: {estimate(method, options, train_set)}")
+        return
     config = as_yaml(method, options, test=dataclasses.asdict(testing))
     run = shared(lambda: Run(options.run_folder(name), config, environment(), resume=bool(options.resume)))
     model, history = train_one(name, method, options, train_set, run)
@@ -62,12 +63,6 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
     if stopped and "totals" not in stopped:
         raise ValueError(f"{run.folder} was written by a fastadv that could not resume: train anew, to another --out")
 
-    def avg_aa(model: nn.Module) -> dict[str, float]:
-        shared_out = -(-len(held_out) // processes())
-        how = {"batch_size": min(500, shared_out), "checks": 0, "processes": processes() > 1}
-        found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)}, **how)
-        return {"avg_aa": found.results["deepfool"].curve.average(1.0), "held_out_accuracy": found.clean}
-
     for option in method.in_epochs:
         value = getattr(method, option)
         first = min(value, default=0) + 1 if isinstance(value, list) else 0 if callable(value) else value
@@ -96,7 +91,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
                 method,
                 train,
                 **options.fit_settings(),
-                validate=avg_aa if held_out else None,
+                validate=options.watch(held_out) if held_out else None,
                 resume=stopped,
                 on_step=step,
                 on_epoch=on_epoch,
