@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Idle threads sleep rather than spin: on a shared machine spinning costs more than it saves.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test docs bench lint clean
+.PHONY: demo test docs bench guard lint clean
 
 demo: .venv/installed
 	$(BIN)/fastadv compare standard fgsm pgd blind --epochs 4 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -17,6 +17,9 @@ docs: .venv/installed-for-tests
 
 bench: .venv/installed-for-bench
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest benchmarks --benchmark-json=benchmark.json
+
+guard: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guard
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .

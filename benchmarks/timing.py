@@ -44,9 +44,9 @@ class Timed(Generic[T]):
 
     def __call__(self) -> T:
         gc.collect()  # or one side pays for another's garbage
-        start = _clock()
+        start = clock()
         result = self.call()
-        self.seconds.append(_clock() - start)
+        self.seconds.append(clock() - start)
         return result
 
     def median(self) -> float:
@@ -66,7 +66,7 @@ def peak_memory(call: Callable[[], object]) -> int:
     return max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
 
 
-def _clock() -> float:
+def clock() -> float:
     """Seconds, but for those in which this thread waited for a core that others had, where Linux counts them."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()

@@ -39,7 +39,7 @@ COMMANDS = blocks("sh", [*PAGES, ROOT / "README.md"])
 @pytest.mark.parametrize("code", BLOCKS)
 @pytest.mark.filterwarnings("ignore")  # of the packages shown
 def test_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("lightning", "accelerate"):
+    for package in ("lightning", "accelerate", "timm", "transformers"):
         if re.search(rf"^(import|from) {package}\b", code, re.MULTILINE) and not importlib.util.find_spec(package):
             pytest.skip(f"{package} is not installed")
     monkeypatch.chdir(tmp_path)

@@ -26,6 +26,7 @@ from fastadv.trainers import (
     MAILTRADES,
     METHODS,
     SMD,
+    SPAT,
     TRADES,
     Batch,
     Blind,
@@ -544,6 +545,22 @@ def test_gradients_of_attacks_do_not_vanish_in_float16():
     (lost,) = torch.autograd.grad((logits.float() * 1e-4).sum(), x)
     torch.testing.assert_close(scaled, plain, rtol=2e-2, atol=0)
     assert not torch.allclose(lost, plain, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize(("method", "exact"), [(TRADES, True), (SPAT, True), (Madry, False)])
+def test_attacks_on_the_divergence_stay_in_float32(images, method, exact):
+    """TRADES' samples differ from x by so little at first that bfloat16 would round the divergence away."""
+    seen = []
+
+    @dataclass
+    class Seeing(method):
+        def examples(self, model: nn.Module, batch: Batch) -> Tensor:
+            seen.append(super().examples(model, batch))
+            return seen[-1]
+
+    for precision in ("float32", "bfloat16"):
+        fit(lenet(), Seeing(), images, epochs=1, batch_size=24, precision=precision)
+    assert torch.equal(*seen) == exact
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

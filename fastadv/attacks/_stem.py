@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_PRODUCTS = 1 << 24  # numbers held at a time
+_PRODUCTS = 1 << 21  # numbers held at a time; with more, caches no longer hold them
 _FEW = 8  # samples, below which PyTorch is as fast
 _COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "compiled")  # the last is Tuned's
 

@@ -176,7 +176,10 @@ class _Run:
             model.to(memory_format=torch.channels_last)
         dtype = PRECISIONS[how.precision]
         network = torch.compile(model) if how.compiled else model
-        network = Autocast(network, dtype) if dtype else network
+        if dtype:
+            # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
+            loss = getattr(getattr(method, "attack", None), "loss", None)
+            network = Autocast(network, dtype, attacks=loss not in ("kl", "spat"))
         if how.graphs:
             part = -(-how.batch_size // processes())
             network = Tuned(network, buckets=tuple(sorted({-(-part * eighths // 8) for eighths in range(1, 9)})))

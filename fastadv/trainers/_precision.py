@@ -20,13 +20,20 @@ class Autocast(nn.Module):
 
     In float16, gradients of samples through a network in eval mode, which are those of attacks, are scaled by 1024
     inside it and back where they leave it. Gradients of parameters are a `torch.amp.GradScaler`'s matter.
+
+    Args:
+        model: samples to logits.
+        dtype: torch.bfloat16 or torch.float16.
+        attacks: whether attacks, in eval mode, see it so.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
+    def __init__(self, model: nn.Module, dtype: torch.dtype, attacks: bool = True):
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self.attacks = model, dtype, attacks
 
     def forward(self, x: Tensor) -> Tensor:
+        if not (self.training or self.attacks):
+            return self.model(x)
         scaled = self.dtype == torch.float16 and x.requires_grad and not self.training
         with torch.autocast(x.device.type, self.dtype):
             logits = self.model(_Scaled.apply(x, 1 / SCALE) if scaled else x)

@@ -33,7 +33,8 @@ class Settings:
         ema: of weights and buffers, an exponential moving average is kept, which loses 1 - ema of itself every step;
             it is the network that is validated and kept. 0 keeps none.
         awp: size of adversarial weight perturbation, relative to a layer's weights, 0.005 to 0.01 in print; 0 is none.
-        precision: what the network computes in while it is trained, float32, bfloat16 or float16.
+        precision: what the network computes in while it is trained, float32, bfloat16 or float16; attacks on the
+            divergence from the prediction at x (TRADES, SPAT) stay in float32.
         channels_last: whether the network's weights and images are laid out so; on CPUs images always are, and it was
             measured to gain nothing more.
         compiled: whether torch.compile runs on the network.

@@ -1,0 +1,118 @@
+"""What a step of training costs, against batch, steps, classes, image size and processes; and whether
+``fastadv train --estimate`` says it beforehand: `python -m benchmarks.scaling`.
+
+Medians of up to 50 steps or 5 seconds (`fastadv.commands._estimate.timed`). Images of sizes and classes that
+Fashion-MNIST does not have are random ones.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import fastadv
+from fastadv.attacks import PGD, DeepFool
+from fastadv.commands import Training
+from fastadv.commands._estimate import estimate, timed
+from fastadv.trainers import METHODS, Blind, Madry, Method, fit
+
+from . import models
+
+EPS, ALPHA = 0.1, 0.025
+ESTIMATED = ("standard", "madry", "trades", "friendly", "blind", "smd", "mma", "spat")
+
+
+def pgd(steps: int) -> Madry:
+    return Madry(attack=PGD(eps=EPS, alpha=ALPHA, steps=steps))
+
+
+def random_images(size: int, classes: int, channels: int = 3, count: int = 512) -> fastadv.Dataset:
+    numbers = torch.Generator().manual_seed(0)
+    x = torch.rand(count, channels, size, size, generator=numbers)
+    y = torch.arange(count) % classes
+    return fastadv.Dataset(x, y, tuple(str(k) for k in range(classes)))
+
+
+def cost(method: Method, data: fastadv.Dataset, **settings) -> float:
+    """Milliseconds of a step."""
+    options = Training(**settings)
+    return 1e3 * timed(method, options.build(data), data, options)[0]
+
+
+def line(what: list[float], milliseconds: list[float]) -> str:
+    """The straight line through them, and how far from it they are."""
+    slope, offset = np.polyfit(what, milliseconds, 1)
+    off = max(abs(offset + slope * x - y) / y for x, y in zip(what, milliseconds, strict=True))
+    return f"{offset:.2f} + {slope:.3g} x each; at most {off:.0%} off"
+
+
+def row(title: str, what: list[float], milliseconds: list[float], fitted: bool = True) -> None:
+    cells = ", ".join(f"{x:g}: {y:.1f}" for x, y in zip(what, milliseconds, strict=True))
+    print(f"| {title} | {cells} | {line(what, milliseconds) if fitted else ''} |", flush=True)
+
+
+def with_processes(count: int) -> float:
+    """Images a second in so many processes with a thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
+        flags = ["--per-class", "500", "--epochs", "2", "--batch-size", "128", "--model", "small-cnn"]
+        command = [*launch, "-m", "fastadv", "train", "madry", *flags, "--test.limit", "10", "--test.attacks", "fgsm"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--out", f"{folder}/run"], check=True, capture_output=True, env=env)
+        rows = [json.loads(text) for text in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+        return rows[-1]["images_per_second"]
+
+
+def scaling() -> None:
+    fashion = models.data("train").take(20_000)
+    print("| what | ms a step | a line through them |\n| --- | --- | --- |")
+    batches = [32, 64, 128, 256, 512]
+    row("batch, LeNet-5, PGD-10", batches, [cost(pgd(10), fashion, batch_size=size) for size in batches])
+    batches = [32, 64, 128]
+    row(
+        "batch, small CNN, PGD-10",
+        batches,
+        [cost(pgd(10), fashion, batch_size=size, model="small-cnn") for size in batches],
+    )
+    steps = [0, 1, 2, 5, 10, 20]
+    row("steps of PGD, LeNet-5", steps, [cost(pgd(count), fashion) for count in steps])
+    row("steps of PGD, small CNN", steps[:5], [cost(pgd(count), fashion, model="small-cnn") for count in steps[:5]])
+    classes = [10, 20, 50, 100]
+    of_classes = [
+        cost(Blind(attack=DeepFool(steps=10, candidates=count)), random_images(28, count, 1), lr=0.0)
+        for count in classes
+    ]
+    row("classes, all candidates of DeepFool, LeNet-5 untrained", classes, of_classes)
+    sizes = [16, 32, 64]
+    of_sizes = [cost(pgd(2), random_images(size, 10), model="resnet18", batch_size=16) for size in sizes]
+    row("pixels, ResNet-18, PGD-2, batch 16", [3 * size**2 for size in sizes], of_sizes)
+    speeds = [with_processes(count) for count in (1, 2)]
+    print(f"| processes, small CNN, PGD-10 | 1: {speeds[0]:.0f} images/s, 2: {speeds[1]:.0f} images/s | |", flush=True)
+
+
+def estimates() -> None:
+    """Two epochs on 10,000 images, beside what was said beforehand."""
+    print("\n| method | network | estimate | at most | took | took / estimate |\n| --- | --- | --: | --: | --: | --: |")
+    for network, images in (("lenet5", 10_000), ("small-cnn", 2_000)):
+        train = models.data("train").take(images)
+        for name in ESTIMATED:
+            options = Training(model=network, epochs=2)
+            said = estimate(METHODS[name](), options, train)
+            model = options.build(train)
+            started = time.perf_counter()
+            fit(model, METHODS[name](), train, **options.fit_settings())
+            took = time.perf_counter() - started
+            most = f"{said.at_most:.1f}" if said.at_most is not None else ""
+            cells = f"{said.seconds:.1f} | {most} | {took:.1f} | {took / said.seconds:.2f}"
+            print(f"| {name} | {network} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    scaling()
+    estimates()
