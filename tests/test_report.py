@@ -23,6 +23,7 @@ from fastadv.data import Dataset
 from fastadv.evaluation import AACurve, Evaluation, Finding, Outcome, Result, evaluate
 from fastadv.recipes import Figure
 from fastadv.report import Entry, paired_bootstrap, read_run, write_evaluation, write_table
+from fastadv.report._plots import plot_lines
 from fastadv.runs import Run
 
 N = 200
@@ -49,7 +50,7 @@ def run_folder(path: Path, models: dict[str, Evaluation], test: Dataset, config:
     write_table(entries, THETA, path / "table.csv")
     write_evaluation(entries, test, THETA, path)
     for epoch in (1, 2):
-        run.log({"epoch": epoch, "loss": 1 / epoch, "clean_accuracy": 0.25 * epoch, "lr": 0.1, "seconds": 1.0})
+        run.log({"epoch": epoch, "loss": 1 / epoch, "clean_accuracy": 0.25 * epoch, "lr": 0.1 / epoch, "seconds": 1.0})
     return path
 
 
@@ -419,3 +420,23 @@ def test_in_chromium(width: int, folders: Path, tmp_path: Path) -> None:
     assert seen["fit"]
     assert seen["orders"] == [",".join(falling), ",".join(falling[::-1]), ",".join(sorted(falling))]
     assert seen["sorted"] == "ascending"
+
+
+def test_figures_grow_with_their_legends(tmp_path: Path) -> None:
+    """Else the lines of sixteen models had no room, and a warning said so."""
+    heights = []
+    for models in (4, 16):
+        lines = {f"a model with a long name {i}": {0.0: 0.1, 1.0: 0.2} for i in range(models)}
+        path = plot_lines(lines, "eps", "accuracy", tmp_path / f"{models}.png")
+        heights.append(int.from_bytes(path.read_bytes()[20:24], "big"))  # of the PNG, in pixels
+    assert heights[1] > 1.5 * heights[0]
+
+
+@pytest.mark.parametrize(("second", "drawn"), [(0.1, False), (0.01, True)])
+def test_a_learning_rate_that_never_changes_is_not_drawn(second: float, drawn: bool, tmp_path: Path) -> None:
+    rows = [{"epoch": epoch, "loss": 1.0, "lr": rate} for epoch, rate in enumerate((0.1, second), 1)]
+    log = run_folder(tmp_path / "run", {"blind": evaluation(180, 100)}, toys()) / "metrics.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page_of(tmp_path / "out", tmp_path / "run")
+    assert (tmp_path / "out" / "training_lr.png").exists() == drawn
+    assert (tmp_path / "out" / "training_loss.png").exists()

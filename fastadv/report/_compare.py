@@ -212,12 +212,11 @@ class Published:
         return found
 
 
-def published(models: Iterable[Published]) -> list[Grid]:
-    """A table an attack: what was measured, with what was printed beside it."""
-    grids: dict[str, Grid] = {}
+def published(models: Iterable[Published]) -> Grid:
+    """What was measured, with what was printed beside it."""
+    grid = Grid("Measured (printed; difference)")
     for model in models:
         for attack, figures in model.by_attack().items():
-            grid = grids.setdefault(attack, Grid(attack))
             for what, figure in figures:
                 text, beside = figure_text(figure.measured, figure), ""
                 if figure.printed is not None:
@@ -225,11 +224,12 @@ def published(models: Iterable[Published]) -> list[Grid]:
                     beside = f"({figure.printed:g}; {'' if difference.startswith('-') else '+'}{difference})"
                 file = model.run.folder / "figures.csv"
                 cell = Cell(text, figure.measured, file, figure.name, "measured", beside)
-                grid.rows.setdefault(model.label, {})[what] = cell
-    for attack, grid in grids.items():
-        for head in grid.heads if attack != "gradient" else []:
+                head = attack if what in ("", attack) else f"{attack} {what}"
+                grid.rows.setdefault(model.label, {})[head] = cell
+    for head in grid.heads:
+        if not head.startswith("gradient"):
             grid.mark_best(head)
-    return list(grids.values())
+    return grid
 
 
 def corruptions(runs: Mapping[str, RunFolder]) -> Grid:

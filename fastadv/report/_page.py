@@ -198,9 +198,9 @@ class Page:
                 groups.setdefault(key, []).append(Published(self.label(run), run))
         sections = []
         for (folder, data), models in groups.items():
-            note = "Measured, in brackets as printed, and the difference. Percent; norms and gradients as they are."
+            note = "Percent; norms and gradients as they are."
             section = Section(f"Published experiments{data and f' on {data}'}: {folder}", note)
-            section.grids = published(models)
+            section.grids = [published(models)]
             lines: dict[str, dict[str, dict[float, float]]] = {}
             for model in models:
                 clean = next((figure.measured for figure in model.run.figures if figure.name == "clean"), math.nan)
@@ -257,6 +257,8 @@ class Page:
         section = Section("Training")
         for key in dict.fromkeys(key for run in runs.values() for key in run.history[0] if key not in _NO_CURVE):
             having = {label: run for label, run in runs.items() if key in run.history[0]}
+            if key == "lr" and len({row[key] for run in having.values() for row in run.history}) == 1:
+                continue  # the same all the time
             percent = key.endswith("accuracy")
             lines = {
                 label: {row["epoch"]: row[key] * (100 if percent else 1) for row in run.history}

@@ -64,8 +64,10 @@ def _look(name: str, among: Sequence[str]) -> dict[str, str]:
 
 
 def _legend_below(figure: Figure) -> None:
+    """A legend for which the figure grows, if there are many names."""
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = max(1, min(4, len(names), 50 // max(map(len, names))))
+    figure.set_figheight(figure.get_figheight() + 0.22 * max(0, -(-len(names) // columns) - 4))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="medium")
 
 
