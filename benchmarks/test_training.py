@@ -27,7 +27,7 @@ from .timing import DEVICE, Counted, Timed, peak_memory
 
 EPS, ALPHA, STEPS = 0.1, 0.025, 10
 ATTACK = {"eps": EPS, "alpha": ALPHA, "steps": STEPS, "random_start": 0.0}
-KL = ATTACK | {"random_start": "gaussian", "loss": "kl"}
+KL = ATTACK | {"random_start": "gaussian-unclipped", "loss": "kl"}
 BATCH, LR, BETA = 128, 0.01, 6.0
 SECONDS = 120.0  # for the rounds of one comparison, beyond the first
 IMAGES = {"lenet5": 2560, "lenet5, robust": 2560, "small-cnn": 1280, "resnet18": 128}

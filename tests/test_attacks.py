@@ -617,6 +617,35 @@ def test_friendly_pgd_is_algorithm_1(start):
     assert len(set(found.steps.tolist())) > 4
 
 
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_starts_may_lie_outside_the_bounds(loss):
+    """TRADES' do: where x is at a bound, the noise keeps both signs, and the first gradient is another."""
+    model, x, y = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64).round(), labels(24, 5)
+    seen = []
+
+    def looking(at: Tensor) -> Tensor:
+        seen.append(at.detach().clone())
+        return model(at)
+
+    attack = PGD(0.1, 0.02, 3, random_start="gaussian-unclipped", loss=loss)
+    found = attack(looking, x, y)
+    noise = seen[-3] - x
+    assert 0.0009 < noise.std() < 0.0011
+    assert 0.4 < (noise[x == 0] < 0).double().mean() < 0.6
+    assert found.min() >= 0
+    assert found.max() <= 1
+    point = x + noise
+    for _ in range(3):
+        leaf = point.requires_grad_()
+        natural, logits = model(x).log_softmax(1), model(leaf)
+        value = cross_entropy(logits, y) if loss == "ce" else (natural.exp() * (natural - logits.log_softmax(1))).sum(1)
+        (grad,) = torch.autograd.grad(value.sum(), leaf)
+        point = (x + (point.detach() + 0.02 * grad.sign() - x).clip(-0.1, 0.1)).clip(0, 1)
+    torch.testing.assert_close(found, point, atol=1e-12, rtol=0)
+    clipped = dataclasses.replace(attack, random_start="gaussian")(model, x, y)
+    assert loss == "ce" or not torch.equal(found, clipped)
+
+
 def test_friendly_pgd_takes_a_tau_for_each_sample_or_one_for_all():
     model, x, y = Wavy(48, 5), samples(6, *SHAPE, dtype=torch.float64), labels(6, 5)
     attack = FriendlyPGD(0.1, 0.01, tau=1)
@@ -1360,6 +1389,12 @@ def test_wrong_budgets(kind, options, message):
         (FriendlyPGD, {"loss": "kl", "random_start": 0}, "loss kl has no gradient at x: set random_start"),
         (PGD, {"loss": "kl", "random_start": 0.0}, "loss kl has no gradient at x: set random_start"),
         (FriendlyPGD, {"random_start": "zero"}, "random_start must be a share of eps, .* or gaussian, got 'zero'"),
+        (
+            FriendlyPGD,
+            {"random_start": "gaussian-unclipped"},
+            "random_start must be .* gaussian, got 'gaussian-unclipped'",
+        ),
+        (PGD, {"random_start": "gaussian-unclipped", "steps": 0}, "only a step leads from an unclipped start into"),
         (FriendlyPGD, {"margin": "logit"}, "margin must be one of loss, probability, got 'logit'"),
         (FriendlyPGD, {"rho": -0.1}, "rho must be finite, not negative"),
         (

@@ -504,6 +504,12 @@ def test_friendly_as_in_the_paper_by_default(method):
     assert attack.loss == ("kl" if method is FriendlyTRADES else "ce")
 
 
+def test_trades_starts_as_its_code_does():
+    """Not clipped to the bounds, unlike FAT's for TRADES."""
+    attacks = [method().attack for method in (TRADES, MAILTRADES, FriendlyTRADES)]
+    assert [attack.random_start for attack in attacks] == ["gaussian-unclipped", "gaussian-unclipped", "gaussian"]
+
+
 def test_tau_by_a_function_or_fixed():
     attack = FriendlyPGD(**EPS, tau=1)
     squares = Friendly(attack=attack, tau_schedule=lambda epoch: epoch**2)

@@ -1,6 +1,7 @@
 """What every attack stands on: the isolated model, the rows under attack, and the one loop."""
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,8 +17,8 @@ from ._stem import faster_stem
 Model = Callable[[Tensor], Tensor]
 Budget = float | Tensor
 """One number for all samples, or a tensor with one a sample, [B]."""
-Start = float | Literal["gaussian"]
-"""A share of the budget, or ``gaussian``; see `start`."""
+Start = float | Literal["gaussian", "gaussian-unclipped"]
+"""A share of the budget, or normal noise; see `start`."""
 
 
 @contextmanager
@@ -252,14 +253,17 @@ def start(attack: object, rows: Rows, restart: int = 0) -> Tensor:
     """Where the attack of `rows` starts, [B, ...], within `attack.bounds`.
 
     Uniform in the ball of radius ``attack.random_start * rows.eps`` in `attack.norm`, which is x for 0; or, for
-    ``gaussian``, x with normal noise of standard deviation 0.001 on every entry.
+    ``gaussian``, x with normal noise of standard deviation 0.001 on every entry, which for ``gaussian-unclipped`` may
+    lead out of the bounds.
     """
     if attack.random_start == 0:
         return rows.x.clone()
-    law, size = "gaussian", 0.001
-    if attack.random_start != "gaussian":
+    law, size, bounds = "gaussian", 0.001, attack.bounds
+    if attack.random_start == "gaussian-unclipped":
+        bounds = (-math.inf, math.inf)
+    elif attack.random_start != "gaussian":
         law, size = STARTS[attack.norm], attack.random_start * rows.eps
-    return ops.random_start(rows.x, rows.ids, size, attack.seed, restart, law, *attack.bounds)
+    return ops.random_start(rows.x, rows.ids, size, attack.seed, restart, law, *bounds)
 
 
 def ball_ascent(attack: object, rows: Rows, loss: Loss, alpha: Budget, against: str = "y") -> Step:

@@ -180,11 +180,12 @@ def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) 
         raise ValueError(f"{type(attack).__name__}: {name} must be {allowed}, got {got}{hint}")
 
 
-def check_start(attack: Attack, value: Start, loss: str = "ce") -> None:
-    """Raises ValueError unless `value` is ``gaussian`` or a share of the budget, from where `loss` has a gradient."""
+def check_start(attack: Attack, value: Start, loss: str = "ce", laws: tuple[str, ...] = ("gaussian",)) -> None:
+    """Raises ValueError unless `value` is of `laws` or a share of the budget, from where `loss` has a gradient."""
     name = type(attack).__name__
-    if value != "gaussian" and (isinstance(value, str) or not 0 <= value <= 1):
-        raise ValueError(f"{name}: random_start must be a share of eps, between 0 and 1, or gaussian, got {value!r}")
+    if value not in laws and (isinstance(value, str) or not 0 <= value <= 1):
+        known = " or ".join(laws)
+        raise ValueError(f"{name}: random_start must be a share of eps, between 0 and 1, or {known}, got {value!r}")
     if loss in ("kl", "spat") and value == 0:
         raise ValueError(
             f"{name}: loss {loss} has no gradient at x: set random_start to gaussian, or to a share of eps"

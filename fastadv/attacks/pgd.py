@@ -20,7 +20,8 @@ class PGD(Attack):
         alpha: step size, likewise.
         steps: number of gradient steps.
         random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0; ``gaussian``
-            for x with normal noise of standard deviation 0.001, as in TRADES and MART.
+            for x with normal noise of standard deviation 0.001; ``gaussian-unclipped`` for the same with no regard to
+            the bounds, to which the first step leads back, as in TRADES.
         loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``slm`` (MMA's soft margin),
             ``dlr``, ``kl`` (the divergence from the prediction at x, TRADES' loss) or ``spat`` (SPAT's, of the same
             two).
@@ -49,7 +50,9 @@ class PGD(Attack):
         check_budget(self, "alpha", self.alpha, whole=self.norm != "linf")
         check_count(self, "steps", self.steps, 0)
         check_choice(self, "loss", self.loss, (*LOSSES, *self._pairs()))
-        check_start(self, self.random_start, self.loss)
+        check_start(self, self.random_start, self.loss, laws=("gaussian", "gaussian-unclipped"))
+        if self.random_start == "gaussian-unclipped" and not self.steps:
+            raise ValueError("PGD: only a step leads from an unclipped start into the bounds: set steps to 1 or more")
         check_count(self, "restarts", self.restarts, 1)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("PGD: restarts need a random start; without one they are all the same")
