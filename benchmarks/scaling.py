@@ -85,10 +85,10 @@ def scaling() -> None:
     row("steps of PGD, small CNN", steps[:5], [cost(pgd(count), fashion, model="small-cnn") for count in steps[:5]])
     classes = [10, 20, 50, 100]
     of_classes = [
-        cost(Blind(attack=DeepFool(steps=10, candidates=count)), random_images(28, count, 1), lr=0.0)
+        cost(Blind(attack=DeepFool(steps=1, candidates=count)), random_images(28, count, 1), lr=0.0)
         for count in classes
     ]
-    row("classes, all candidates of DeepFool, LeNet-5 untrained", classes, of_classes)
+    row("classes, a step of DeepFool with all candidates, LeNet-5", classes, of_classes)
     sizes = [16, 32, 64]
     of_sizes = [cost(pgd(2), random_images(size, 10), model="resnet18", batch_size=16) for size in sizes]
     row("pixels, ResNet-18, PGD-2, batch 16", [3 * size**2 for size in sizes], of_sizes)

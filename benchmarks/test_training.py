@@ -237,6 +237,7 @@ TRAININGS: dict[str, dict[str, Epoch]] = {
         "ema": by_fit(MADRY, ema=0.99),
         "clip": by_fit(MADRY, clip=100.0),
         "awp": by_fit(MADRY, awp=0.005),
+        "channels_last": by_fit(MADRY, channels_last=True),
         "compiled": uncounted(by_fit(MADRY, compiled=True)),
         **({"graphs": by_fit(MADRY, graphs=True)} if DEVICE == "cuda" else {}),
     },

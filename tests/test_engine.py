@@ -25,6 +25,7 @@ from fastadv.trainers import (
     MAIL,
     MAILTRADES,
     METHODS,
+    MMA,
     SMD,
     SPAT,
     TRADES,
@@ -162,6 +163,13 @@ def test_settings_out_of_range(settings, message, images):
 def test_what_is_for_gpus(name, images):
     with pytest.raises(ValueError, match=f"{name} works on GPUs only"):
         fit(lenet(), Standard(), images, **{name: True})
+
+
+@pytest.mark.parametrize("method", [SMD, MMA])
+def test_sync_batch_norm_is_refused_where_passes_depend_on_samples(images, method):
+    """A process without a sample to attack would make no pass, and the others would wait for it."""
+    with pytest.raises(ValueError, match=f"same passes of all processes, and those of {method.__name__} depend"):
+        fit(lenet(), method(), images, sync_batch_norm=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

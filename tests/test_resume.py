@@ -23,7 +23,7 @@ import fastadv.__main__ as command_line
 from fastadv.commands import _train
 from fastadv.commands._launch import broken
 from fastadv.commands._loggers import LOGGERS
-from fastadv.runs import Run, load_checkpoint
+from fastadv.runs import Run, load_checkpoint, replace_file
 from fastadv.trainers import METHODS
 
 SERVER = multiprocessing.get_context("forkserver")  # its children have torch already
@@ -273,6 +273,15 @@ def test_checkpoints_that_are_kept(tmp_path):
     assert figures[best["epoch"] - 1] == max(figures)
     assert load_checkpoint(tmp_path / "run" / "epoch-0002.pt")["epoch"] == 2
     assert all("held_out_accuracy" in row for row in best["history"])
+
+
+def test_others_may_read_what_their_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        replace_file(tmp_path / "file", lambda file: file.write(b"it"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 # Several processes

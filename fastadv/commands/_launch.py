@@ -23,7 +23,7 @@ def launched() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Joins the processes that ``torchrun`` started, over NCCL where there are GPUs, else over gloo."""
+    """Joins the processes that ``torchrun`` started: tensors on GPUs go over NCCL, others over gloo."""
     if not launched():
         yield
         return
@@ -31,7 +31,7 @@ def joined() -> Iterator[None]:
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # They wait for the first to evaluate. That one has died, torchrun sees and says.
-    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=timedelta(days=1))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timedelta(days=1))
     console.quiet = rank() > 0
     # Of convolutions of one channel, whose memory layout has two names; it costs a copy of their few weights.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")

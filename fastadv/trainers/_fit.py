@@ -95,6 +95,11 @@ def fit(
         raise ValueError(f"{name} {getattr(how, name)} needs a figure to watch: give validate, or {name} 0")
     if how.awp and not method.repeatable:
         raise ValueError(f"awp asks for the loss twice, and {type(method).__name__} learns from every call: use 0")
+    if how.sync_batch_norm and method.per_sample:
+        raise ValueError(
+            f"sync_batch_norm needs the same passes of all processes, and those of {type(method).__name__} depend on "
+            "its samples: leave it out"
+        )
     for name in ("graphs", "sync_batch_norm"):
         if getattr(how, name) and device.type != "cuda":
             raise ValueError(f"{name} works on GPUs only: leave it out")
