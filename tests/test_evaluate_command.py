@@ -16,7 +16,9 @@ import torch
 from torch import nn
 from toys import labels, linear, samples
 
+from fastadv import commands
 from fastadv.__main__ import main
+from fastadv.data import load
 from fastadv.models import LeNet5
 from fastadv.runs import Run
 
@@ -176,6 +178,17 @@ def fastadv(*command: str, **environment: str) -> subprocess.Popen:
 
 
 FLAGS = ["--data", "data.npz", "--attacks", "pgd,noise,deepfool", "--at-once", "3"]
+
+
+def test_a_batch_size_that_is_found(place: Path) -> None:
+    """All on a GPU, where those that do not fit are halved (`tests/test_evaluation.py`)."""
+    for name in ("auto", "7"):
+        assert main(["evaluate", "networks:linear", *FLAGS[:-1], name, "--out", name]) == 0
+    assert rows("auto") == rows("7")
+    test = load("fashion-mnist-mini", "test").take(7)
+    assert commands.Testing(at_once="auto").batch_size(test) == 500
+    on_a_gpu = type("OnGPU", (), {"device": torch.device("cuda"), "__len__": lambda _: 7})()
+    assert commands.Testing(at_once="auto").batch_size(on_a_gpu) == 7
 
 
 def test_an_evaluation_that_is_killed_goes_on(place: Path, capsys) -> None:

@@ -82,7 +82,7 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
     if folder:
         config = as_yaml(source, testing, options, checkpoint=given)
         shared(lambda: Run(folder, config, environment(), resume=options.resume))
-    how = {"label": testing.label, "batch_size": testing.at_once}
+    how = {"label": testing.label, "batch_size": testing.batch_size(test)}
     with progress(f"evaluating {name}", "batches") as step:
         found = evaluate(
             model,

@@ -26,7 +26,8 @@ def transfer_between(given: list[str], source: Data, testing: Testing, out: str)
         raise ValueError(f"transfer is between models that differ: {', '.join(given)} has one twice")
     folder = Run(out, as_yaml(source, testing, models=given), environment()).folder
     with progress("transferring", "batches") as step:
-        rows = transfer(models, test, testing.chosen(), label=testing.label, batch_size=testing.at_once, on_step=step)
+        how = {"label": testing.label, "batch_size": testing.batch_size(test)}
+        rows = transfer(models, test, testing.chosen(), **how, on_step=step)
     title = f"accuracy on {len(test)} test samples of {test.name}"
     console.print(report.records_table(rows, title))
     written = report.write_records(rows, folder / "transfer.csv")
