@@ -246,6 +246,8 @@ def test_estimating_trains_nothing(images: str, tmp_path: Path, capsys: pytest.C
         "fgsm, for each of 3 seeds",
     ]
     assert not (tmp_path / "run").exists()
+    assert main(["train", "friendly", *flags, "--minutes", "3"]) == 2
+    assert "training for 3 minutes takes as long" in capsys.readouterr().err
 
 
 def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

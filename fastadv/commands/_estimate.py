@@ -62,7 +62,12 @@ class Estimate:
 
 
 def estimate(method: Method, options: Training, data: Dataset) -> Estimate:
-    """Times a few steps of the run, on a network that normal training has had for as many."""
+    """Times a few steps of the run, on a network that normal training has had for as many.
+
+    Raises ValueError where the run is for minutes.
+    """
+    if options.minutes:
+        raise ValueError(f"training for {options.minutes:g} minutes takes as long: leave out minutes, or estimate")
     train, held_out = options.split(data)
     model = options.build(data)
     normal, _ = timed(Standard(), model, train, options)
