@@ -45,6 +45,8 @@ from fastadv.trainers import (
     PairedTraining,
     PGDTraining,
     Standard,
+    _method,
+    _parallel,
     fit,
 )
 from fastadv.trainers._adversarial import both
@@ -580,6 +582,20 @@ def test_cat_mixes_attacks_of_all_strengths():
         found = PGD(0.1, alpha, steps, seed=5)(model, batch.x[part], batch.y[part], ids)
         assert torch.equal(x_adv[part], found)
     assert batch.stats["gradients"] == (0 + 1 + 2 + 3) / 4
+
+
+def test_batches_made_by_hand_are_parts_of_larger_ones(monkeypatch):
+    """As in a loop of one's own under DistributedDataParallel, where all processes have as many samples."""
+    monkeypatch.setattr(_method, "processes", lambda: 3)
+    monkeypatch.setattr(_parallel, "processes", lambda: 3)
+    monkeypatch.setattr(_parallel, "rank", lambda: 2)
+    model, batch = a_batch()
+    batch = Batch(batch.x, batch.y, batch.index, batch.ids, epoch=0)
+    assert batch.size == 3 * 16
+    method = CAT(attack=PGD(eps=0.1, alpha=0.02, steps=10))
+    method.k = 2
+    assert not (method.examples(model, batch) == batch.x).flatten(1).all(1).any(), "the last third has two steps"
+    assert batch.stats["gradients"] == 2
 
 
 def test_step_sizes_of_cat():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import Rows
+from ._parallel import processes
 
 Stats = dict[str, Tensor]
 Row = dict[str, float]
@@ -33,7 +34,7 @@ class Batch:
     name the samples to random numbers and are new every epoch; `epoch`, from 0. `stats`: scalars that the method
     reports; their means over the epoch go into the history. `made`: where it is a list, the attack that the
     first call of `loss` made goes into it, and the second call takes it. `size`: the samples of the whole batch, where
-    several processes share it and `x` is the part of one.
+    several processes share it and `x` is the part of one; by default as many in each.
     """
 
     x: Tensor
@@ -46,7 +47,7 @@ class Batch:
     size: int = 0
 
     def __post_init__(self) -> None:
-        self.size = self.size or len(self.y)
+        self.size = self.size or len(self.y) * processes()
 
 
 @dataclass
