@@ -32,6 +32,7 @@ prints and the difference. Accuracies are in percent and differences in points; 
   that they are the reason.
 - open, `?`: further off, with nothing of that kind.
 
+What has changed in fastadv since a run stands in bold below its table, from `note.txt` in its folder.
 Norms and gradients, and figures that were not printed, have no mark. What the figures say is in the files of the same
 date in `benchmarks/results/`.
 """
@@ -127,6 +128,8 @@ def section(folder: Path) -> list[str]:
         for text in (f"{row.recipe.paper}.", changed, note):
             if text:
                 about.setdefault(text, []).append(f"`{row.name}`")
+    if (note := folder / "note.txt").is_file():
+        lines.append(f"- **{note.read_text().strip()}**")
     everywhere = [text for text, names in about.items() if len(names) == len(rows)]
     lines += [f"- {text}" for text in everywhere]
     return lines + [f"- {', '.join(names)}: {text}" for text, names in about.items() if text not in everywhere]

@@ -136,9 +136,8 @@ def smd_as_printed(model: nn.Module, train: fastadv.Dataset) -> float:
         x_adv = attack(x[right], y[right]).requires_grad_()
         (grad,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y[right], reduction="sum"), x_adv)
         reached = (x_adv.detach() - x[right]).flatten(1).abs().amax(dim=1)
-        (largest + (1 + grad.flatten(1).abs().amax(dim=1)).reciprocal()).minimum(
-            reached
-        )  # the margins of the next epoch
+        steepness = grad.flatten(1).abs().amax(dim=1)
+        reached.minimum(largest + 1 / (1 + steepness))  # the margins of the next epoch
         model.train()
         descent.zero_grad()
         loss = (F.cross_entropy(model(x), y) + F.cross_entropy(model(x_adv.detach()), y[right])) / 2
