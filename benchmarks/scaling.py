@@ -1,16 +1,18 @@
-"""What a step of training costs, against batch, steps, classes, image size and processes; and whether
+"""What a step of training costs, against batch, steps, classes, processes and image size; and whether
 ``fastadv train --estimate`` says it beforehand: `python -m benchmarks.scaling`.
 
-Medians of up to 50 steps or 5 seconds (`fastadv.commands._estimate.timed`). Images of sizes and classes that
-Fashion-MNIST does not have are random ones.
+Medians of up to 50 steps or 5 seconds (`fastadv.commands._estimate.timed`), or of two steps beside the plainest loop.
+Images of sizes and classes that Fashion-MNIST does not have are random ones. Larger networks and images on a GPU.
 """
 
+import copy
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,13 @@ from fastadv.commands._estimate import estimate, timed
 from fastadv.trainers import METHODS, Blind, Madry, Method, fit
 
 from . import models
+from .test_training import MADRY, by_fit, by_loop, plain_pgd
+from .timing import DEVICE, Timed, peak_memory
 
 EPS, ALPHA = 0.1, 0.025
+GPU = DEVICE == "cuda"
+LARGER, BATCHES = ("resnet18", [128, 256, 512]) if GPU else ("small-cnn", [32, 64, 128])
+LARGEST, SIZES, TOGETHER = ("resnet50", [32, 64, 128, 224], 32) if GPU else ("resnet18", [16, 32, 64], 8)
 ESTIMATED = ("standard", "madry", "trades", "friendly", "blind", "smd", "mma", "spat")
 
 
@@ -74,26 +81,40 @@ def scaling() -> None:
     print("| what | ms a step | a line through them |\n| --- | --- | --- |")
     batches = [32, 64, 128, 256, 512]
     row("batch, LeNet-5, PGD-10", batches, [cost(pgd(10), fashion, batch_size=size) for size in batches])
-    batches = [32, 64, 128]
-    row(
-        "batch, small CNN, PGD-10",
-        batches,
-        [cost(pgd(10), fashion, batch_size=size, model="small-cnn") for size in batches],
-    )
+    of_batches = [cost(pgd(10), fashion, batch_size=size, model=LARGER) for size in BATCHES]
+    row(f"batch, {LARGER}, PGD-10", BATCHES, of_batches)
     steps = [0, 1, 2, 5, 10, 20]
     row("steps of PGD, LeNet-5", steps, [cost(pgd(count), fashion) for count in steps])
-    row("steps of PGD, small CNN", steps[:5], [cost(pgd(count), fashion, model="small-cnn") for count in steps[:5]])
+    row(f"steps of PGD, {LARGER}", steps[:5], [cost(pgd(count), fashion, model=LARGER) for count in steps[:5]])
     classes = [10, 20, 50, 100]
     of_classes = [
         cost(Blind(attack=DeepFool(steps=1, candidates=count)), random_images(28, count, 1), lr=0.0)
         for count in classes
     ]
     row("classes, a step of DeepFool with all candidates, LeNet-5", classes, of_classes)
-    sizes = [16, 32, 64]
-    of_sizes = [cost(pgd(2), random_images(size, 10), model="resnet18", batch_size=16) for size in sizes]
-    row("pixels, ResNet-18, PGD-2, batch 16", [3 * size**2 for size in sizes], of_sizes)
-    speeds = [with_processes(count) for count in (1, 2)]
-    print(f"| processes, small CNN, PGD-10 | 1: {speeds[0]:.0f} images/s, 2: {speeds[1]:.0f} images/s | |", flush=True)
+    counts = range(1, min(2, torch.cuda.device_count() if GPU else 2) + 1)
+    speeds = ", ".join(f"{count}: {with_processes(count):.0f} images/s" for count in counts)
+    print(f"| processes, small CNN, PGD-10 | {speeds} | |", flush=True)
+
+
+def sizes() -> None:
+    """A step of PGD-AT on larger and larger images, beside the plainest loop: time, and memory."""
+    sides = {
+        "fastadv": by_fit(MADRY),
+        "bfloat16, channels_last": by_fit(MADRY, precision="bfloat16", channels_last=True),
+        "by hand": by_loop(plain_pgd),
+    }
+    print(f"\n| {TOGETHER} images, {LARGEST}, PGD-10 | {' | '.join(sides)} |\n| --- {'| --: ' * len(sides)}|")
+    for size in SIZES:
+        images = random_images(size, 10, count=TOGETHER).to(DEVICE)
+        network = fastadv.models.build(LARGEST, tuple(images.x.shape[1:]), 10).to(DEVICE)
+        cells = []
+        for epoch in sides.values():
+            step = Timed(partial(epoch, copy.deepcopy(network), images))
+            for _ in range(3):
+                step()
+            cells.append(f"{1e3 * step.median():.0f} ms, {peak_memory(step.call) / 1e6:.0f} MB")
+        print(f"| 3x{size}x{size} | {' | '.join(cells)} |", flush=True)
 
 
 def estimates() -> None:
@@ -115,4 +136,5 @@ def estimates() -> None:
 
 if __name__ == "__main__":
     scaling()
+    sizes()
     estimates()

@@ -31,7 +31,11 @@ KL = ATTACK | {"random_start": "gaussian-unclipped", "loss": "kl"}
 BATCH, LR, BETA = 128, 0.01, 6.0
 SECONDS = 120.0  # for the rounds of one comparison, beyond the first
 IMAGES = {"lenet5": 2560, "lenet5, robust": 2560, "small-cnn": 1280, "resnet18": 128}
-SLOW = {"Blind AT, DeepFool-10": 4}  # by which there are fewer images: torchattacks takes one at a time
+IMAGES = dict.fromkeys(IMAGES, 12_800) if DEVICE == "cuda" else IMAGES
+FASTEST = {"precision": "bfloat16", "channels_last": True, "graphs": True}  # on a GPU, by what is known of them
+SLOW = {
+    "Blind AT, DeepFool-10": 20 if DEVICE == "cuda" else 4
+}  # by which there are fewer images: torchattacks takes one at a time
 CLOSE = 0.05  # of the loss, by which two ways to train the same may differ
 
 Epoch = Callable[[nn.Module, fastadv.Dataset], float]
@@ -206,16 +210,25 @@ def passes_alone(model: nn.Module, train: fastadv.Dataset) -> float:
 
 
 MADRY = Madry(attack=PGD(**ATTACK))
+FAT = Friendly(attack=FriendlyPGD(**ATTACK), tau_schedule=[])
+
+
+def on_gpu(method: Method) -> dict[str, Epoch]:
+    return {"fastest": by_fit(method, **FASTEST)} if DEVICE == "cuda" else {}
+
+
 TRAININGS: dict[str, dict[str, Epoch]] = {
     "PGD-AT, 10 steps": {
         "fastadv": by_fit(MADRY),
         "bfloat16": by_fit(MADRY, precision="bfloat16"),
+        **on_gpu(MADRY),
         "by hand": by_loop(plain_pgd),
         "torchattacks": by_loop(torchattacks("PGD", eps=EPS, alpha=ALPHA, steps=STEPS, random_start=False)),
         "passes alone": passes_alone,
     },
     "FAT, PGD-10-0": {
-        "fastadv": by_fit(Friendly(attack=FriendlyPGD(**ATTACK), tau_schedule=[])),
+        "fastadv": by_fit(FAT),
+        **on_gpu(FAT),
         "as published": by_loop(early_stop_as_published(EPS, ALPHA, STEPS)),
         "madry": by_fit(MADRY),
     },
