@@ -1,0 +1,50 @@
+"""What bfloat16 costs in robust accuracy: `python -m benchmarks.precision [NETWORK [IMAGES [EPOCHS [SEEDS]]]]`.
+
+Madry's training (PGD-10) of a network by every precision, from the same weights and on the same batches, for as many
+epochs; then PGD-20 in float32 on the whole test set. How far seeds differ says what chance does.
+"""
+
+import statistics
+import sys
+
+import torch
+
+import fastadv
+from fastadv.attacks import PGD
+from fastadv.evaluation import evaluate
+from fastadv.trainers import Madry
+
+from . import models
+from .timing import DEVICE, Timed
+
+EPS = 0.1
+PRECISIONS = ("float32", "bfloat16")
+TRAINING = Madry(attack=PGD(EPS, EPS / 4, 10))
+TEST = {"pgd20": PGD(EPS, EPS / 10, 20)}
+
+
+def robust_accuracy(network: str, precision: str, images: int, epochs: int, seed: int) -> tuple[float, float]:
+    """In per cent, and the seconds of training."""
+    train, test = models.data("train").take(images), models.data("test")
+    torch.manual_seed(seed)
+    model = fastadv.models.build(network, tuple(train.x.shape[1:]), len(train.classes)).to(DEVICE)
+    how = {"optimizer": "adam", "lr": 0.001, "batch_size": 128, "precision": precision, "seed": seed}
+    training = Timed(lambda: fastadv.fit(model, TRAINING, train, epochs=epochs, **how))
+    training()
+    return 100 * evaluate(model, test, TEST, checks=0).results["pgd20"].accuracy, training.median()
+
+
+def main(network: str = "lenet5", images: str = "20000", epochs: str = "4", seeds: str = "3") -> None:
+    print(f"{network}, {images} images, {epochs} epochs: PGD-20 at {EPS}, %, and seconds\n")
+    print(f"| seed | {' | '.join(PRECISIONS)} | difference |\n| --- {'| --: ' * (len(PRECISIONS) + 1)}|")
+    differences = []
+    for seed in range(int(seeds)):
+        found = [robust_accuracy(network, each, int(images), int(epochs), seed) for each in PRECISIONS]
+        differences.append(found[1][0] - found[0][0])
+        cells = " | ".join(f"{accuracy:.2f} ({seconds:.0f} s)" for accuracy, seconds in found)
+        print(f"| {seed} | {cells} | {differences[-1]:+.2f} |", flush=True)
+    print(f"| mean | {'| ' * len(PRECISIONS)}{statistics.mean(differences):+.2f} |")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
