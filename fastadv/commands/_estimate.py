@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..attacks import EPGD, PGD, FriendlyPGD
+from ..attacks import ANPGD, EPGD, PGD, DeepFool, FriendlyPGD
 from ..data import Dataset
 from ..trainers import AttackMethod, Madry, Method, Standard, Stopped, fit
 from ._settings import Training
@@ -26,7 +26,8 @@ class Estimate:
 
     Args:
         steps: of the whole run.
-        step: seconds of one, as measured.
+        first: seconds of one on the untrained network, as measured.
+        step: the same after some normal training.
         gradients: how many a sample took in these, on average.
         a_pass: what one more would take, in seconds a step.
         most: how many a sample takes at the most; None where that is not known.
@@ -34,6 +35,7 @@ class Estimate:
     """
 
     steps: int
+    first: float
     step: float
     gradients: float
     a_pass: float
@@ -42,8 +44,13 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of the run, if samples go on taking as many gradients as they did."""
+        """Of the run, if samples go on taking as many gradients as they did after some training."""
         return self.steps * self.step + self.validation
+
+    @property
+    def at_least(self) -> float:
+        """Of the run, if steps go on taking as long as the first, in which methods that spare mistakes do little."""
+        return self.steps * min(self.first, self.step) + self.validation
 
     @property
     def at_most(self) -> float | None:
@@ -58,11 +65,12 @@ class Estimate:
             return f"about {_clock(self.seconds)} ({figures})"
         if self.at_most is None:
             return f"about {_clock(self.seconds)} ({figures}), while samples go on taking as many"
-        return f"{_clock(self.seconds)} to {_clock(self.at_most)} ({figures}; the most is {self.most:g})"
+        least, long, most = map(_clock, (self.at_least, self.seconds, self.at_most))
+        return f"{least} to {most}, about {long} if training is long ({figures}; the most is {self.most:g})"
 
 
 def estimate(method: Method, options: Training, data: Dataset) -> Estimate:
-    """Times a few steps of the run, on a network that normal training has had for as many.
+    """Times a few steps of the run, on a new network and after as many of normal training.
 
     Raises ValueError where the run is for minutes.
     """
@@ -70,6 +78,7 @@ def estimate(method: Method, options: Training, data: Dataset) -> Estimate:
         raise ValueError(f"training for {options.minutes:g} minutes takes as long: leave out minutes, or estimate")
     train, held_out = options.split(data)
     model = options.build(data)
+    first, _ = timed(method, copy.deepcopy(model), train, options)
     normal, _ = timed(Standard(), model, train, options)
     two, _ = timed(Madry(attack=PGD(eps=0.1, alpha=0.05, steps=2)), model, train, options)
     step, gradients = timed(method, model, train, options)
@@ -80,7 +89,7 @@ def estimate(method: Method, options: Training, data: Dataset) -> Estimate:
         options.watch(some)(model)
         validation = (time.perf_counter() - started) * len(held_out) / len(some) * options.epochs
     steps = options.epochs * -(-len(train) // options.batch_size)
-    return Estimate(steps, step, gradients, max(0.0, two - normal) / 2, _most(method), validation)
+    return Estimate(steps, first, step, gradients, max(0.0, two - normal) / 2, _most(method), validation)
 
 
 def timed(method: Method, model: nn.Module, train: Dataset, options: Training) -> tuple[float, float]:
@@ -103,10 +112,13 @@ def timed(method: Method, model: nn.Module, train: Dataset, options: Training) -
 
 
 def _most(method: Method) -> float | None:
-    """How many gradients a sample can take in a step of training; None where samples may end as they like."""
-    if not isinstance(method, AttackMethod):
+    """How many gradients a sample can take in a step of training; None where it is not known."""
+    attack = method.attack if isinstance(method, AttackMethod) else None
+    if attack is None:
         return 0.0
-    return float(method.attack.steps) if isinstance(method.attack, PGD | FriendlyPGD | EPGD) else None
+    if isinstance(attack, DeepFool):
+        return float(attack.steps * (attack.candidates - 1))
+    return float(attack.steps) if isinstance(attack, PGD | FriendlyPGD | EPGD | ANPGD) else None
 
 
 def _clock(seconds: float) -> str:
