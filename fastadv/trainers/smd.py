@@ -73,8 +73,8 @@ class SMD(AttackMethod):
         if len(index):
             attack = dataclasses.replace(self.attack, eps=self.margins[index].to(batch.x.dtype))
             rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
+            self.margins[index] = self.adapted(model, rows).to(self.margins.dtype)  # first: its pass needs memory, too
             loss = loss + F.cross_entropy(model(rows.x_adv), rows.y, reduction="sum") / (share * len(right))
-            self.margins[index] = self.adapted(model, rows).to(self.margins.dtype)
             batch.stats["gradients"] = rows.grads.sum() / len(right)
             batch.stats["adversarial_accuracy"] = (~rows.crossed).sum() / len(right)
         batch.stats["margin"] = self.margins[batch.index].mean()
