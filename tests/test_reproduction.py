@@ -38,8 +38,9 @@ def test_printed_figures_are_those_of_the_recipes() -> None:
             printed = {}
             for key, figure in row.recipe.printed.items():
                 items = figure.items() if isinstance(figure, dict) else [(None, figure)]
-                named = ((f" {what:.4g}" if isinstance(what, float) else f" {what or ''}", value) for what, value in items)
-                printed |= {(key + what).rstrip(): value for what, value in named}
+                for what, value in items:
+                    budget = f"{what:.4g}" if isinstance(what, float) else what
+                    printed[key if what is None else f"{key} {budget}"] = value
             assert {figure.name: figure.printed for figure in row.figures}.items() <= printed.items()
 
 
