@@ -1,5 +1,5 @@
-"""PGD-10, and an epoch of training by it, as fastadv's commands run them, beside torchattacks:
-`python -m benchmarks.apart attack|epoch [NETWORK [SAMPLES [ROUNDS]]]`.
+"""Attacks, and epochs of training by them, as fastadv's commands run them, beside others:
+`python -m benchmarks.apart pgd|epgd|madry|fat|smd [NETWORK [SAMPLES [ROUNDS]]]`.
 
 Every side in a process of its own, by turns, because the C library keeps freed memory for a whole process or not at all
 (`fastadv.keep_freed_memory`). A process warms up once and takes the median of two.
@@ -15,35 +15,41 @@ from functools import partial
 import torch
 
 import fastadv
-from fastadv.attacks import PGD, tuned
+from fastadv.attacks import EPGD, PGD, tuned
 
 from . import models
-from .peers import torchattacks
-from .test_training import ALPHA, EPS, MADRY, STEPS, by_fit, by_loop
+from .peers import Prepare, epgd_as_printed, torchattacks
+from .test_training import ALPHA, EPS, MADRY, STEPS, TRAININGS, Epoch, by_fit
 from .timing import Timed
 
-THEIRS = torchattacks("PGD", eps=EPS, alpha=ALPHA, steps=STEPS, random_start=False)
 Side = Callable[[str, int], Callable[[], object]]
 """From a network's name and a number of samples to what is timed."""
 
 
-def attack(own: bool, bf16: bool = False) -> Side:
-    """PGD on as many samples; `own`: with the gradients that measuring finds fastest."""
+def attack(prepare: Prepare) -> Side:
+    """On as many samples."""
 
     def prepared(network: str, samples: int) -> Callable[[], object]:
         model, (x, y) = models.trained(network), models.classified(network, samples)
-        if not own:
-            return partial(THEIRS(model), x, y)
-        found = tuned(model, x, bf16=bf16)
+        return partial(prepare(model), x, y)
+
+    return prepared
+
+
+def measured(**allowed: bool) -> Side:
+    """PGD with the gradients that measuring finds fastest among those `allowed`."""
+
+    def prepared(network: str, samples: int) -> Callable[[], object]:
+        model, (x, y) = models.trained(network), models.classified(network, samples)
+        found = tuned(model, x, **allowed)
         print(found.extra_repr(), file=sys.stderr)
         return partial(PGD(EPS, ALPHA, STEPS, random_start=0.0), found, x, y)
 
     return prepared
 
 
-def epoch(own: bool, **settings: object) -> Side:
+def epoch(train: Epoch) -> Side:
     """Training on as many samples."""
-    train = by_fit(MADRY, **settings) if own else by_loop(THEIRS)
 
     def prepared(network: str, samples: int) -> Callable[[], object]:
         start, data = models.trained(network), models.data("train").take(samples)
@@ -52,21 +58,35 @@ def epoch(own: bool, **settings: object) -> Side:
     return prepared
 
 
+def sides(training: str, *names: str) -> dict[str, Side]:
+    return {name: epoch(TRAININGS[training][name]) for name in names}
+
+
+# The first side is the one that fastadv, whose memory alone is kept, is compared with.
 SIDES: dict[str, dict[str, Side]] = {
-    "attack": {"torchattacks": attack(False), "float32": attack(True), "bfloat16": attack(True, bf16=True)},
-    "epoch": {
-        "torchattacks": epoch(False),
-        "float32": epoch(True),
-        "float32, channels_last": epoch(True, channels_last=True),
-        "bfloat16": epoch(True, precision="bfloat16"),
-        "bfloat16, channels_last": epoch(True, precision="bfloat16", channels_last=True),
+    "pgd": {
+        "torchattacks": attack(torchattacks("PGD", eps=EPS, alpha=ALPHA, steps=STEPS, random_start=False)),
+        "float32": measured(),
+        "bfloat16": measured(bf16=True),
+        "bfloat16, compiled": measured(bf16=True, compiled=True),
     },
+    "epgd": {
+        "as published": attack(epgd_as_printed(EPS, 4 * EPS / 20, steps=20, bisections=10)),
+        "fastadv": attack(lambda model: partial(EPGD(EPS, steps=20, bisections=10), model)),
+    },
+    "madry": {
+        **sides("PGD-AT, 10 steps", "torchattacks", "fastadv", "bfloat16"),
+        "channels_last": epoch(by_fit(MADRY, channels_last=True)),
+        "bfloat16, channels_last": epoch(by_fit(MADRY, precision="bfloat16", channels_last=True)),
+    },
+    "fat": sides("FAT, PGD-10-0", "as published", "fastadv"),
+    "smd": sides("SMD, EPGD-20-10", "as published", "fastadv"),
 }
 
 
 def seconds(what: str, network: str, samples: int, side: str) -> float:
     """Of one attack or epoch by `side`, in this process."""
-    if side != "torchattacks":
+    if side != next(iter(SIDES[what])):
         fastadv.keep_freed_memory()
     timed = Timed(SIDES[what][side](network, samples))
     for _ in range(3):
@@ -81,9 +101,10 @@ def main(what: str, network: str = "resnet18", samples: str = "128", rounds: str
         for side, each in taken.items():
             command = [sys.executable, "-m", "benchmarks.apart", what, network, samples, side]
             each.append(float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-    theirs = statistics.median(taken["torchattacks"])
+    other = next(iter(taken))
+    theirs = statistics.median(taken[other])
     print(f"{what}, {network}, {samples} samples, {torch.get_num_threads()} thread(s)\n")
-    print("| side | seconds | torchattacks' over it |\n| --- | --- | --: |")
+    print(f"| side | seconds | {other}'s over it |\n| --- | --- | --: |")
     for side, each in taken.items():
         print(f"| {side} | {', '.join(f'{s:.2f}' for s in each)} | {theirs / statistics.median(each):.2f} |")
 

@@ -31,7 +31,7 @@ GROUPS = ("network", "fused ops", "optimiser", "other calls", "Python")
 
 
 def group(file: str, name: str) -> str:
-    if file.endswith("_stem.py"):  # a network's first convolution, backwards
+    if file.endswith("_backward.py"):  # a network's first convolution and its batch norms
         return "network"
     if file != "~":
         return "Python"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..losses import Loss
-from ._stem import faster_stem
+from ._backward import faster_backward
 
 Model = Callable[[Tensor], Tensor]
 Budget = float | Tensor
@@ -113,7 +113,7 @@ class Rows:
     def differentiable(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
         """`x` as a leaf of autograd and the logits there; `again`: for more than one backward pass."""
         x = x.detach().requires_grad_()
-        with _uncompiled() if again else nullcontext(), faster_stem(x, self.model):
+        with _uncompiled() if again else nullcontext(), faster_backward(x, self.model):
             logits = self.logits(x)
         if not logits.requires_grad:
             raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")
