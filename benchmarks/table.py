@@ -47,7 +47,8 @@ def of_attacks(run: dict) -> str:
     columns = [peer for peer in PEERS if any("seconds" in info["sides"].get(peer, {}) for info in infos)]
     lines = [
         "fastadv in ms, the others as multiples of it. In brackets: passes forward + backward, a sample; accuracy left",
-        f"of 100%; median norm of the perturbations that succeed. Images of {infos[0]['data']}.",
+        "of 100%; median norm of the perturbations that succeed; the most memory that tensors took, in MB. Images of",
+        f"{infos[0]['data']}.",
         "",
         f"| attack | network | samples | fastadv, ms | {' | '.join(columns)} |",
         f"| --- | --- | --: | --: {'| --: ' * len(columns)}|",
@@ -66,8 +67,13 @@ def of_attacks(run: dict) -> str:
 
 
 def _found(side: dict) -> str:
+    found = [f"{side['accuracy']:.1%}", f"{side['norm']:.3f}"] if "norm" in side else []
     passes = f"{side['forwards']:.0f}+{side['gradients']:.0f}"
-    return f"({passes}; {side['accuracy']:.1%}; {side['norm']:.3f})" if "norm" in side else f"({passes})"
+    return f"({'; '.join([passes, *found, *_peak(side)])})"
+
+
+def _peak(side: dict) -> list[str]:
+    return [f"{side['peak']:.0f}"] if "peak" in side else []
 
 
 def of_training(run: dict) -> str:
@@ -92,8 +98,7 @@ def of_training(run: dict) -> str:
 
 
 def _passes(side: dict) -> str:
-    memory = f"; {side['peak']:.0f}" if "peak" in side else ""
-    return f"{side['forwards']:.1f}+{side['gradients']:.1f}{memory}"
+    return "; ".join([f"{side['forwards']:.1f}+{side['gradients']:.1f}", *_peak(side)])
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ def gradients(x: Tensor, weight: Tensor, direction: Tensor | None = None, **opti
 @pytest.mark.parametrize(
     ("channels", "out", "kernel", "padding", "size"),
     [
-        (1, 6, 5, 2, (28, 28)),
-        (1, 3, 3, 0, (9, 7)),
-        (3, 8, 3, 1, (12, 10)),
-        (2, 4, (1, 4), (0, 3), (5, 6)),
+        (1, 32, 5, 2, (28, 28)),
+        (1, 12, 3, 0, (9, 7)),
+        (3, 36, 3, 1, (12, 10)),
+        (2, 10, (1, 4), (0, 3), (5, 6)),
         (3, 5, 1, 0, (4, 4)),
     ],
 )
@@ -57,7 +57,7 @@ def test_any_number_of_threads(threads):
     torch.set_num_threads(threads)
     try:
         x = torch.randn(11, 1, 28, 28).to(memory_format=torch.channels_last)
-        plain, faster = gradients(x, torch.randn(6, 1, 5, 5), padding=2)
+        plain, faster = gradients(x, torch.randn(32, 1, 5, 5), padding=2)
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(faster, plain, rtol=1e-4, atol=1e-3)
@@ -75,7 +75,9 @@ def test_in_parts(monkeypatch):
     ("x", "weight", "options"),
     [
         (torch.randn(7, 1, 8, 8), torch.randn(4, 1, 3, 3), {}),
-        (torch.randn(9, 4, 8, 8), torch.randn(4, 4, 3, 3), {}),
+        (torch.randn(9, 4, 8, 8), torch.randn(48, 4, 3, 3), {}),
+        (torch.randn(9, 3, 8, 8), torch.randn(24, 3, 3, 3), {}),
+        (torch.randn(9, 8, 8, 1).permute(0, 3, 1, 2), torch.randn(6, 1, 3, 3), {}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"stride": 2}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"dilation": 2}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"padding": "same"}),
@@ -83,7 +85,7 @@ def test_in_parts(monkeypatch):
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3).requires_grad_(), {}),
         (torch.randn(9, 1, 8, 8).bfloat16(), torch.randn(4, 1, 3, 3).bfloat16(), {}),
     ],
-    ids=["few", "channels", "stride", "dilation", "same", "groups", "weight", "bf16"],
+    ids=["few", "channels", "weights", "channels_last", "stride", "dilation", "same", "groups", "weight", "bf16"],
 )
 def test_others_are_pytorchs_to_the_bit(x, weight, options):
     plain, within = gradients(x, weight, direction=x, **options)
