@@ -43,7 +43,7 @@ class MAIL(WeightedTraining):
     """
 
     attack: Attack = field(
-        default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian"), kw_only=True
+        default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian-unclipped"), kw_only=True
     )
     slope: float = 10.0
     bias: float = -0.5

@@ -22,7 +22,7 @@ class MART(PairedTraining):
     """
 
     attack: Attack = field(
-        default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian"), kw_only=True
+        default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian-unclipped"), kw_only=True
     )
     beta: float = 6.0
 
