@@ -5,12 +5,12 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import accumulate
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,8 +62,19 @@ def peak_memory(call: Callable[[], object]) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         call()
-    changes = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
+    events = list(found.profiler.kineto_results.experimental_event_tree())
+    for event in events:  # grows meanwhile
+        events.extend(event.children)
+    changes = [event for event in events if event.tag == _EventType.Allocation]
+    live: dict[int, int] = {}
+    now = most = 0
+    for change in sorted(changes, key=lambda event: event.start_time_ns):
+        block, size = change.extra_fields.ptr, change.extra_fields.alloc_size
+        if size > 0:
+            live[block] = size
+        now += size if size > 0 else -live.pop(block, 0)  # what was there before does not count
+        most = max(most, now)
+    return most
 
 
 def clock() -> float:
