@@ -1,4 +1,4 @@
-"""What bfloat16 costs in robust accuracy: `python -m benchmarks.precision [NETWORK [IMAGES [EPOCHS [SEEDS]]]]`.
+"""What bfloat16 costs in robust accuracy: `python -m benchmarks.precision [NETWORK [IMAGES [EPOCHS [SEEDS [FIRST]]]]]`.
 
 Madry's training (PGD-10) of a network by every precision, from the same weights and on the same batches, for as many
 epochs; then PGD-20 in float32 on the whole test set. How far seeds differ says what chance does.
@@ -34,11 +34,11 @@ def robust_accuracy(network: str, precision: str, images: int, epochs: int, seed
     return 100 * evaluate(model, test, TEST, checks=0).results["pgd20"].accuracy, training.median()
 
 
-def main(network: str = "lenet5", images: str = "20000", epochs: str = "4", seeds: str = "3") -> None:
+def main(network: str = "lenet5", images: str = "20000", epochs: str = "4", seeds: str = "3", first: str = "0") -> None:
     print(f"{network}, {images} images, {epochs} epochs: PGD-20 at {EPS}, %, and seconds\n")
     print(f"| seed | {' | '.join(PRECISIONS)} | difference |\n| --- {'| --: ' * (len(PRECISIONS) + 1)}|")
     differences = []
-    for seed in range(int(seeds)):
+    for seed in range(int(first), int(first) + int(seeds)):
         found = [robust_accuracy(network, each, int(images), int(epochs), seed) for each in PRECISIONS]
         differences.append(found[1][0] - found[0][0])
         cells = " | ".join(f"{accuracy:.2f} ({seconds:.0f} s)" for accuracy, seconds in found)
