@@ -1,2 +1,3 @@
-// Compiles every op for the CPU.
+// Compiles every op for the CPU, and the passes.
 #include "../ops/all.h"
+#include "stem_backward.h"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..losses import cross_entropy
 from ._ascend import Model, isolated
+from ._backward import faster_backward
 
 
 class Tuned(nn.Module):
@@ -98,7 +99,8 @@ def _timed(model: Tuned, x: Tensor) -> float:
         leaf = x.detach().requires_grad_()
         finish()
         started = time.perf_counter()
-        logits = model(leaf)
+        with faster_backward(leaf, model):
+            logits = model(leaf)
         torch.autograd.grad(cross_entropy(logits, logits.detach().argmax(dim=1)).sum(), leaf)
         finish()
         return time.perf_counter() - started
