@@ -159,7 +159,10 @@ if not no_extension:
     stable = {"include_dirs": ["csrc"], "py_limited_api": True}
     extensions.append(
         CppExtension(
-            "fastadv._cpu", ["csrc/cpu/glue.cpp", "csrc/cpu/kernels.cpp"], extra_compile_args=HOST + STABLE, **stable
+            "fastadv._cpu",
+            ["csrc/cpu/glue.cpp", "csrc/cpu/kernels.cpp", "csrc/cpu/passes.cpp"],
+            extra_compile_args=HOST + STABLE,
+            **stable,
         )
     )
     if not obstacle:

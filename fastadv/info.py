@@ -24,7 +24,9 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": devices,
         "build": ops.build_info(),
-        "backends": {name: {device: ops.backend(name, device) for device in ("cpu", "cuda")} for name in ops.OPS},
+        "backends": {
+            name: {device: ops.backend(name, device) for device in ("cpu", "cuda")} for name in (*ops.OPS, *ops.PASSES)
+        },
     }
 
 
@@ -48,7 +50,7 @@ def doctor() -> str:
             f"        CPU kernels for {build['cpu_targets']}; this machine runs {build['cpu_selected']}",
             f"        CUDA kernels: {cuda}",
         ]
-    width = max(len(name) for name in ops.OPS)
+    width = max(len(name) for name in found["backends"])
     lines += ["", f"{'op':{width}} {'cpu':10} cuda"]
     for name, backends in found["backends"].items():
         cpu, cuda = (backends[device].split(":")[0] for device in ("cpu", "cuda"))

@@ -30,6 +30,7 @@ __all__ = [
     "LAWS",
     "NORMS",
     "OPS",
+    "PASSES",
     "Op",
     "adversarial_labels",
     "as_rows",
@@ -55,6 +56,8 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 NORMS = ("l1", "l2", "linf", "rms")
 LAWS = ("uniform", "sign", "gaussian", "l2", "l1")
 OPS: dict[str, "Op"] = {}
+PASSES = ("max_pool", "stem_backward")
+"""What compiled CPU kernels do in place of PyTorch's own functions in the passes of attacks; no ops with a reference."""
 
 
 _COLUMNS = {
@@ -801,8 +804,11 @@ if os.environ.get("FASTADV_NO_EXT") != "1":
 def backend(op: str, device: str = "cpu") -> str:
     """What runs `op` on `device` ("cpu" or "cuda"): "compiled", or "reference: " and the reason.
 
-    Raises KeyError for an unknown op or device.
+    For one of `PASSES` it is "compiled", or "PyTorch: " and the reason. Raises KeyError for an unknown op or device.
     """
+    if op in PASSES:
+        reason = {"cpu": MISSING["cpu"], "cuda": "there are CPU kernels only"}[device]
+        return f"PyTorch: {reason}" if reason else "compiled"
     OPS[op]
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"fastadv::{op}", {"cpu": "CPU", "cuda": "CUDA"}[device]):
         return "compiled"

@@ -1,5 +1,6 @@
-"""fastadv.attacks._backward: its gradients equal PyTorch's."""
+"""fastadv.attacks._backward and its kernels: their results equal PyTorch's."""
 
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -7,95 +8,280 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from test_ops import same
 from toys import samples
 
-from fastadv.attacks import PGD, _backward
+from fastadv import ops
+from fastadv.attacks import PGD
 from fastadv.attacks._backward import faster_backward
 
 
-def gradients(x: Tensor, weight: Tensor, direction: Tensor | None = None, **options) -> list[Tensor]:
-    """Of the same function, without and within the mode; nonlinear, and walked through twice."""
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+kernels = torch.ops.fastadv
+compiled_only = pytest.mark.skipif(bool(ops.MISSING["cpu"]), reason=f"no compiled kernels: {ops.MISSING['cpu']}")
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def gradients(x: Tensor, function: Callable[[Tensor], Tensor], node: str) -> list[Tensor]:
+    """Of the same function, without and within the mode, which calls `node`; nonlinear, and walked through twice."""
     found = []
-    for within in (False, True):
+    for within in (nullcontext, faster_backward):
         leaf = x.detach().requires_grad_()
-        if within:
-            with faster_backward(leaf):
-                out = F.conv2d(leaf, weight, **options)
-        else:
-            out = F.conv2d(leaf, weight, **options)
-        assert (type(out.grad_fn).__name__ == "_StemBackward") == (within and direction is None)
+        with within(leaf):
+            out = function(leaf)
+        assert (type(out.grad_fn).__name__ == node) == (within is faster_backward and node != "")
         first = torch.autograd.grad(out.square().sum(), leaf, retain_graph=True)[0]
         assert torch.equal(torch.autograd.grad(out.square().sum(), leaf)[0], first)
         found.append(first)
     return found
 
 
+# ------------------------------------------------------------------------------------------------ first convolutions
+
+
+STEMS = [
+    (1, 32, 5, 2, (28, 28)),
+    (1, 12, 3, 0, (9, 7)),
+    (3, 36, 3, 1, (12, 10)),
+    (2, 10, (1, 4), (0, 3), (5, 6)),
+    (3, 5, 1, 0, (4, 4)),
+    (1, 9, (5, 2), (4, 0), (6, 33)),
+    (3, 1, (2, 6), (1, 2), (3, 17)),
+]
+
+
+@compiled_only
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("channels", "out", "kernel", "padding", "size"), STEMS)
+def test_stem_backward_is_pytorchs(dtype, layout, channels, out, kernel, padding, size, threads):
+    """Next to the gradient of the same numbers in float64, to the last digits of the type."""
+    kernel, padding = np.broadcast_to(kernel, 2).tolist(), np.broadcast_to(padding, 2).tolist()
+    x, weight = torch.randn(11, channels, *size, dtype=dtype), torch.randn(out, channels, *kernel, dtype=dtype)
+    leaf = x.double().requires_grad_()
+    made = F.conv2d(leaf, weight.double(), padding=padding)
+    grad = torch.randn(made.shape, dtype=dtype)
+    (expected,) = torch.autograd.grad(made, leaf, grad.double())
+    x, grad = x.to(memory_format=layout), grad.to(memory_format=layout)
+    found = kernels.stem_backward(grad, x, weight, *padding)
+    assert found.dtype == dtype
+    assert found.stride() == x.stride()
+    rtol = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    size = F.conv_transpose2d(grad.double().abs(), weight.double().abs(), padding=padding).max()  # what sums cancel in
+    torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=float(size) * min(rtol, 1e-6))
+    alone = kernels.stem_backward(grad[3:4], x[3:4], weight, *padding)
+    assert torch.equal(alone, found[3:4])
+    for other in (grad.contiguous(), grad.transpose(2, 3).contiguous().transpose(2, 3)):
+        assert torch.equal(kernels.stem_backward(other, x, weight, *padding), found)
+
+
+@compiled_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(
-    ("channels", "out", "kernel", "padding", "size"),
-    [
-        (1, 32, 5, 2, (28, 28)),
-        (1, 12, 3, 0, (9, 7)),
-        (3, 36, 3, 1, (12, 10)),
-        (2, 10, (1, 4), (0, 3), (5, 6)),
-        (3, 5, 1, 0, (4, 4)),
-    ],
-)
-def test_equals_pytorch(dtype, layout, channels, out, kernel, padding, size):
-    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("channels", "out", "kernel", "padding", "size"), STEMS)
+def test_gradients_through_first_convolutions_are_pytorchs(dtype, layout, channels, out, kernel, padding, size):
     x = torch.randn(11, channels, *size, dtype=dtype).to(memory_format=layout)
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     weight, bias = torch.randn(out, channels, *kernel, dtype=dtype), torch.randn(out, dtype=dtype)
-    plain, faster = gradients(x, weight, bias=bias, padding=padding)
+    plain, faster = gradients(x, lambda leaf: F.conv2d(leaf, weight, bias, padding=padding), "_StemBackward")
     torch.testing.assert_close(faster, plain, rtol=1e-4, atol=1e-3 if dtype is torch.float32 else 1e-10)
     assert faster.stride() == x.stride()
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_any_number_of_threads(threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        x = torch.randn(11, 1, 28, 28).to(memory_format=torch.channels_last)
-        plain, faster = gradients(x, torch.randn(32, 1, 5, 5), padding=2)
-    finally:
-        torch.set_num_threads(before)
-    torch.testing.assert_close(faster, plain, rtol=1e-4, atol=1e-3)
-
-
-def test_in_parts(monkeypatch):
-    x, weight = torch.randn(11, 1, 8, 8), torch.randn(4, 1, 3, 3)
-    (_, whole) = gradients(x, weight, padding=1)
-    monkeypatch.setattr(_backward, "_PRODUCTS", 9 * 64 * 2)  # two samples at a time
-    (_, parts) = gradients(x, weight, padding=1)
-    torch.testing.assert_close(parts, whole)
 
 
 @pytest.mark.parametrize(
     ("x", "weight", "options"),
     [
-        (torch.randn(7, 1, 8, 8), torch.randn(4, 1, 3, 3), {}),
         (torch.randn(9, 4, 8, 8), torch.randn(48, 4, 3, 3), {}),
-        (torch.randn(9, 3, 8, 8), torch.randn(24, 3, 3, 3), {}),
-        (torch.randn(9, 8, 8, 1).permute(0, 3, 1, 2), torch.randn(6, 1, 3, 3), {}),
+        (torch.randn(9, 3, 8, 8), torch.randn(48, 3, 7, 7), {"padding": 3}),
+        (torch.randn(9, 2, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last),)
+        + (torch.randn(4, 2, 3, 3, dtype=torch.bfloat16), {}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"stride": 2}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"dilation": 2}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"padding": "same"}),
+        (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"padding": 3}),
         (torch.randn(9, 2, 8, 8), torch.randn(4, 1, 3, 3), {"groups": 2}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3).requires_grad_(), {}),
-        (torch.randn(9, 1, 8, 8).bfloat16(), torch.randn(4, 1, 3, 3).bfloat16(), {}),
+        (torch.randn(1, 8, 8), torch.randn(4, 1, 3, 3), {}),
     ],
-    ids=["few", "channels", "weights", "channels_last", "stride", "dilation", "same", "groups", "weight", "bf16"],
+    ids=["channels", "taps", "bf16 last", "stride", "dilation", "same", "padding", "groups", "weight", "unbatched"],
 )
-def test_others_are_pytorchs_to_the_bit(x, weight, options):
-    plain, within = gradients(x, weight, direction=x, **options)
+def test_other_convolutions_are_pytorchs_to_the_bit(x, weight, options):
+    plain, within = gradients(x, lambda leaf: F.conv2d(leaf, weight, **options), "")
     assert torch.equal(plain, within)
 
 
-def test_autocast_is_left_alone():
-    x, weight = torch.randn(9, 1, 8, 8, requires_grad=True), torch.randn(4, 1, 3, 3)
-    with torch.autocast("cpu", torch.bfloat16), faster_backward(x):
-        assert F.conv2d(x, weight).dtype == torch.bfloat16
+@compiled_only
+@pytest.mark.parametrize("bias", [True, False])
+def test_autocast_computes_the_convolution_in_its_type(bias):
+    x, weight = torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3)
+    offset = torch.randn(4) if bias else None
+
+    def convolved(leaf: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.conv2d(leaf, weight, offset)
+
+    with faster_backward(x):
+        assert torch.equal(convolved(x.clone().requires_grad_()), convolved(x))
+    plain, faster = gradients(x, convolved, "_StemBackward")
+    assert faster.dtype == torch.float32
+    torch.testing.assert_close(faster, plain, rtol=2**-6, atol=2**-6)
+
+
+# ------------------------------------------------------------------------------------------------------- max-pooling
+
+
+def windows(shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    """With ties, zeros of either sign, infinities and NaN."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mul(2).round().div(2)
+    flat = x.view(-1)
+    for every, value in ((7, -0.0), (11, torch.inf), (13, torch.nan), (17, -torch.inf)):
+        flat[::every] = value
+    return x.to(dtype).to(memory_format=layout)
+
+
+POOLS = [(2, 3, 4, 6), (3, 5, 7, 9), (1, 1, 2, 2), (2, 6, 28, 28), (2, 17, 10, 34), (3, 1, 5, 4), (2, 3, 64, 70)]
+
+
+@compiled_only
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [*POOLS, (0, 3, 4, 4), (2, 0, 4, 4), (130, 6, 28, 28)])
+def test_max_pool_is_pytorchs_to_the_bit(dtype, layout, shape, threads):
+    x = windows(shape, dtype, layout)
+    expected = F.max_pool2d(x, 2) if x.numel() else x[..., :2, :2]
+    found = kernels.max_pool(x)
+    assert same(found, expected)
+    assert found.stride() == expected.stride() or not x.numel() or shape[1] == 1
+    leaf = x.detach().requires_grad_()
+    grad = torch.randn(expected.shape).to(dtype)
+    if x.numel():
+        (expected,) = torch.autograd.grad(F.max_pool2d(leaf, 2), leaf, grad)
+        for given in (grad, grad.to(memory_format=layout), grad.transpose(2, 3).contiguous().transpose(2, 3)):
+            assert same(kernels.max_pool_backward(given, x), expected)
+        constant = torch.ones((), dtype=dtype).expand(grad.shape)
+        (expected,) = torch.autograd.grad(F.max_pool2d(leaf, 2), leaf, constant)
+        assert same(kernels.max_pool_backward(constant, x), expected)
+    else:
+        assert kernels.max_pool_backward(grad, x).shape == x.shape
+
+
+@compiled_only
+@pytest.mark.parametrize("place", [lambda t: t[:, :, 1:], lambda t: t[1:], lambda t: t.transpose(0, 1)])
+def test_max_pool_of_parts_of_tensors(place):
+    x = place(windows((4, 3, 9, 8), torch.float32, torch.contiguous_format))
+    leaf = x.detach().clone().requires_grad_()
+    out = F.max_pool2d(leaf, 2)
+    assert same(kernels.max_pool(x), out.detach())
+    grad = torch.randn(out.shape)
+    assert same(kernels.max_pool_backward(grad, x), torch.autograd.grad(out, leaf, grad)[0])
+
+
+@compiled_only
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", POOLS)
+def test_gradients_through_pools_are_pytorchs_to_the_bit(dtype, layout, shape):
+    x = torch.randn(shape).to(dtype).to(memory_format=layout)
+    plain, faster = gradients(x, lambda leaf: F.max_pool2d(leaf, 2), "_MaxPoolBackward")
+    assert torch.equal(faster, plain)
+
+
+@compiled_only
+@pytest.mark.parametrize(
+    "call",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d((2, 2), stride=[2, 2]),
+        lambda x: torch.max_pool2d(x, 2),
+        lambda x: F.max_pool2d(kernel_size=np.int64(2), input=x, stride=None),
+        lambda x: F.max_pool2d(x, [2], [2], (0, 0), 1, False),
+    ],
+)
+def test_every_way_to_pool_by_two(call):
+    gradients(torch.randn(2, 3, 4, 4), call, "_MaxPoolBackward")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        nn.MaxPool2d(3),
+        nn.MaxPool2d(2, stride=1),
+        nn.MaxPool2d((2, 1)),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(2, ceil_mode=True),
+        lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+        lambda x: F.max_pool2d(x[0], 2),
+        lambda x: F.max_pool1d(x[0], 2),
+        lambda x: torch.vmap(lambda one: F.max_pool2d(one, 2))(torch.stack((x, 2 * x))).sum(0),
+    ],
+)
+def test_other_pools_are_pytorchs(call):
+    plain, within = gradients(torch.randn(2, 3, 5, 7), call, "")
+    assert torch.equal(plain, within)
+
+
+@compiled_only
+def test_a_pool_keeps_its_input_alone():
+    kept = []
+    leaf = torch.randn(4, 5, 6, 6, requires_grad=True)
+    with faster_backward(leaf), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda one: one):
+        F.max_pool2d(leaf, 2)
+    assert [each.data_ptr() for each in kept] == [leaf.data_ptr()]
+
+
+@compiled_only
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: kernels.max_pool(torch.ones(3, 4)), "max_pool: x must be"),
+        (lambda: kernels.max_pool(torch.ones(1, 1, 4, 4, dtype=torch.int32)), "max_pool: samples must be float32"),
+        (lambda: kernels.max_pool_backward(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 4, 4)), "of what max_pool makes"),
+        (lambda: kernels.max_pool_backward(torch.ones(1, 1, 2, 2).double(), torch.ones(1, 1, 4, 4)), "of what max_pool"),
+        (lambda: stem(x=torch.ones(2, 4, 5, 5)), "1 to 3 channels"),
+        (lambda: stem(x=torch.ones(2, 1, 5, 6)), "of what the convolution makes"),
+        (lambda: stem(x=torch.ones(3, 1, 5, 5)), "of what the convolution makes"),
+        (lambda: stem(x=torch.ones(2, 2, 5, 5)), "of what the convolution makes"),
+        (lambda: stem(grad=torch.ones(2, 5, 3, 3)), "of what the convolution makes"),
+        (lambda: stem(padding=(3, 0)), "padding must be smaller"),
+        (lambda: stem(padding=(0, -1)), "padding must be smaller"),
+        (lambda: stem(weight=torch.ones(4, 1, 3, 3, dtype=torch.float64)), "one dtype"),
+        (lambda: stem(weight=torch.ones(4, 9)), "weight must be"),
+    ],
+)
+def test_bare_passes_refuse_what_they_would_misread(call, words):
+    with pytest.raises(RuntimeError, match=words):
+        call()
+
+
+def stem(
+    grad: Tensor | None = None,
+    x: Tensor | None = None,
+    weight: Tensor | None = None,
+    padding: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """What fits: a 3x3 kernel of 4 channels on 2 images of 1x5x5; but for what is given."""
+    grad = torch.ones(2, 4, 3, 3) if grad is None else grad
+    x = torch.ones(2, 1, 5, 5) if x is None else x
+    weight = torch.ones(4, 1, 3, 3) if weight is None else weight
+    return kernels.stem_backward(grad, x, weight, *padding)
+
+
+# ---------------------------------------------------------------------------------------------------- where it is used
+
+
+def test_without_kernels_all_is_pytorchs(monkeypatch):
+    monkeypatch.setitem(ops.MISSING, "cpu", "a reason")
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)).requires_grad_(False)
+    gradients(torch.randn(2, 1, 6, 6), model, "")
 
 
 def test_attacks_use_it_and_nobody_else():
@@ -120,6 +306,7 @@ def test_attacks_use_it_and_nobody_else():
 @pytest.mark.parametrize(
     "call",
     [
+        lambda x, w: F.max_pool2d(F.conv2d(x, w), 2),
         lambda x, w: F.conv2d(input=x, weight=w),
         lambda x, w: F.conv2d(x, w, padding=(1,)),
         lambda x, w: F.conv2d(x, w, stride=np.int64(1), padding=[1, 1]),
@@ -128,7 +315,7 @@ def test_attacks_use_it_and_nobody_else():
         lambda x, w: torch.vmap(lambda one: F.conv2d(x, one))(torch.stack((w, 2 * w))).sum(0),
         lambda x, w: torch.func.grad(lambda z: F.conv2d(z, w).square().sum())(x),
     ],
-    ids=["keywords", "one number", "numpy", "stride", "positional", "vmap", "func.grad"],
+    ids=["pool", "keywords", "one number", "numpy", "stride", "positional", "vmap", "func.grad"],
 )
 def test_every_way_to_call_it(call):
     x, weight = torch.randn(9, 1, 8, 8, dtype=torch.float64), torch.randn(4, 1, 3, 3, dtype=torch.float64)
@@ -148,10 +335,13 @@ def test_models_with_gradients_inside():
     for within in (nullcontext, faster_backward):
         leaf = x.clone().requires_grad_()
         with within(leaf):
-            out = F.conv2d(leaf, weight, padding=1)
+            out = F.max_pool2d(F.conv2d(leaf, weight, padding=1), 2)
             (inner,) = torch.autograd.grad(out.pow(3).sum(), leaf, create_graph=True)
         found.append(torch.autograd.grad(inner.square().sum(), leaf)[0])
     torch.testing.assert_close(*found)
+
+
+# --------------------------------------------------------------------------------------------------------- batch norm
 
 
 def normalised(leaf: Tensor, norm: nn.Module, faster: bool) -> tuple[Tensor, Tensor]:

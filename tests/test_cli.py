@@ -372,7 +372,7 @@ def test_every_method_has_its_flags(name: str, capsys: pytest.CaptureFixture) ->
 
 def test_info_is_a_doctor() -> None:
     report = info.doctor()
-    for name in ops.OPS:
+    for name in (*ops.OPS, *ops.PASSES):
         assert name in report
     assert torch.__version__ in report
     if ops.MISSING["cpu"]:

@@ -606,6 +606,14 @@ def test_no_op_runs_the_reference_in_silence(op):
         assert ops.backend(op, device) == ("compiled" if reason is None else f"reference: {reason}")
 
 
+@pytest.mark.parametrize("name", ops.PASSES)
+def test_no_pass_is_pytorchs_in_silence(name):
+    reason = ops.MISSING["cpu"]
+    assert ops.backend(name) == ("compiled" if reason is None else f"PyTorch: {reason}")
+    assert hasattr(torch.ops.fastadv, name) == (reason is None)
+    assert ops.backend(name, "cuda") == "PyTorch: there are CPU kernels only"
+
+
 def test_backend_knows_what_it_is_asked():
     for question in (("nope", "cpu"), ("linf_step", "tpu")):
         with pytest.raises(KeyError):

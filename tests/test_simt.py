@@ -209,6 +209,15 @@ def test_the_driver_calls_every_op(workshop: Workshop) -> None:
     assert {call.split()[0] for call in workshop.runs[RIGHT].result()} == set(ops.OPS)
 
 
+def test_the_cpus_passes_stay_within_their_memory(tmp_path: Path) -> None:
+    need("asan")
+    program = tmp_path / "passes"
+    cxx(*BUILDS["asan"], *BUILDS["cpu"], *CPU, SIMT / "passes.cpp", *LINK_TORCH, "-o", program)
+    done = Run("asan")(program)
+    assert (done.returncode, done.stderr) == (0, ""), gist(done.stderr)
+    assert int(done.stdout) == 4 * 2 * 3 * 3 * 3 * 4
+
+
 def test_alignment_changes_no_value(workshop: Workshop) -> None:
     by_alignment = defaultdict(set)
     for call, (_, floats) in workshop.runs[RIGHT].result().items():

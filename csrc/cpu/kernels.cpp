@@ -1,3 +1,2 @@
-// Compiles every op for the CPU, and the passes.
+// Compiles every op for the CPU.
 #include "../ops/all.h"
-#include "stem_backward.h"

@@ -18,12 +18,15 @@ struct Entry {
   using Bits = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
   Bits bits;
 
-  // Whether this, later in a window, takes the place of its largest so far: all ones or zero.
-  FASTADV_FN Bits beats(Entry top) const {
-    const C mine = bits_as<C>(bits), other = bits_as<C>(top.bits);
-    return -static_cast<Bits>((mine > other) | (mine != mine));
+  FASTADV_FN explicit Entry(C value) : bits(bits_as<Bits>(value)) {}
+  FASTADV_FN C value() const { return bits_as<C>(bits); }
+
+  // Takes what is later in the window if that is larger, and says so: all ones or zero.
+  FASTADV_FN Bits take(Entry next) {
+    const Bits larger = -static_cast<Bits>((next.value() > value()) | (next.value() != next.value()));
+    bits = (bits & ~larger) | (next.bits & larger);
+    return larger;
   }
-  FASTADV_FN Entry unless(Bits mask, Entry other) const { return {(bits & ~mask) | (other.bits & mask)}; }
 };
 
 // Windows are numbered in the order in which their results lie. Calls copy(window, upper, lower, apart, right, count) for
@@ -95,12 +98,9 @@ FASTADV_CLONES void max_pool_windows(const Images& x, const MaxPoolArgs& a, int6
                __attribute__((always_inline)) {
 #pragma omp simd
     for (int64_t i = 0; i < last - first; ++i) {
-      Entry<C> top{bits_as<typename Entry<C>::Bits>(windows.entry[0][i])};
-      for (int k = 1; k < 4; ++k) {
-        const Entry<C> next{bits_as<typename Entry<C>::Bits>(windows.entry[k][i])};
-        top = top.unless(next.beats(top), next);
-      }
-      to[first + i] = narrow<T>(bits_as<C>(top.bits));
+      Entry<C> top(windows.entry[0][i]);
+      for (int k = 1; k < 4; ++k) top.take(Entry<C>(windows.entry[k][i]));
+      to[first + i] = narrow<T>(top.value());
     }
   });
 }
@@ -115,13 +115,9 @@ FASTADV_CLONES void max_pool_backward_windows(const Images& x, const MaxPoolBack
                __attribute__((always_inline)) {
 #pragma omp simd
     for (int64_t i = 0; i < last - first; ++i) {
-      Entry<C> top{bits_as<Bits>(windows.entry[0][i])};
+      Entry<C> top(windows.entry[0][i]);
       Bits at[4] = {-1, 0, 0, 0};
-      for (int k = 1; k < 4; ++k) {
-        const Entry<C> next{bits_as<Bits>(windows.entry[k][i])};
-        at[k] = next.beats(top);
-        top = top.unless(at[k], next);
-      }
+      for (int k = 1; k < 4; ++k) at[k] = top.take(Entry<C>(windows.entry[k][i]));
       Bits left = bits_as<Bits>(load(grad[first + i]));
       for (int k = 3; k >= 0; --k) {
         windows.entry[k][i] = bits_as<C>(left & at[k]);
@@ -141,13 +137,6 @@ FASTADV_CLONES void max_pool_backward_windows(const Images& x, const MaxPoolBack
       }
     });
   });
-}
-
-// Items shared out to threads, each of them as much work as that many elements.
-template <class F>
-Status for_items(int64_t items, int64_t elements, F f) {
-  if (elements > 0) torch::stable::parallel_for(0, items, std::max<int64_t>(1, kGrain / elements), f);
-  return kOk;
 }
 
 Status max_pool(Dtype dtype, const Images& x, const MaxPoolArgs& args) {

@@ -1,5 +1,4 @@
-// Passes of networks that PyTorch is slow at on the CPU, for the gradients of attacks. They have no CUDA side: there,
-// PyTorch's own are fast.
+// Passes through networks that PyTorch is slow at on the CPU, for the gradients of attacks. They have no CUDA side.
 #pragma once
 
 #include "../kernels.h"

@@ -297,4 +297,11 @@ Status partition(const Launch& launch, const Args& args, int64_t* order, int64_t
   });
 }
 
+// Items shared out to threads, f(begin, end), each of them as much work as that many elements.
+template <class F>
+Status for_items(int64_t items, int64_t elements, F f) {
+  if (elements > 0) torch::stable::parallel_for(0, items, std::max<int64_t>(1, kGrain / elements), f);
+  return kOk;
+}
+
 }  // namespace fastadv

@@ -2,10 +2,11 @@
 //
 // out[y][x] = sum over channels k of grad, and i, j of the kernel, of weight[k][i][j] * grad[k][y + p - i][x + p - j]: a
 // convolution with the kernel turned round. Lines of `grad` lie in a thread's own memory, with zeros where the kernel
-// reaches beyond them; a block of `out` stays in registers for all products of some channels.
+// reaches beyond them, and so do the sums, which a line of the kernel adds to at a time.
 #pragma once
 
-#include "max_pool.h"
+#include "passes.h"
+#include "row.h"
 
 namespace fastadv {
 

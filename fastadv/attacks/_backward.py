@@ -71,7 +71,8 @@ def _is_stem(
 
 def _has_kernels(input: Tensor) -> bool:
     """Whether the compiled kernels know these images, and a gradient is wanted."""
-    return ops.MISSING["cpu"] is None and input.dim() == 4 and input.requires_grad and input.is_floating_point()
+    known = input.is_cpu and input.dim() == 4 and input.is_floating_point()
+    return ops.MISSING["cpu"] is None and known and input.requires_grad
 
 
 def _transformed() -> bool:
