@@ -31,7 +31,7 @@ GROUPS = ("network", "fused ops", "optimiser", "other calls", "Python")
 
 
 def group(file: str, name: str) -> str:
-    if file.endswith("_backward.py"):  # a network's first convolution and its batch norms
+    if file.endswith("_passes.py"):  # a network's first convolution, its pools and its batch norms
         return "network"
     if file != "~":
         return "Python"

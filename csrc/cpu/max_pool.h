@@ -1,4 +1,7 @@
 // Max-pooling by 2x2 windows side by side, and its gradient, which goes to the first of the largest, or to the last NaN.
+//
+// Some lines of windows at a time, by way of a thread's own memory, where vectors may reach beyond the end of a line:
+// into what is written later.
 #pragma once
 
 #include "passes.h"
@@ -6,11 +9,7 @@
 
 namespace fastadv {
 
-// The entries of some windows, from upper left to lower right.
-template <class C>
-struct Windows {
-  C entry[4][kTile];
-};
+constexpr int64_t kVector = 16;  // windows at a time
 
 // Selects by masks of bits: what a compiler makes of nested conditions are jumps.
 template <class C>
@@ -29,131 +28,176 @@ struct Entry {
   }
 };
 
-// Windows are numbered in the order in which their results lie. Calls copy(window, upper, lower, apart, right, count) for
-// runs of them, `first` to `last`: `count` windows from number `window` on have their left entries `apart` from one
-// another, from `upper` and `lower` on, and their right ones `right` from those.
-template <class F>
-FASTADV_FN void runs(const Images& x, int64_t first, int64_t last, F copy) {
-  const int64_t inner = x.channels_last ? x.channels : 1, line = x.width * inner, made = x.width / 2 * inner;
-  for (int64_t window = first, count; window < last; window += count) {
-    const int64_t row = window / made, column = window % made, high = x.height / 2;
-    const int64_t begin = (row / high * x.height + row % high * 2) * line;
-    if (x.channels_last) {
-      const int64_t channel = column % inner, upper = begin + 2 * column - channel;
-      count = std::min(inner - channel, last - window);
-      copy(window, upper, upper + line, std::integral_constant<int64_t, 1>{}, inner, count);
-    } else {
-      count = std::min(made - column, last - window);
-      const int64_t upper = begin + 2 * column;
-      copy(window, upper, upper + line, std::integral_constant<int64_t, 2>{}, int64_t(1), count);
+// The lines that windows lie in: of a channel's pixels, or of pixels with all their channels. Two of x make one.
+struct PooledLines {
+  int64_t channels, height, wide, length, made;  // of a pixel, of a plane; windows, numbers of x, of what x becomes
+
+  explicit PooledLines(const Images& x)
+      : channels(x.channels_last ? x.channels : 1),
+        height(x.height),
+        wide(x.width / 2),
+        length(x.width * channels),
+        made(wide * channels) {}
+
+  static int64_t count(const Images& x) {  // of windows
+    return x.width < 2 ? 0 : x.samples * (x.channels_last ? x.channels > 0 : x.channels) * (x.height / 2);
+  }
+
+  // Calls f(line, at, some) for `some` lines of windows at a time from number `line` on, whose entries follow each other
+  // from `at` on.
+  template <class F>
+  FASTADV_FN void each(int64_t begin, int64_t end, F f) const {
+    const int64_t high = height / 2;
+    for (int64_t line = begin, some; line < end; line += some) {
+      some = std::min(end - line, height % 2 ? high - line % high : end - line);
+      some = std::min(some, together());
+      f(line, (line / high * height + line % high * 2) * length, some);
     }
   }
-}
+  FASTADV_FN int64_t together() const { return std::max<int64_t>(1, kTile / length); }
 
-// Calls f(i) for 0 to count, as few as a line has: in vectors of 16, then 8, then 4.
-template <class F>
-FASTADV_FN void short_loop(int64_t count, F f) {
-  int64_t i = 0;
-  const auto by = [&](auto vector) __attribute__((always_inline)) {
-    constexpr int64_t kVector = decltype(vector)::value;
-    for (; i + kVector <= count; i += kVector) {
+  // Calls block(at, apart, right, out) for every kVector windows of a line: the upper left entry of the first, how far
+  // the next one is, how far the right ones are from the left, and the place of what the first becomes.
+  template <class F>
+  FASTADV_FN void blocks(F block) const {
+    if (channels == 1) {
+      for (int64_t i = 0; i < wide; i += kVector) block(2 * i, std::integral_constant<int64_t, 2>{}, int64_t(1), i);
+      return;
+    }
+    for (int64_t pixel = 0; pixel < wide; ++pixel)
+      for (int64_t c = 0; c < channels; c += kVector)
+        block(2 * pixel * channels + c, std::integral_constant<int64_t, 1>{}, channels, pixel * channels + c);
+  }
+
+  // Writes a line from its left and its right entries.
+  template <class C>
+  FASTADV_FN void spread(C* line, const C* lefts, const C* rights) const {
+    if (channels == 1) {
+      for (int64_t first = 0; first < wide; first += kVector) {
 #pragma omp simd
-      for (int64_t j = 0; j < kVector; ++j) f(i + j);
-    }
-  };
-  by(std::integral_constant<int64_t, 16>{});
-  by(std::integral_constant<int64_t, 8>{});
-  by(std::integral_constant<int64_t, 4>{});
-  for (; i < count; ++i) f(i);
-}
-
-// Calls f(windows, first, last) for windows `begin` to `end`, up to kTile at a time.
-template <class T, class F>
-FASTADV_FN void each_windows(const Images& x, const T* from, int64_t begin, int64_t end, F f) {
-  using C = compute_t<T>;
-  Windows<C> windows;
-  for (int64_t first = begin; first < end; first += kTile) {
-    const int64_t last = std::min(end, first + kTile);
-    runs(x, first, last, [&](int64_t window, int64_t upper, int64_t lower, auto apart, int64_t right, int64_t count)
-         __attribute__((always_inline)) {
-      constexpr int64_t kApart = decltype(apart)::value;
-      for (int k = 0; k < 4; k += 2) {
-        const T* const line = from + (k ? lower : upper);
-        C *const lefts = windows.entry[k] + window - first, *const rights = windows.entry[k + 1] + window - first;
-        short_loop(count, [=](int64_t i) __attribute__((always_inline)) {
-          lefts[i] = load(line[kApart * i]);
-          rights[i] = load(line[kApart * i + (kApart == 2 ? 1 : right)]);
-        });
+        for (int64_t i = first; i < first + kVector; ++i) {
+          line[2 * i] = lefts[i];
+          line[2 * i + 1] = rights[i];
+        }
       }
-    });
-    f(windows, first, last);
+      return;
+    }
+    for (int64_t pixel = 0; pixel < 2 * wide; ++pixel) {
+      C* const to = line + pixel * channels;
+      const C* const from = (pixel % 2 ? rights : lefts) + pixel / 2 * channels;
+      for (int64_t c = 0; c < channels; c += kVector) {
+#pragma omp simd
+        for (int64_t i = 0; i < kVector; ++i) to[c + i] = from[c + i];
+      }
+    }
   }
+};
+
+template <class T>
+FASTADV_FN void load_lines(compute_t<T>* to, const void* from, int64_t at, int64_t count) {
+  const T* const line = static_cast<const T*>(from) + at;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = load(line[i]);
 }
 
 template <class T>
-FASTADV_CLONES void max_pool_windows(const Images& x, const MaxPoolArgs& a, int64_t begin, int64_t end) {
-  using C = compute_t<T>;
-  T* const to = static_cast<T*>(a.out);
-  each_windows(x, static_cast<const T*>(a.x), begin, end, [=](const Windows<C>& windows, int64_t first, int64_t last)
-               __attribute__((always_inline)) {
+FASTADV_FN void store_lines(void* to, int64_t at, const compute_t<T>* from, int64_t count) {
+  T* const line = static_cast<T*>(to) + at;
 #pragma omp simd
-    for (int64_t i = 0; i < last - first; ++i) {
-      Entry<C> top(windows.entry[0][i]);
-      for (int k = 1; k < 4; ++k) top.take(Entry<C>(windows.entry[k][i]));
-      to[first + i] = narrow<T>(top.value());
+  for (int64_t i = 0; i < count; ++i) line[i] = narrow<T>(from[i]);
+}
+
+template <class T>
+FASTADV_CLONES void max_pool_lines(const PooledLines& x, const MaxPoolArgs& a, int64_t begin, int64_t end,
+                                   compute_t<T>* scratch) {
+  using C = compute_t<T>;
+  C *const from = scratch, *const made = from + 2 * x.together() * x.length + 2 * kVector;
+  x.each(begin, end, [=](int64_t first, int64_t start, int64_t some) __attribute__((always_inline)) {
+    load_lines<T>(from, a.x, start, 2 * some * x.length);
+    for (int64_t line = 0; line < some; ++line) {
+      const C *const upper = from + 2 * line * x.length, *const lower = upper + x.length;
+      C* const into = made + line * x.made;
+      x.blocks([=](int64_t at, auto apart, int64_t to_right, int64_t out) __attribute__((always_inline)) {
+        constexpr int64_t kApart = decltype(apart)::value;
+        const int64_t right = kApart == 2 ? 1 : to_right;
+#pragma omp simd
+        for (int64_t i = 0; i < kVector; ++i) {
+          const int64_t left = at + kApart * i;
+          Entry<C> top(upper[left]);
+          top.take(Entry<C>(upper[left + right]));
+          top.take(Entry<C>(lower[left]));
+          top.take(Entry<C>(lower[left + right]));
+          into[out + i] = top.value();
+        }
+      });
     }
+    store_lines<T>(a.out, first * x.made, made, some * x.made);
   });
 }
 
 template <class T>
-FASTADV_CLONES void max_pool_backward_windows(const Images& x, const MaxPoolBackwardArgs& a, int64_t begin, int64_t end) {
+FASTADV_CLONES void max_pool_backward_lines(const PooledLines& x, const MaxPoolBackwardArgs& a, int64_t begin,
+                                            int64_t end, compute_t<T>* scratch) {
   using C = compute_t<T>;
   using Bits = typename Entry<C>::Bits;
-  const T* const grad = static_cast<const T*>(a.grad);
-  T* const to = static_cast<T*>(a.out);
-  each_windows(x, static_cast<const T*>(a.x), begin, end, [=](Windows<C>& windows, int64_t first, int64_t last)
-               __attribute__((always_inline)) {
+  const int64_t room = 2 * x.together() * x.length + 2 * kVector;
+  C *const from = scratch, *const to = from + room, *const grad = to + room, *const passed = grad + room;
+  const int64_t each = x.made + kVector;
+  x.each(begin, end, [=](int64_t first, int64_t start, int64_t some) __attribute__((always_inline)) {
+    load_lines<T>(from, a.x, start, 2 * some * x.length);
+    load_lines<T>(grad, a.grad, first * x.made, some * x.made);
+    for (int64_t line = 0; line < some; ++line) {
+      const C *const upper = from + 2 * line * x.length, *const lower = upper + x.length, *const g = grad + line * x.made;
+      x.blocks([=](int64_t at, auto apart, int64_t to_right, int64_t out) __attribute__((always_inline)) {
+        constexpr int64_t kApart = decltype(apart)::value;
+        const int64_t right = kApart == 2 ? 1 : to_right;
+        C* const into = passed + out;
 #pragma omp simd
-    for (int64_t i = 0; i < last - first; ++i) {
-      Entry<C> top(windows.entry[0][i]);
-      Bits at[4] = {-1, 0, 0, 0};
-      for (int k = 1; k < 4; ++k) at[k] = top.take(Entry<C>(windows.entry[k][i]));
-      Bits left = bits_as<Bits>(load(grad[first + i]));
-      for (int k = 3; k >= 0; --k) {
-        windows.entry[k][i] = bits_as<C>(left & at[k]);
-        left &= ~at[k];
+        for (int64_t i = 0; i < kVector; ++i) {
+          const int64_t left = at + kApart * i;
+          Entry<C> top(upper[left]);
+          const Bits second = top.take(Entry<C>(upper[left + right])), third = top.take(Entry<C>(lower[left])),
+                     fourth = top.take(Entry<C>(lower[left + right]));
+          Bits rest = bits_as<Bits>(g[out + i]);
+          into[3 * each + i] = bits_as<C>(rest & fourth);
+          rest &= ~fourth;
+          into[2 * each + i] = bits_as<C>(rest & third);
+          rest &= ~third;
+          into[each + i] = bits_as<C>(rest & second);
+          into[i] = bits_as<C>(rest & ~second);
+        }
+      });
+      for (int k = 0; k < 4; k += 2) {
+        C* const whole = to + (2 * line + k / 2) * x.length;
+        const C *const lefts = passed + k * each, *const rights = lefts + each;
+        x.spread(whole, lefts, rights);
+        std::fill(whole + 2 * x.made, whole + x.length, C(0));  // the column that an odd width leaves over
       }
     }
-    runs(x, first, last, [&](int64_t window, int64_t upper, int64_t lower, auto apart, int64_t right, int64_t count)
-         __attribute__((always_inline)) {
-      constexpr int64_t kApart = decltype(apart)::value;
-      for (int k = 0; k < 4; k += 2) {
-        T* const line = to + (k ? lower : upper);
-        const C *const lefts = windows.entry[k] + window - first, *const rights = windows.entry[k + 1] + window - first;
-        short_loop(count, [=](int64_t i) __attribute__((always_inline)) {
-          line[kApart * i] = narrow<T>(lefts[i]);
-          line[kApart * i + (kApart == 2 ? 1 : right)] = narrow<T>(rights[i]);
-        });
-      }
-    });
+    store_lines<T>(a.out, start, to, 2 * some * x.length);
   });
 }
 
 Status max_pool(Dtype dtype, const Images& x, const MaxPoolArgs& args) {
   return dispatch(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    return for_items(x.samples * x.channels * (x.height / 2) * (x.width / 2), 4,
-                     [&](int64_t begin, int64_t end) { max_pool_windows<T>(x, args, begin, end); });
+    const PooledLines lines(x);
+    return for_items<compute_t<T>>(PooledLines::count(x), 2 * lines.length, 3 * (2 * lines.together() * lines.length + 2 * kVector),
+                                   [&](int64_t begin, int64_t end, compute_t<T>* scratch) {
+                                     max_pool_lines<T>(lines, args, begin, end, scratch);
+                                   });
   });
 }
 
 Status max_pool_backward(Dtype dtype, const Images& x, const MaxPoolBackwardArgs& args) {
   return dispatch(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    if (x.height % 2 || x.width % 2)
-      std::memset(args.out, 0, x.samples * x.channels * x.height * x.width * sizeof(T));
-    return for_items(x.samples * x.channels * (x.height / 2) * (x.width / 2), 4,
-                     [&](int64_t begin, int64_t end) { max_pool_backward_windows<T>(x, args, begin, end); });
+    const PooledLines lines(x);
+    if (x.height % 2 || x.width < 2) std::memset(args.out, 0, x.samples * x.channels * x.height * x.width * sizeof(T));
+    return for_items<compute_t<T>>(PooledLines::count(x), 2 * lines.length, 6 * (2 * lines.together() * lines.length + 2 * kVector),
+                                   [&](int64_t begin, int64_t end, compute_t<T>* scratch) {
+                                     max_pool_backward_lines<T>(lines, args, begin, end, scratch);
+                                   });
   });
 }
 

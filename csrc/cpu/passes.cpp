@@ -77,7 +77,7 @@ Tensor stem_backward_op(Tensor grad, Tensor x, Tensor weight, int64_t padding_he
 }  // namespace
 }  // namespace fastadv
 
-// PyTorch's own functions are their references, and stay what models call: fastadv/attacks/_backward.py puts these in.
+// PyTorch's own functions are their references, and stay what models call: fastadv/attacks/_passes.py puts these in.
 STABLE_TORCH_LIBRARY_FRAGMENT(fastadv, m) {
   m.def("max_pool(Tensor x) -> Tensor");
   m.def("max_pool_backward(Tensor grad, Tensor x) -> Tensor");

@@ -297,10 +297,16 @@ Status partition(const Launch& launch, const Args& args, int64_t* order, int64_t
   });
 }
 
-// Items shared out to threads, f(begin, end), each of them as much work as that many elements.
-template <class F>
-Status for_items(int64_t items, int64_t elements, F f) {
-  if (elements > 0) torch::stable::parallel_for(0, items, std::max<int64_t>(1, kGrain / elements), f);
+// Items shared out to threads, each of them as much work as that many elements: f(begin, end, scratch), with room for as
+// many numbers as are wanted, zero when first seen.
+template <class C, class F>
+Status for_items(int64_t items, int64_t elements, int64_t room, F f) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements));
+  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<C> scratch;
+    if (scratch.size() < static_cast<size_t>(room)) scratch.resize(room);
+    f(begin, end, scratch.data());
+  });
   return kOk;
 }
 

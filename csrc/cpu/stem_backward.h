@@ -113,11 +113,10 @@ Status stem_backward_of(Dtype dtype, const Images& grad, const Images& out, cons
     const Padded padded(out, args);
     const int64_t taps = args.kernel_height * args.kernel_width;
     const int64_t room = (kPlanes + Channels) * padded.height * padded.width + grad.channels * taps * Channels;
-    return for_items(out.samples, grad.channels * grad.height * grad.width, [&](int64_t first, int64_t last) {
-      static thread_local std::vector<C> scratch;
-      if (scratch.size() < static_cast<size_t>(room)) scratch.resize(room);
-      stem_backward_samples<T, Channels>(grad, out, args, first, last, scratch.data());
-    });
+    return for_items<C>(out.samples, grad.channels * grad.height * grad.width, room,
+                        [&](int64_t first, int64_t last, C* scratch) {
+                          stem_backward_samples<T, Channels>(grad, out, args, first, last, scratch);
+                        });
   });
 }
 

@@ -2,6 +2,7 @@
 
 from ._ascend import Model, Rows, checked_logits, isolated
 from ._attack import Attack, AttackResult
+from ._passes import faster_passes
 from ._tuned import Tuned, tuned
 from .anpgd import ANPGD
 from .apgd import APGD, APGDT
@@ -52,6 +53,7 @@ __all__ = [
     "Square",
     "Tuned",
     "checked_logits",
+    "faster_passes",
     "isolated",
     "tuned",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..losses import Loss
-from ._backward import faster_backward
+from ._passes import faster_passes
 
 Model = Callable[[Tensor], Tensor]
 Budget = float | Tensor
@@ -62,7 +62,8 @@ def _uncompiled() -> AbstractContextManager[None]:
 
 def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
     """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K."""
-    logits = model(x)
+    with faster_passes(x, model):
+        logits = model(x)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the model must return logits [{len(x)}, classes] with at least 2 classes, got {got}")
@@ -116,7 +117,7 @@ class Rows:
     def differentiable(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
         """`x` as a leaf of autograd and the logits there; `again`: for more than one backward pass."""
         x = x.detach().requires_grad_()
-        with _uncompiled() if again else nullcontext(), faster_backward(x, self.model):
+        with _uncompiled() if again else nullcontext():
             logits = self.logits(x)
         if not logits.requires_grad:
             raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")

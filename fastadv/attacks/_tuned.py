@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..losses import cross_entropy
 from ._ascend import Model, isolated
-from ._backward import faster_backward
+from ._passes import faster_passes
 
 
 class Tuned(nn.Module):
@@ -99,7 +99,7 @@ def _timed(model: Tuned, x: Tensor) -> float:
         leaf = x.detach().requires_grad_()
         finish()
         started = time.perf_counter()
-        with faster_backward(leaf, model):
+        with faster_passes(leaf, model):
             logits = model(leaf)
         torch.autograd.grad(cross_entropy(logits, logits.detach().argmax(dim=1)).sum(), leaf)
         finish()

@@ -30,6 +30,7 @@ class Autocast(nn.Module):
     def __init__(self, model: nn.Module, dtype: torch.dtype, attacks: bool = True):
         super().__init__()
         self.model, self.dtype, self.attacks = model, dtype, attacks
+        self.compiled = hasattr(model, "_orig_mod")
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training or self.attacks):

@@ -1,4 +1,4 @@
-"""fastadv.attacks._backward and its kernels: their results equal PyTorch's."""
+"""fastadv.attacks._passes and its kernels: their results equal PyTorch's."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,7 +13,7 @@ from toys import samples
 
 from fastadv import ops
 from fastadv.attacks import PGD
-from fastadv.attacks._backward import faster_backward
+from fastadv.attacks._passes import faster_passes
 
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -33,11 +33,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 def gradients(x: Tensor, function: Callable[[Tensor], Tensor], node: str) -> list[Tensor]:
     """Of the same function, without and within the mode, which calls `node`; nonlinear, and walked through twice."""
     found = []
-    for within in (nullcontext, faster_backward):
+    for within in (nullcontext, faster_passes):
         leaf = x.detach().requires_grad_()
         with within(leaf):
             out = function(leaf)
-        assert (type(out.grad_fn).__name__ == node) == (within is faster_backward and node != "")
+        assert (type(out.grad_fn).__name__ == node) == (within is faster_passes and node != "")
         first = torch.autograd.grad(out.square().sum(), leaf, retain_graph=True)[0]
         assert torch.equal(torch.autograd.grad(out.square().sum(), leaf)[0], first)
         found.append(first)
@@ -128,7 +128,7 @@ def test_autocast_computes_the_convolution_in_its_type(bias):
         with torch.autocast("cpu", torch.bfloat16):
             return F.conv2d(leaf, weight, offset)
 
-    with faster_backward(x):
+    with faster_passes(x):
         assert torch.equal(convolved(x.clone().requires_grad_()), convolved(x))
     plain, faster = gradients(x, convolved, "_StemBackward")
     assert faster.dtype == torch.float32
@@ -233,7 +233,7 @@ def test_other_pools_are_pytorchs(call):
 def test_a_pool_keeps_its_input_alone():
     kept = []
     leaf = torch.randn(4, 5, 6, 6, requires_grad=True)
-    with faster_backward(leaf), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda one: one):
+    with faster_passes(leaf), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda one: one):
         F.max_pool2d(leaf, 2)
     assert [each.data_ptr() for each in kept] == [leaf.data_ptr()]
 
@@ -245,7 +245,10 @@ def test_a_pool_keeps_its_input_alone():
         (lambda: kernels.max_pool(torch.ones(3, 4)), "max_pool: x must be"),
         (lambda: kernels.max_pool(torch.ones(1, 1, 4, 4, dtype=torch.int32)), "max_pool: samples must be float32"),
         (lambda: kernels.max_pool_backward(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 4, 4)), "of what max_pool makes"),
-        (lambda: kernels.max_pool_backward(torch.ones(1, 1, 2, 2).double(), torch.ones(1, 1, 4, 4)), "of what max_pool"),
+        (
+            lambda: kernels.max_pool_backward(torch.ones(1, 1, 2, 2).double(), torch.ones(1, 1, 4, 4)),
+            "of what max_pool",
+        ),
         (lambda: stem(x=torch.ones(2, 4, 5, 5)), "1 to 3 channels"),
         (lambda: stem(x=torch.ones(2, 1, 5, 6)), "of what the convolution makes"),
         (lambda: stem(x=torch.ones(3, 1, 5, 5)), "of what the convolution makes"),
@@ -284,6 +287,7 @@ def test_without_kernels_all_is_pytorchs(monkeypatch):
     gradients(torch.randn(2, 1, 6, 6), model, "")
 
 
+@compiled_only
 def test_attacks_use_it_and_nobody_else():
     kinds = []
 
@@ -320,7 +324,7 @@ def test_attacks_use_it_and_nobody_else():
 def test_every_way_to_call_it(call):
     x, weight = torch.randn(9, 1, 8, 8, dtype=torch.float64), torch.randn(4, 1, 3, 3, dtype=torch.float64)
     found = []
-    for within in (nullcontext, faster_backward):
+    for within in (nullcontext, faster_passes):
         leaf = x.clone().requires_grad_()
         with within(leaf):
             out = call(leaf, weight)
@@ -332,7 +336,7 @@ def test_models_with_gradients_inside():
     """A gradient that is differentiated again."""
     x, weight = torch.randn(9, 1, 8, 8, dtype=torch.float64), torch.randn(4, 1, 3, 3, dtype=torch.float64)
     found = []
-    for within in (nullcontext, faster_backward):
+    for within in (nullcontext, faster_passes):
         leaf = x.clone().requires_grad_()
         with within(leaf):
             out = F.max_pool2d(F.conv2d(leaf, weight, padding=1), 2)
@@ -346,7 +350,7 @@ def test_models_with_gradients_inside():
 
 def normalised(leaf: Tensor, norm: nn.Module, faster: bool) -> tuple[Tensor, Tensor]:
     """The output for `leaf`, and a gradient of it that is walked through twice."""
-    with faster_backward(leaf) if faster else nullcontext():
+    with faster_passes(leaf) if faster else nullcontext():
         out = norm(leaf)
     return out, *torch.autograd.grad(out.pow(3).sum(), leaf, retain_graph=True)
 
@@ -401,7 +405,7 @@ def test_other_batch_norms_are_pytorchs_to_the_bit(spoil):
 def test_batch_norm_does_not_keep_its_input():
     kept = []
     leaf = torch.randn(4, 5, 6, 6, requires_grad=True)
-    with faster_backward(leaf), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda one: one):
+    with faster_passes(leaf), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda one: one):
         batch_norm(5)(leaf)
     assert not kept
 
@@ -409,7 +413,7 @@ def test_batch_norm_does_not_keep_its_input():
 def test_batch_norm_differentiated_twice_and_vectorised():
     norm, x = batch_norm(5).double(), torch.randn(6, 5, 4, 3, dtype=torch.float64)
     found = []
-    for within in (nullcontext, faster_backward):
+    for within in (nullcontext, faster_passes):
         leaf = x.clone().requires_grad_()
         with within(leaf):
             out = norm(leaf)

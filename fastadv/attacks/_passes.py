@@ -1,5 +1,6 @@
 """Passes through networks that PyTorch is slow at on the CPU: first convolutions, max-pooling, batch norm in eval."""
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,14 +12,16 @@ from torch.overrides import TorchFunctionMode
 
 from .. import ops
 
-_TAPS = 25  # of a first convolution's kernel: with more, or with two channels or more in innermost 16 bits, ours is slower
-_COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "compiled")  # the last is Tuned's
+_TAPS = (
+    25  # of a first convolution's kernel: with more, or with two channels or more in innermost 16 bits, ours is slower
+)
+_COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "compiled")  # the last: Tuned, Autocast
 
 
-def faster_backward(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> AbstractContextManager[Any]:
-    """Within it, what a `model` makes of `x` [B, ...] has a faster backward pass, if both are on the CPU.
+def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> AbstractContextManager[Any]:
+    """Within it, `x` [B, ...] passes faster through a `model`, and gradients back, if both are on the CPU.
 
-    Compiled models are left to their compiler, which would compile them once more. The first two need the compiled
+    A compiled `model` is left to its compiler, which would compile it once more. The first two need the compiled
     kernels (`csrc/cpu`).
 
     - Convolutions of images with up to three channels: their input's gradient takes PyTorch 3 to 12 times as long as
@@ -29,10 +32,25 @@ def faster_backward(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) 
       input for it. 64x64x28x28 take 2.5 ms in float32 and 1.4 in bfloat16; a product, which rounds otherwise, 0.5.
     """
     compiled = any(getattr(model, name, None) for name in _COMPILED)
-    return nullcontext() if compiled or x.device.type != "cpu" else _FasterBackward()
+    return nullcontext() if compiled or not x.is_cpu or _within.passes else _FasterPasses()
 
 
-class _FasterBackward(TorchFunctionMode):
+class _Within(threading.local):
+    passes = False
+
+
+_within = _Within()  # one is enough: an attack may be part of a method's loss
+
+
+class _FasterPasses(TorchFunctionMode):
+    def __enter__(self) -> Any:
+        _within.passes = True
+        return super().__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        _within.passes = False
+        super().__exit__(*raised)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.conv2d and _is_stem(*args, **kwargs):
@@ -56,6 +74,7 @@ def _is_stem(
     """Whether ``torch.conv2d`` with these arguments is one that `_Stem` can take the place of, and is faster."""
     return (
         _has_kernels(input)
+        and input.requires_grad
         and 1 <= weight.shape[1] <= 3
         and weight[0, 0].numel() <= _TAPS
         and (weight.shape[1] == 1 or input.stride(1) != 1 or _cast(input).element_size() > 2)
@@ -70,9 +89,8 @@ def _is_stem(
 
 
 def _has_kernels(input: Tensor) -> bool:
-    """Whether the compiled kernels know these images, and a gradient is wanted."""
-    known = input.is_cpu and input.dim() == 4 and input.is_floating_point()
-    return ops.MISSING["cpu"] is None and known and input.requires_grad
+    """Whether there are compiled kernels for such images."""
+    return ops.MISSING["cpu"] is None and input.is_cpu and input.dim() == 4 and input.is_floating_point()
 
 
 def _transformed() -> bool:
