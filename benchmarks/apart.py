@@ -1,5 +1,5 @@
 """Attacks, and epochs of training by them, as fastadv's commands run them, beside others:
-`python -m benchmarks.apart pgd|epgd|madry|fat|smd [NETWORK [SAMPLES [ROUNDS]]]`.
+`python -m benchmarks.apart pgd|friendly|epgd|madry|fat|smd [NETWORK [SAMPLES [ROUNDS]]]`.
 
 Every side in a process of its own, by turns, because the C library keeps freed memory for a whole process or not at all
 (`fastadv.keep_freed_memory`). A process warms up once and takes the median of two.
@@ -15,10 +15,10 @@ from functools import partial
 import torch
 
 import fastadv
-from fastadv.attacks import EPGD, PGD, tuned
+from fastadv.attacks import EPGD, PGD, FriendlyPGD, tuned
 
 from . import models
-from .peers import Prepare, epgd_as_printed, torchattacks
+from .peers import Prepare, early_stop_as_published, epgd_as_printed, torchattacks
 from .test_training import ALPHA, EPS, MADRY, STEPS, TRAININGS, Epoch, by_fit
 from .timing import Timed
 
@@ -69,6 +69,10 @@ SIDES: dict[str, dict[str, Side]] = {
         "float32": measured(),
         "bfloat16": measured(bf16=True),
         "bfloat16, compiled": measured(bf16=True, compiled=True),
+    },
+    "friendly": {
+        "as published": attack(early_stop_as_published(EPS, ALPHA, steps=STEPS)),
+        "fastadv": attack(lambda model: partial(FriendlyPGD(EPS, ALPHA, STEPS, tau=0, random_start=0.0), model)),
     },
     "epgd": {
         "as published": attack(epgd_as_printed(EPS, 4 * EPS / 20, steps=20, bisections=10)),

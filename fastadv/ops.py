@@ -57,7 +57,7 @@ NORMS = ("l1", "l2", "linf", "rms")
 LAWS = ("uniform", "sign", "gaussian", "l2", "l1")
 OPS: dict[str, "Op"] = {}
 PASSES = ("max_pool", "stem_backward")
-"""What compiled CPU kernels do in place of PyTorch's own functions in the passes of attacks; no ops with a reference."""
+"""What compiled CPU kernels do in place of PyTorch's own functions where attacks pass through networks."""
 
 
 _COLUMNS = {

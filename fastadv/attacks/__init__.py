@@ -2,7 +2,6 @@
 
 from ._ascend import Model, Rows, checked_logits, isolated
 from ._attack import Attack, AttackResult
-from ._passes import faster_passes
 from ._tuned import Tuned, tuned
 from .anpgd import ANPGD
 from .apgd import APGD, APGDT
@@ -53,7 +52,6 @@ __all__ = [
     "Square",
     "Tuned",
     "checked_logits",
-    "faster_passes",
     "isolated",
     "tuned",
 ]

@@ -1,6 +1,5 @@
 """Passes through networks that PyTorch is slow at on the CPU: first convolutions, max-pooling, batch norm in eval."""
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,9 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import ops
 
-_TAPS = (
-    25  # of a first convolution's kernel: with more, or with two channels or more in innermost 16 bits, ours is slower
-)
+_TAPS = 25  # of a first convolution's kernel: with more, ours is slower
 _COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "compiled")  # the last: Tuned, Autocast
 
 
@@ -27,30 +24,15 @@ def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) ->
     - Convolutions of images with up to three channels: their input's gradient takes PyTorch 3 to 12 times as long as
       their forward pass, and up to 9 times as long as our kernel, which rounds otherwise.
     - Max-pooling of 2x2 windows, to the bit: PyTorch's is not vectorised where channels are outermost or few, and keeps
-      64 bits a window. The forward pass on 128x32x24x24 takes it 5 ms on two threads, our kernel 0.4.
+      64 bits a window. The forward pass on 128x32x24x24 takes it 5 ms on two threads, our kernel 0.2.
     - Batch norm in eval mode whose parameters are frozen: PyTorch also sums up the gradients of those and keeps the
       input for it. 64x64x28x28 take 2.5 ms in float32 and 1.4 in bfloat16; a product, which rounds otherwise, 0.5.
     """
     compiled = any(getattr(model, name, None) for name in _COMPILED)
-    return nullcontext() if compiled or not x.is_cpu or _within.passes else _FasterPasses()
-
-
-class _Within(threading.local):
-    passes = False
-
-
-_within = _Within()  # one is enough: an attack may be part of a method's loss
+    return nullcontext() if compiled or not x.is_cpu else _FasterPasses()
 
 
 class _FasterPasses(TorchFunctionMode):
-    def __enter__(self) -> Any:
-        _within.passes = True
-        return super().__enter__()
-
-    def __exit__(self, *raised: object) -> None:
-        _within.passes = False
-        super().__exit__(*raised)
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.conv2d and _is_stem(*args, **kwargs):
@@ -77,7 +59,7 @@ def _is_stem(
         and input.requires_grad
         and 1 <= weight.shape[1] <= 3
         and weight[0, 0].numel() <= _TAPS
-        and (weight.shape[1] == 1 or input.stride(1) != 1 or _cast(input).element_size() > 2)
+        and (weight.shape[1] == 1 or input.stride(1) != 1 or _cast(input).element_size() > 2)  # others: ours is slower
         and not (weight.requires_grad or (bias is not None and bias.requires_grad))
         and _cast(input).dtype == _cast(weight).dtype
         and set(_numbers(stride) + _numbers(dilation)) == {1}
