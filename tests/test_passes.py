@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from toys import samples
 
 from fastadv import ops
-from fastadv.attacks import PGD
+from fastadv.attacks import PGD, Square, _passes
 from fastadv.attacks._passes import faster_passes
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -289,7 +289,7 @@ def test_without_kernels_all_is_pytorchs(monkeypatch):
 
 
 @compiled_only
-def test_attacks_use_it_and_nobody_else(monkeypatch):
+def test_attacks_use_it_and_nobody_else():
     kinds = []
 
     class Spy(nn.Conv2d):
@@ -306,6 +306,24 @@ def test_attacks_use_it_and_nobody_else(monkeypatch):
     model(x).sum().backward()
     assert kinds == ["ConvolutionBackward0"]  # and nobody else
     assert model[0].weight.grad is not None
+
+
+@compiled_only
+def test_passes_without_gradients_use_it_too(monkeypatch):
+    pooled = []
+
+    class Spy:
+        @staticmethod
+        def apply(x: Tensor) -> Tensor:
+            pooled.append(x.requires_grad)
+            return kernels.max_pool(x)
+
+    monkeypatch.setattr(_passes, "_MaxPool", Spy)
+    model = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9, 4))
+    x = samples(10, 1, 6, 6)
+    Square(0.1, queries=2)(model, x, torch.zeros(10, dtype=torch.int64))
+    assert pooled
+    assert not any(pooled)
 
 
 @pytest.mark.parametrize(
