@@ -265,6 +265,7 @@ def test_epoch(training: str, network: str, benchmark) -> None:
 
     def run(epoch: Epoch) -> Trained:
         torch._dynamo.reset()
+        torch.manual_seed(0)  # of dropout
         model = Counted(copy.deepcopy(start))
         loss = epoch(model, train)
         return Trained(loss, model.forwards / len(train), model.backwards / len(train))
