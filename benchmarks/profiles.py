@@ -10,6 +10,7 @@ import pstats
 import sys
 from collections import Counter
 
+from fastadv import ops
 from fastadv.attacks import PGD, DeepFool, FriendlyPGD
 from fastadv.trainers import SMD, TRADES, Blind, Friendly, Madry, Method, Standard
 
@@ -25,7 +26,7 @@ METHODS: dict[str, Method] = {
     "smd, EPGD-20-10": SMD(),
 }
 STEPS = 10
-PASSES = ("run_backward", "conv2d", "linear", "relu", "pool", "batch_norm", "flatten", "softmax", "einsum")
+PASSES = (*ops.PASSES, "run_backward", "conv2d", "linear", "relu", "pool", "batch_norm", "flatten", "softmax", "einsum")
 LOSSES = ("cross_entropy", "kl_div")
 GROUPS = ("network", "fused ops", "optimiser", "other calls", "Python")
 
@@ -35,7 +36,7 @@ def group(file: str, name: str) -> str:
         return "network"
     if file != "~":
         return "Python"
-    if "fastadv" in name:
+    if "fastadv" in name and not any(part in name for part in ops.PASSES):
         return "fused ops"
     if "_fused_" in name:
         return "optimiser"
