@@ -174,6 +174,17 @@ def test_max_pool_is_pytorchs_to_the_bit(dtype, layout, shape, threads):
         assert kernels.max_pool_backward(grad, x).shape == x.shape
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 1, 4), (2, 3, 4, 1), (2, 3, 4, 0), (2, 0, 4, 4)])
+def test_pools_that_pytorch_refuses_are_refused(shape):
+    x = torch.ones(shape, requires_grad=True)
+    with pytest.raises(RuntimeError), faster_passes(x):
+        F.max_pool2d(x, 2)
+    if not ops.MISSING["cpu"]:
+        made = kernels.max_pool(x.detach())
+        assert made.numel() == 0
+        assert torch.equal(kernels.max_pool_backward(made, x.detach()), torch.zeros(shape))
+
+
 @compiled_only
 @pytest.mark.parametrize("place", [lambda t: t[:, :, 1:], lambda t: t[1:], lambda t: t.transpose(0, 1)])
 def test_max_pool_of_parts_of_tensors(place):

@@ -54,7 +54,7 @@ struct PooledLines {
       f(line, (line / high * height + line % high * 2) * length, some);
     }
   }
-  FASTADV_FN int64_t together() const { return std::max<int64_t>(1, kTile / length); }
+  FASTADV_FN int64_t together() const { return std::max<int64_t>(1, kTile / std::max<int64_t>(1, length)); }
 
   // Calls block(at, apart, right, out) for every kVector windows of a line: the upper left entry of the first, how far
   // the next one is, how far the right ones are from the left, and the place of what the first becomes.

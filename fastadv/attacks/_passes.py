@@ -129,6 +129,8 @@ def _by_two(
     """Whether ``F.max_pool2d`` with these arguments is one that `_MaxPool` can take the place of."""
     return (
         _has_kernels(input)
+        and min(input.shape[1:]) > 0
+        and min(input.shape[2:]) > 1  # PyTorch refuses others
         and set(_numbers(kernel_size) + (_numbers(stride) if stride not in (None, [], ()) else ())) == {2}
         and set(_numbers(padding)) == {0}
         and set(_numbers(dilation)) == {1}
