@@ -55,6 +55,7 @@ struct PooledLines {
     }
   }
   FASTADV_FN int64_t together() const { return std::max<int64_t>(1, kTile / std::max<int64_t>(1, length)); }
+  FASTADV_FN int64_t room() const { return 2 * together() * length + 2 * kVector; }  // for as many, and a vector beyond
 
   // Calls block(at, apart, right, out) for every kVector windows of a line: the upper left entry of the first, how far
   // the next one is, how far the right ones are from the left, and the place of what the first becomes.
@@ -111,7 +112,7 @@ template <class T>
 FASTADV_CLONES void max_pool_lines(const PooledLines& x, const MaxPoolArgs& a, int64_t begin, int64_t end,
                                    compute_t<T>* scratch) {
   using C = compute_t<T>;
-  C *const from = scratch, *const made = from + 2 * x.together() * x.length + 2 * kVector;
+  C *const from = scratch, *const made = from + x.room();
   x.each(begin, end, [=](int64_t first, int64_t start, int64_t some) __attribute__((always_inline)) {
     load_lines<T>(from, a.x, start, 2 * some * x.length);
     for (int64_t line = 0; line < some; ++line) {
@@ -140,7 +141,7 @@ FASTADV_CLONES void max_pool_backward_lines(const PooledLines& x, const MaxPoolB
                                             int64_t end, compute_t<T>* scratch) {
   using C = compute_t<T>;
   using Bits = typename Entry<C>::Bits;
-  const int64_t room = 2 * x.together() * x.length + 2 * kVector;
+  const int64_t room = x.room();
   C *const from = scratch, *const to = from + room, *const grad = to + room, *const passed = grad + room;
   const int64_t each = x.made + kVector;
   x.each(begin, end, [=](int64_t first, int64_t start, int64_t some) __attribute__((always_inline)) {
@@ -182,7 +183,7 @@ Status max_pool(Dtype dtype, const Images& x, const MaxPoolArgs& args) {
   return dispatch(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const PooledLines lines(x);
-    return for_items<compute_t<T>>(PooledLines::count(x), 2 * lines.length, 3 * (2 * lines.together() * lines.length + 2 * kVector),
+    return for_items<compute_t<T>>(PooledLines::count(x), 2 * lines.length, 3 * lines.room(),
                                    [&](int64_t begin, int64_t end, compute_t<T>* scratch) {
                                      max_pool_lines<T>(lines, args, begin, end, scratch);
                                    });
@@ -194,7 +195,7 @@ Status max_pool_backward(Dtype dtype, const Images& x, const MaxPoolBackwardArgs
     using T = std::remove_pointer_t<decltype(type)>;
     const PooledLines lines(x);
     if (x.height % 2 || x.width < 2) std::memset(args.out, 0, x.samples * x.channels * x.height * x.width * sizeof(T));
-    return for_items<compute_t<T>>(PooledLines::count(x), 2 * lines.length, 6 * (2 * lines.together() * lines.length + 2 * kVector),
+    return for_items<compute_t<T>>(PooledLines::count(x), 2 * lines.length, 6 * lines.room(),
                                    [&](int64_t begin, int64_t end, compute_t<T>* scratch) {
                                      max_pool_backward_lines<T>(lines, args, begin, end, scratch);
                                    });
