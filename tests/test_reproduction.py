@@ -37,8 +37,7 @@ def test_printed_figures_are_those_of_the_recipes() -> None:
         for row in reproduction.read(folder):
             printed = {}
             for key, figure in row.recipe.printed.items():
-                items = figure.items() if isinstance(figure, dict) else [(None, figure)]
-                for what, value in items:
+                for what, value in recipes._items(key, figure):
                     budget = f"{what:.4g}" if isinstance(what, float) else what
                     printed[key if what is None else f"{key} {budget}"] = value
             assert {figure.name: figure.printed for figure in row.figures}.items() <= printed.items()
