@@ -55,6 +55,7 @@ def main(
     side: str = "28",
 ) -> None:
     print(f"{network}, {images} images of {side}x{side}, {epochs} epochs: PGD-20 at {EPS}, %, and seconds\n")
+    fastadv.keep_freed_memory()  # as commands do
     splits = [resized(models.data(s).take(int(n)), int(side)) for s, n in (("train", images), ("test", test))]
     print(f"| seed | {' | '.join(PRECISIONS)} | difference |\n| --- {'| --: ' * (len(PRECISIONS) + 1)}|")
     differences = []
