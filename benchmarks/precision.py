@@ -4,7 +4,7 @@
 Madry's training (PGD-10) of a network by every precision, from the same weights and on the same batches, for as many
 epochs; then PGD-20 in float32 on the first TEST test images, by default all. How far seeds differ says what chance
 does. Images are SIDE pixels wide and high, by default as they are: half of that takes a quarter of the time. The
-learning rate stays, or falls by one of `fit`'s schedules: residual networks that it does not fall for end anywhere.
+learning rate stays, or falls by one of `fit`'s schedules: where it stays, residual networks end some points up or down.
 """
 
 import dataclasses
