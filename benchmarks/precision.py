@@ -36,7 +36,7 @@ def robust_accuracy(
     test: fastadv.Dataset,
     epochs: int,
     seed: int,
-    schedule: str = "steps",
+    schedule: str,
 ) -> tuple[float, float]:
     """In per cent, and the seconds of training."""
     torch.manual_seed(seed)
