@@ -16,6 +16,8 @@ import fastadv
 from fastadv.attacks import PGD
 from fastadv.trainers import Method, PGDTraining, Standard
 
+from .timing import DEVICE
+
 FOLDER = Path(__file__).parents[1] / "runs" / "benchmarks"
 
 
@@ -48,15 +50,15 @@ def data(split: str) -> fastadv.Dataset:
 
 @cache
 def trained(name: str) -> nn.Module:
-    """The network of that name in `NETWORKS`, trained, in eval mode."""
+    """The network of that name in `NETWORKS`, trained, in eval mode, on `DEVICE`."""
     network, train = NETWORKS[name], data("train")
     recipe = repr((network, train.name, len(train)))
     file = FOLDER / f"{network.model}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.pt"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = fastadv.models.build(network.model, tuple(train.x.shape[1:]), len(train.classes))
+        model = fastadv.models.build(network.model, tuple(train.x.shape[1:]), len(train.classes)).to(DEVICE)
         if file.exists():
-            model.load_state_dict(torch.load(file, weights_only=True))
+            model.load_state_dict(torch.load(file, map_location=DEVICE, weights_only=True))
         else:
             threads = torch.get_num_threads()
             torch.set_num_threads(os.cpu_count() or 1)
@@ -69,7 +71,7 @@ def trained(name: str) -> nn.Module:
 
 def classified(name: str, count: int) -> tuple[Tensor, Tensor]:
     """The first `count` test images that the network classifies correctly, and their labels."""
-    test = data("test").take(2 * count + 100)
+    test = data("test").take(2 * count + 100).to(DEVICE)
     with torch.no_grad():
         right = trained(name)(test.x).argmax(dim=1) == test.y
     return test.x[right][:count], test.y[right][:count]

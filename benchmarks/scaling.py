@@ -43,7 +43,7 @@ def random_images(size: int, classes: int, channels: int = 3, count: int = 512) 
     numbers = torch.Generator().manual_seed(0)
     x = torch.rand(count, channels, size, size, generator=numbers)
     y = torch.arange(count) % classes
-    return fastadv.Dataset(x, y, tuple(str(k) for k in range(classes)))
+    return fastadv.Dataset(x, y, tuple(str(k) for k in range(classes))).to(DEVICE)
 
 
 def cost(method: Method, data: fastadv.Dataset, **settings) -> float:
@@ -77,7 +77,7 @@ def with_processes(count: int) -> float:
 
 
 def scaling() -> None:
-    fashion = models.data("train").take(20_000)
+    fashion = models.data("train").take(20_000).to(DEVICE)
     print("| what | ms a step | a line through them |\n| --- | --- | --- |")
     batches = [32, 64, 128, 256, 512]
     row("batch, LeNet-5, PGD-10", batches, [cost(pgd(10), fashion, batch_size=size) for size in batches])
@@ -106,7 +106,7 @@ def sizes() -> None:
     }
     print(f"\n| {TOGETHER} images, {LARGEST}, PGD-10 | {' | '.join(sides)} |\n| --- {'| --: ' * len(sides)}|")
     for size in SIZES:
-        images = random_images(size, 10, count=TOGETHER).to(DEVICE)
+        images = random_images(size, 10, count=TOGETHER)
         network = fastadv.models.build(LARGEST, tuple(images.x.shape[1:]), 10).to(DEVICE)
         cells = []
         for epoch in sides.values():
@@ -122,7 +122,7 @@ def estimates() -> None:
     print("\n| method | network | at least | estimate | at most | took | took / estimate |")
     print("| --- | --- | --: | --: | --: | --: | --: |")
     for network, images in (("lenet5", 10_000), ("small-cnn", 2_000)):
-        train = models.data("train").take(images)
+        train = models.data("train").take(images).to(DEVICE)
         for name in ESTIMATED:
             options = Training(model=network, epochs=2)
             said = estimate(METHODS[name](), options, train)

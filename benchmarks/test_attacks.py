@@ -202,8 +202,8 @@ def assert_as_good(case: Case, own: Found, other: Found) -> None:
 def test_attack(name: str, network: str, benchmark) -> None:
     case = CASES[name]
     samples = OF_RESNET.get(name, 16) if network == RESNET and DEVICE == "cpu" else case.samples
-    model = models.trained(network).to(DEVICE)
-    x, y = (t.to(DEVICE) for t in models.classified(network, samples))
+    model = models.trained(network)
+    x, y = models.classified(network, samples)
     own = getattr(attacks, case.attack)(**case.options)
     prepares = {
         "fastadv": lambda model: partial(own, model),

@@ -181,8 +181,8 @@ def test_graphs_train_alike(kind, precision, images):
     settings = {"epochs": 3, "batch_size": 10, "optimizer": "sgd", "lr": 0.1, "precision": precision}
     history = fit(model, kind(), images, **settings, graphs=True)
     expected = fit(other, kind(), images, **settings)
-    assert [row["loss"] for row in history] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
-    torch.testing.assert_close(bits(model), bits(other), rtol=1e-2, atol=1e-3)
+    assert [row["loss"] for row in history] == pytest.approx([row["loss"] for row in expected], rel=0.01)
+    torch.testing.assert_close(bits(model), bits(other), rtol=0.05, atol=5e-3)
 
 
 # Regularisers

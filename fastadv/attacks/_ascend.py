@@ -4,7 +4,8 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -55,9 +56,19 @@ def isolated(model: Model) -> Iterator[None]:
             vars(module).pop("forward", None)
 
 
-def _uncompiled() -> AbstractContextManager[None]:
-    """Models behind torch.compile run as they are written: inductor's backward pass overwrites what another needs."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+passes_again: ContextVar[bool] = ContextVar("passes_again", default=False)
+"""Whether the pass forward that is made now is for several backward passes."""
+
+
+@contextmanager
+def _for_several() -> Iterator[None]:
+    """Models run as they are written: backward passes of inductor and of CUDA graphs overwrite what another needs."""
+    token = passes_again.set(True)
+    try:
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+            yield
+    finally:
+        passes_again.reset(token)
 
 
 def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
@@ -117,7 +128,7 @@ class Rows:
     def differentiable(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
         """`x` as a leaf of autograd and the logits there; `again`: for more than one backward pass."""
         x = x.detach().requires_grad_()
-        with _uncompiled() if again else nullcontext():
+        with _for_several() if again else nullcontext():
             logits = self.logits(x)
         if not logits.requires_grad:
             raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")

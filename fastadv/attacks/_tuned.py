@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import cross_entropy
-from ._ascend import Model, isolated
+from ._ascend import Model, isolated, passes_again
 from ._passes import faster_passes
 
 
@@ -26,8 +26,8 @@ class Tuned(nn.Module):
             margin; it spoils those that start next to x on the divergence from the prediction there (TRADES, SPAT).
         compiled: whether ``torch.compile`` runs.
         buckets: batch sizes to capture CUDA graphs for, from small to large; a batch is filled up to the next one, and
-            a larger batch is not replayed. A graph reads the weights where they were when it was captured: change them
-            in place only, as optimisers do.
+            a larger batch is not replayed, nor are passes that give several gradients (DeepFool, FAB). A graph reads
+            the weights where they were when it was captured: change them in place only, as optimisers do.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Tuned(nn.Module):
             x = x.to(memory_format=self.memory_format)
         if self.training or not (x.requires_grad and torch.is_grad_enabled()):
             return self.model(x)
-        size = next((size for size in self.buckets if size >= len(x) > 0), None) if x.is_cuda else None
+        replays = x.is_cuda and not passes_again.get()
+        size = next((size for size in self.buckets if size >= len(x) > 0), None) if replays else None
         return self._logits(x) if size is None else self._replayed(x, size)
 
     def _logits(self, x: Tensor) -> Tensor:
