@@ -65,8 +65,8 @@ class Run:
         write_text(self.folder / CONFIG, config)  # last: with it, the folder is that of a run
 
     def _resume(self, config: str) -> None:
-        before, now = (yaml.safe_load(text) for text in ((self.folder / CONFIG).read_text(), config))
-        differ = [name for name in {**before, **now} if before.get(name) != now.get(name) and name not in WHERE]
+        before, now = (_fixed(yaml.safe_load(text)) for text in ((self.folder / CONFIG).read_text(), config))
+        differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if differ:
             raise ValueError(
                 f"{self.folder} is a run with other settings: {differ[0]} was {before.get(differ[0])!r} and is now "
@@ -100,12 +100,14 @@ class Run:
             return found
 
     def log(self, row: dict[str, Any]) -> None:
-        """Adds a row to metrics.csv and metrics.jsonl; the first row names the columns."""
+        """Adds a row to metrics.csv, whose first one names the columns, and to metrics.jsonl, where NaN is null."""
         with (self.folder / "metrics.jsonl").open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
-        with (self.folder / "metrics.csv").open("a", newline="") as table:
-            writer = csv.DictWriter(table, list(row))
-            if table.tell() == 0:
+            lines.write(json.dumps({name: None if value != value else value for name, value in row.items()}) + "\n")
+        with (self.folder / "metrics.csv").open("a+", newline="") as table:
+            table.seek(0)
+            columns = next(csv.reader(table), None)
+            writer = csv.DictWriter(table, columns or list(row))
+            if not columns:
                 writer.writeheader()
             writer.writerow(row)
 
@@ -154,6 +156,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if checkpoint["format"] > FORMAT:
         raise ValueError(f"{path} is of format {checkpoint['format']}, this fastadv reads up to {FORMAT}: upgrade it")
     return checkpoint
+
+
+def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
+    """What may not change when a run goes on."""
+    kept = {name: value for name, value in settings.items() if name not in WHERE}
+    return {name: _fixed(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def _before_config(path: Path) -> bool:

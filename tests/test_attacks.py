@@ -792,6 +792,17 @@ def test_anpgd_finds_the_distance_of_a_linear_boundary(norm):
     assert (rows.grads == 10).all()
 
 
+def test_anpgd_knows_the_soft_boundary():
+    """Three classes, of which two are alike: the label is the likeliest beyond the point where it has one half."""
+    x, y = torch.full((1, 1), 0.2, dtype=torch.float64), torch.tensor([0])
+    model = lambda x: torch.cat((0.5 - x, 0 * x, 0 * x), dim=1)  # noqa: E731
+    attack = ANPGD(0.4, longest=0.4, bisections=30, random_start=0.0)
+    assert float(attack.rows(model, x, y).distance) == pytest.approx(0.3)
+    x = x - 1
+    soft = dataclasses.replace(attack, soft=True, eps=0.9, longest=0.9, bounds=(-1.0, 1.0)).rows(model, x, y)
+    assert float(soft.x_adv) == pytest.approx(0.5 - math.log(2))
+
+
 @pytest.mark.parametrize("bisect", ["true", "literal"])
 def test_epgd_knows_who_has_crossed_the_boundary(bisect):
     """At any of PGD's points: two steps of 0.1 to a class that begins at 0.57 and ends at 0.67."""
@@ -1365,6 +1376,8 @@ def test_a_model_without_gradients(attack):
 def test_wrong_budgets(kind, options, message):
     with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
         kind(**options)
+    with pytest.raises(TypeError, match=f"{kind.__name__}: eps must be a number, or a tensor .*, got '0.1'"):
+        kind(eps="0.1")
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,14 @@ def test_the_worst_case_gives_each_attack_what_is_left():
     assert torch.equal(found.x_adv[fgsm & ~noise], weak(model, x, y)[fgsm & ~noise])
 
 
+def test_seeds_are_added():
+    model, x = Wavy(48, 5), samples(32, *SHAPE)
+    y = model(x).argmax(1)
+    found = MultiAttack((Noise(0.02, seed=2),), seed=3)(model, x, y)
+    assert torch.equal(found, MultiAttack((Noise(0.02, seed=5),))(model, x, y))
+    assert not torch.equal(found, MultiAttack((Noise(0.02, seed=2),))(model, x, y))
+
+
 def test_minimal_perturbations_count_within_the_budget_only():
     """FAB crosses the boundary wherever it is."""
     model, x = linear(48, 2, torch.float64), samples(64, *SHAPE, low=0.3, high=0.7, dtype=torch.float64)

@@ -125,6 +125,18 @@ def test_a_stopped_run_goes_on(images: str, tmp_path: Path, capsys: pytest.Captu
     assert all(0 <= row["avg_aa"] <= 1 for row in rows)
 
 
+def test_samples_sorted_by_class_are_not_held_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    y = np.repeat(np.arange(3), 40)
+    x = np.random.default_rng(0).random((120, 1, 28, 28), dtype=np.float32)
+    np.savez(tmp_path / "sorted.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    command = ["train", "standard", "--data", str(tmp_path / "sorted.npz"), "--epochs", "1", "--test.limit", "80"]
+    for count, what in ((30, "the last 30 samples hold none of class 0, 1"), (50, "the others hold none of class 2")):
+        assert main([*command, "--held-out", str(count)]) == 2
+        assert f"held_out: {what}: the training samples are sorted by class" in capsys.readouterr().err
+    assert main([*command, "--test.attacks", "fgsm", "--out", str(tmp_path / "run")]) == 0
+    assert "none of the 80 samples is of class 2" in " ".join(capsys.readouterr().out.split())
+
+
 def test_any_attack_can_be_chosen_by_its_name(images: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     flags = ["--data", images, "--epochs", "1", "--attack", "PGD", "--attack.steps", "2", "--labels", "smooth"]
@@ -185,6 +197,7 @@ def test_margins_of_samples_are_drawn_and_kept(images: str, tmp_path: Path) -> N
 
 def test_normal_training_is_timed_whatever_the_plan(images: str, tmp_path: Path, capsys) -> None:
     flags = ["--epochs", "2", "--warmup", "2", "--held-out", "16", "--patience", "1", "--collapse", "0.1"]
+    flags += ["--optimizer", "sgd", "--lr", "1e30", "--clip", "1e-32"]  # which only the plan keeps from diverging
     out = ["--test.attacks", "fgsm", "--out", str(tmp_path / "run")]
     assert main(["train", "standard", "--data", images, *flags, *out]) == 0
     assert "one of normal training takes" in capsys.readouterr().out

@@ -105,6 +105,11 @@ def test_going_on(done: Path, capfd: pytest.CaptureFixture) -> None:
     assert main([*command, "--resume", "auto"]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == times
     assert (done / "table.csv").read_text() == whole
+    for path in killed.iterdir():  # as before it had its config.yaml
+        if path.name != "environment.json":
+            path.unlink()
+    assert main([*command, "--resume", "auto"]) == 0
+    assert (killed / "evaluation.json").is_file()
 
 
 def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:

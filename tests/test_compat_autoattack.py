@@ -60,6 +60,16 @@ def test_it_is_the_attack_of_the_same_name(version):
 def test_a_few_attacks_by_name():
     made = AutoAttack(MODEL, norm="L2", eps=0.5, version="custom", attacks_to_run=["apgd-ce", "square"], seed=3)
     assert made.attacks == attacks.AutoAttack(0.5, "custom", ("apgd-ce", "square"), norm="l2", seed=3).attacks
+    later = AutoAttack(MODEL, norm="L2", eps=0.5, version="custom", seed=3)
+    with pytest.raises(ValueError, match="AutoAttack of version custom has no attacks: name them in attacks_to_run"):
+        later.run_standard_evaluation(X, Y)
+    later.attacks_to_run = ["apgd-ce", "square"]
+    assert later.attacks == made.attacks
+    plus = AutoAttack(MODEL, version="plus")
+    one = plus.attacks["apgd-ce"]
+    plus.attacks_to_run = ["apgd-ce"]
+    assert plus.attacks == {"apgd-ce": one}
+    assert one.restarts == 5
 
 
 @pytest.mark.parametrize("bs", [1, 7, 60, 250])

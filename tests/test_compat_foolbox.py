@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from test_attacks import linf
@@ -69,13 +70,14 @@ def test_what_runs_are_our_attacks(name):
     assert torch.equal(adversarial, MODEL(clipped).argmax(1) != Y)
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 @pytest.mark.parametrize("name", ["LinfPGD", "L2DeepFoolAttack"])
-def test_lists_of_epsilons(name):
-    attack, epsilons = getattr(foolbox, name)(), [0.0, 0.02, 0.3]
+def test_lists_of_epsilons(name, kind):
+    attack, epsilons = getattr(foolbox, name)(), kind([0.0, 0.02, 0.3])
     raw, clipped, adversarial = attack(FMODEL, X, foolbox.Misclassification(Y), epsilons=epsilons)
     assert (type(raw), len(raw), type(clipped), len(clipped)) == (list, 3, list, 3)
     assert adversarial.shape == (3, 24)
-    for i, epsilon in enumerate(epsilons):
+    for i, epsilon in enumerate(epsilons):  # numbers of Python, NumPy or torch
         one = attack(FMODEL, X, Y, epsilons=epsilon)
         assert all(torch.equal(a[i], b) for a, b in zip((raw, clipped, adversarial), one, strict=True))
     assert torch.equal(adversarial[0], MODEL(X).argmax(1) != Y)

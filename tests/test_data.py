@@ -669,7 +669,7 @@ def test_npz(tmp_path):
     assert (train.name, train.bounds) == ("toy", (0.0, 1.0))
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 8, 8), (4, 22, 8, 1), (4, 3, 3, 3)])
 def test_npz_keeps_other_shapes(tmp_path, shape):
     assert load(archive(tmp_path, x_train=np.zeros(shape, np.float16)), "train").x.shape == shape
 
@@ -679,6 +679,7 @@ def test_npz_keeps_other_shapes(tmp_path, shape):
     [
         ({"x_test": None, "y_test": None}, "toy.npz: lacks x_test, y_test; it holds x_train, y_train"),
         ({"x_train": np.zeros((4, 3, 2), np.int32)}, "toy.npz: x_train is int32: save pixels as uint8"),
+        ({"x_train": np.zeros((4, 8, 8, 3))}, r"toy.npz: x_train is \[4, 8, 8, 3\], images with their channels last: "),
         ({"x_train": np.full((4, 3, 2), 255.0)}, r"toy: x lies in \[255, 255\]"),
         ({"x_train": np.zeros((3, 3, 2))}, r"same number of samples, got x \[3, 1, 3, 2\] and y \[4\]"),
         ({"y_train": np.zeros(4)}, "toy.npz: y_train is float64: save labels as integers"),
@@ -734,12 +735,24 @@ def test_image_folder(tmp_path, mode, channels):
     assert (train.y.tolist(), test.y.tolist(), train.name) == ([1, 1], [0, 2], "pets")
 
 
+def test_the_first_and_the_last_images_of_a_folder_are_of_all_classes(tmp_path):
+    for name, count in {"a": 2, "b": 4, "c": 6}.items():
+        (tmp_path / "pets" / "test" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (4, 3), number).save(tmp_path / "pets" / "test" / name / f"{number}.png")
+    test = load(str(tmp_path / "pets"), "test")
+    for half in (test.take(6), test.subset(slice(6, None))):
+        assert torch.bincount(half.y).tolist() == [1, 2, 3]
+    for k in range(3):
+        assert test.x[test.y == k].amax((1, 2, 3)).diff().gt(0).all()  # in the order of their names
+
+
 def test_image_folder_refuses(tmp_path):
     folder = image_folder(tmp_path)
     with pytest.raises(ValueError, match="reads no folder"):
         load(str(folder), "train", folder=tmp_path)
     Image.new("L", (5, 3)).save(folder / "test" / "dog" / "z.png")
-    with pytest.raises(ValueError, match=r"z.png has \(5, 3\), but .*y.bmp \(4, 3\) pixels: scale"):
+    with pytest.raises(ValueError, match=r"z.png has \(5, 3\), but .*x.png \(4, 3\) pixels: scale"):
         load(str(folder), "test")
     Image.new("I;16", (4, 3)).save(folder / "test" / "dog" / "z.png")
     with pytest.raises(ValueError, match=r"z.png cannot be read as an image: it has more than 8 bits a channel"):

@@ -30,6 +30,7 @@ from fastadv.trainers import (
     SPAT,
     TRADES,
     Batch,
+    Bilateral,
     Blind,
     DeepFoolTraining,
     Friendly,
@@ -288,6 +289,20 @@ def test_awp_in_training_attacks_once_and_descends_from_the_perturbed_weights(im
         for parameter, grad in zip(other.parameters(), grads, strict=True):
             parameter -= 0.1 * grad
     torch.testing.assert_close(bits(model), bits(other), rtol=1e-5, atol=1e-7)
+
+
+def test_awp_keeps_adversarial_labels(images):
+    """They are made of the network that the images are made of."""
+    asked = []
+
+    class Noting(Bilateral):
+        def soft_labels(self, logits: Tensor, y: Tensor) -> Tensor:
+            asked.append(super().soft_labels(logits, y))
+            return asked[-1]
+
+    fit(lenet(), Noting(), images, epochs=1, batch_size=24, awp=0.1)
+    assert len(asked) == 2
+    assert torch.equal(*asked)
 
 
 def test_awp_leaves_layers_alone_that_are_not_used(images):
@@ -654,6 +669,21 @@ def test_a_loader_trains_as_memory_does(images):
     fit(twin, other, images, epochs=1, batch_size=10)
     assert torch.equal(bits(model), bits(twin))
     assert torch.equal(method.margins, other.margins)
+
+
+@pytest.mark.parametrize(
+    ("third", "got"),
+    [
+        (torch.arange(24) + 100, "100 to 109"),
+        (torch.arange(24) - 1, "-1 to 8"),
+        (torch.arange(24.0), r"torch.float32 \[10\]"),
+        (["a"] * 24, "tuple"),
+    ],
+)
+def test_a_loader_whose_third_is_no_place(third, got, images):
+    loader = DataLoader(list(zip(images.x, images.y, third, strict=True)), batch_size=10)
+    with pytest.raises(ValueError, match=f"beside .x, y. must be the sample's place .* from 0 to 23, .*; got {got}"):
+        fit(lenet(), Standard(), loader, epochs=1)
 
 
 def test_what_is_no_data(images):

@@ -15,6 +15,8 @@ from fastadv.evaluation import (
     AACurve,
     calibrated,
     evaluate,
+    features,
+    landing,
     radial_curve,
     swept_curve,
     transfer,
@@ -436,6 +438,11 @@ def test_batches_shrink_to_what_fits():
     model = Small(48, 5)
     evaluate(model, given, {}, checks=0)
     assert model.seen == 40  # what fits is found once
+    budgets = [0.005, 0.02]
+    curves = [swept_curve(Small(48, 5), given, PGD(), budgets), swept_curve(model, given, PGD(), budgets, batch_size=5)]
+    assert [curve(0.02) for curve in curves] == [curves[0](0.02)] * 2
+    rows = [transfer({"a": Small(48, 5), "b": model}, given, {"pgd": PGD()}, batch_size=size) for size in (500, 5)]
+    assert rows[0] == rows[1]
     with pytest.raises(torch.OutOfMemoryError):
         evaluate(lambda x: Small(48, 5)(x.repeat(7, 1, 1, 1))[: len(x)], given, {})
 
@@ -484,10 +491,41 @@ def test_a_sweep_attacks_no_sample_twice_that_is_fooled():
     assert attacked < 60
 
 
+def test_a_sweep_of_samples_of_another_model():
+    model, given = data()
+    source = linear(48, 5)
+    found = swept_curve(model, given, PGD(0.1, 0.02, steps=5), [0.02], label="pred", batch_size=16, source=source)
+    attacks = {"pgd": PGD(0.02, 0.004, steps=5)}
+    assert found(0.02) == evaluate(model, given, attacks, label="pred", source=source).results["pgd"].accuracy
+    assert found(0.02) > swept_curve(model, given, PGD(0.1, 0.02, steps=5), [0.02], label="pred")(0.02)
+
+
 def test_a_sweep_needs_a_budget():
     model, given = data()
     with pytest.raises(TypeError, match="DeepFool has no budget"):
         swept_curve(model, given, DeepFool(), [0.1])
+    with pytest.raises(ValueError, match="label must be 'true' or 'pred', got 'ture'"):
+        swept_curve(model, given, PGD(), [0.1], label="ture")
+
+
+MEASURES = {
+    "evaluate": lambda model, given, attack: evaluate(model, given, {"it": attack}),
+    "swept_curve": lambda model, given, attack: swept_curve(model, given, attack, [0.1]),
+    "transfer": lambda model, given, attack: transfer({"a": model, "b": model}, given, {"it": attack}),
+    "features": lambda model, given, attack: features(model, given, {"it": attack}, ["0"]),
+    "landing": landing,
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_what_cannot_be_measured(measure):
+    model, given = data()
+    with pytest.raises(ValueError, match="PGD is targeted, and would lead towards the labels: set targeted to False"):
+        measure(model, given, PGD(targeted=True))
+    with pytest.raises(TypeError, match=r"attacks must be of fastadv.attacks, such as PGD\(\)"):
+        measure(model, given, PGD)
+    with pytest.raises(TypeError, match=r"data must be a fastadv.Dataset, got tuple: make one"):
+        measure(model, (given.x, given.y), PGD())
 
 
 def test_dra_is_calibrated_to_leave_what_pgd_leaves():

@@ -201,6 +201,15 @@ def test_inputs_of_another_range() -> None:
     assert found(lambda x: PLAIN(x / 255), Dataset(255 * given.x, given.y, given.classes, (0.0, 255.0)), {}) == []
 
 
+def test_samples_that_lack_a_class() -> None:
+    whole = data(200)
+    given = whole.subset(whole.y != 3)
+    (finding,) = evaluate(PLAIN, given, {}).findings
+    assert finding.check == "classes"
+    assert finding.text.startswith(f"none of the {len(given)} samples is of class d: ")
+    assert found(PLAIN, given.take(49), {}) == []  # chance might do it
+
+
 def test_test_samples_that_were_trained_on() -> None:
     given = data()
     train = Dataset(torch.cat((samples(30, 3, 4, 4, seed=9), given.x[20:25])), *rest(35))

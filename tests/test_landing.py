@@ -84,7 +84,7 @@ def test_landing_leaves_no_trace_and_keeps_the_bounds():
 
 def test_landing_refuses():
     model, data = wavy(10)
-    with pytest.raises(ValueError, match="the attack must not be targeted"):
+    with pytest.raises(ValueError, match="PGD is targeted, and would lead towards the labels"):
         landing(model, data, PGD(targeted=True))
     for classes in ("abcd", "abcdefgh"):
         with pytest.raises(ValueError, match=f"data has {len(classes)} classes, but the model 5"):

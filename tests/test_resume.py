@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted or short of disk, in processes of their own, and how they go on."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -118,6 +119,27 @@ def test_a_folder_of_other_files_is_no_run(tmp_path):
     (tmp_path / "run" / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="never overwritten"):
         Run(tmp_path / "run", "epochs: 2\n", {}, resume=True)
+
+
+def test_what_may_change_when_a_run_goes_on(tmp_path):
+    config = "lr: 0.1\nat_once: 500\ntest: {at_once: 500, limit: 10}\n"
+    Run(tmp_path / "run", config, {})
+    Run(tmp_path / "run", config.replace("at_once: 500", "at_once: 100"), {}, resume=True)
+    with pytest.raises(ValueError, match=r"test was \{'limit': 10\} and is now \{'limit': 20\}"):
+        Run(tmp_path / "run", config.replace("limit: 10", "limit: 20"), {}, resume=True)
+
+
+def test_metrics_stand_in_the_column_of_their_name(tmp_path):
+    run = Run(tmp_path / "run", "epochs: 2\n", {})
+    run.log({"epoch": 1, "gradients": 5.0, "accuracy": 0.25})
+    run.log({"epoch": 2, "accuracy": 0.75, "gradients": math.nan})
+    assert (tmp_path / "run" / "metrics.csv").read_text().split() == [
+        "epoch,gradients,accuracy",
+        "1,5.0,0.25",
+        "2,nan,0.75",
+    ]
+    last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last, parse_constant=pytest.fail) == {"epoch": 2, "accuracy": 0.75, "gradients": None}
 
 
 def checkpoint(epoch: int) -> dict[str, object]:

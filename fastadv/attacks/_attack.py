@@ -6,7 +6,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import ClassVar
 
 import torch
@@ -166,8 +166,11 @@ def _own(t: Tensor) -> Tensor:
 def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) -> None:
     """Raises ValueError unless `value` is finite, not negative and no larger than the range of the inputs.
 
-    `whole`: it is the norm of a whole sample, which may be larger.
+    `whole`: it is the norm of a whole sample, which may be larger. TypeError for what is neither number nor tensor.
     """
+    if not isinstance(value, Real | Tensor):
+        got = f"{type(attack).__name__}: {name} must be a number, or a tensor with one a sample"
+        raise TypeError(f"{got}, got {value!r}")
     lo, hi = attack.bounds
     most = sys.float_info.max if whole else hi - lo
     if isinstance(value, Tensor) and value.numel() == 0:

@@ -16,8 +16,8 @@ from ._attack import Attack, Budget, check_budget, check_choice, check_count, ch
 class ANPGD(Attack):
     """PGD, and a bisection along the direction it took for the nearest misclassified point (Ding et al., 2020: MMA).
 
-    The result is the misclassified end of the bisection, or the point at `longest` where all it tried are classified
-    correctly; `distance` of the rows is how far that is, before the box cuts it off.
+    The result is the end of the bisection beyond the boundary, or the point at `longest` where none it tried is there;
+    `distance` of the rows is how far that is, before the box cuts it off.
 
     Args:
         eps: budget of PGD in `norm`, in the units of the inputs; a number or one a sample.
@@ -26,6 +26,8 @@ class ANPGD(Attack):
         bisections: how often it halves the way.
         random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0.
         norm: ``linf`` or ``l2``.
+        soft: the boundary is where the soft margin is 0, that is the probability of the class one half, as in MMA's
+            training; otherwise where the prediction changes, as in its tests.
     """
 
     eps: Budget = 8 / 255
@@ -34,6 +36,7 @@ class ANPGD(Attack):
     bisections: int = 10
     random_start: Start = 1.0
     norm: str = field(default="linf", kw_only=True)
+    soft: bool = field(default=False, kw_only=True)
 
     has_budget: ClassVar[bool] = False
 
@@ -57,7 +60,8 @@ class ANPGD(Attack):
         for _ in range(self.bisections):
             middle = (near + far) / 2
             rows.x_adv = self._at(rows, middle, unit)
-            crossed = rows.fooled(rows.predictions())
+            scores = rows.scores()
+            crossed = soft_margin(scores, rows.y) >= 0 if self.soft else rows.fooled(scores.argmax(1))
             near, far = torch.where(crossed, near, middle), torch.where(crossed, middle, far)
         rows.distance = far
         rows.x_adv = self._at(rows, far, unit)

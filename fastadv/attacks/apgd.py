@@ -131,7 +131,7 @@ class APGD(_AutoPGD):
 
     Steps begin at ``2 * eps``. At 22, 41, 57, ... per cent of the steps, samples whose loss has risen too seldom, or
     whose best loss has not changed, go back to their best point with half the step. A sample that is misclassified is
-    finished; of the others the point of highest loss is the result.
+    finished; of the others the point of highest loss in the last restart is the result.
 
     Args:
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.

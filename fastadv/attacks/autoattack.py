@@ -22,7 +22,7 @@ class MultiAttack(Attack):
     A sample is robust if no attack fools it, and is then returned as it is; so are samples misclassified to begin with.
 
     Args:
-        attacks: the attacks; `bounds` of this one are theirs.
+        attacks: the attacks; `bounds` of this one are theirs, and its `seed` is added to theirs.
         norm: what `AttackResult.norm` is measured in.
     """
 
@@ -40,7 +40,7 @@ class MultiAttack(Attack):
         check_choice(self, "norm", self.norm, tuple(STEPS))
 
     def perturb(self, rows: Rows) -> None:
-        worst_case(rows, (replace(attack, bounds=self.bounds) for attack in self.attacks))
+        worst_case(rows, (replace(each, bounds=self.bounds, seed=self.seed + each.seed) for each in self.attacks))
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def compare(names: Sequence[str], options: Training, testing: Testing, how: Comp
             job = Job(f"{name}/seed-{seed}" if how.seeds > 1 else name, name, seed, folder)
             if not (job.folder / CONFIG).is_file():
                 settings = dataclasses.replace(options, seed=seed)
-                Run(job.folder, as_yaml(method, settings, test=dataclasses.asdict(testing)), environment())
+                Run(job.folder, as_yaml(method, settings, test=dataclasses.asdict(testing)), environment(), resume=True)
             jobs.append(job)
     with asked_to_stop() as stop:
         failed = run_all(jobs, places(how.at_a_time, len(jobs), gpus(options.device), torch.get_num_threads()), stop)

@@ -106,7 +106,9 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
         console.print(report.table([entry], testing.theta))
     if budgets := options.budgets():
         attacks = {name: attack for name, attack in testing.chosen().items() if attack.has_budget}
-        curves = {name: swept_curve(model, test, attack, budgets, **how) for name, attack in attacks.items()}
+        curves = {
+            name: swept_curve(model, test, attack, budgets, source=other, **how) for name, attack in attacks.items()
+        }
         draw_sweep(
             report.sweep_rows(curves, budgets), "sweep", "accuracy over the budget, and its 95% interval", folder
         )

@@ -117,7 +117,15 @@ class Training(Data, Settings):
             return train, None
         if self.held_out >= len(train):
             raise ValueError(f"held_out must leave samples to train on: {self.held_out} of {len(train)} were asked for")
-        return train.take(len(train) - self.held_out), train.subset(slice(-self.held_out, None))
+        parts = train.take(len(train) - self.held_out), train.subset(slice(-self.held_out, None))
+        for part, what in zip(parts, ("the others", f"the last {self.held_out} samples"), strict=True):
+            lacking = [name for k, name in enumerate(train.classes) if k in train.y and k not in part.y]
+            if lacking and len(part) >= 10 * len(train.classes):
+                raise ValueError(
+                    f"held_out: {what} hold none of class {', '.join(lacking)}: the training samples are sorted by "
+                    "class; save them in random order"
+                )
+        return parts
 
     @staticmethod
     def watch(held_out: Dataset) -> Callable[[nn.Module], dict[str, float]]:

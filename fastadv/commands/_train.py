@@ -117,8 +117,9 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
 def seconds_of_normal_epoch(options: Training, train: Dataset, batches: int = 50) -> float:
     """What an epoch of normal training takes here, from `batches` batches of it on a network of its own."""
     sample = train.take(batches * options.batch_size)
-    names = ("batch_size", "lr", "optimizer", "weight_decay", "precision", "augment")
-    model, plain = options.build(train), {name: options.fit_settings()[name] for name in names} | {"epochs": 1}
+    names = ("batch_size", "optimizer", "weight_decay", "precision", "augment")
+    same = {name: options.fit_settings()[name] for name in names}
+    model, plain = options.build(train), {**same, "epochs": 1, "lr": 0.0}  # weights that stay cannot diverge
     fit(model, Standard(), sample.take(5 * options.batch_size), **plain)  # warm-up
     return fit(model, Standard(), sample, **plain)[0]["seconds"] * len(train) / len(sample)
 

@@ -66,12 +66,27 @@ class AutoAttack:
         device: torch.device | str | None = None,
         log_path: str | Path | None = None,
     ):
-        suite = attacks.AutoAttack(eps, version, tuple(attacks_to_run), norm=norm.lower(), seed=seed or 0)
-        self.attacks: dict[str, Attack] = dict(suite.attacks)
         self.model, self.norm, self.eps, self.version, self.verbose = model, norm, eps, version, verbose
+        self.seed = seed or 0
+        self.attacks: dict[str, Attack] = {}
+        if version != "custom" or attacks_to_run:
+            self.attacks = self._suite(version, attacks_to_run)
         parameter = of_model(model)
         self.device = parameter.device if device is None and parameter is not None else device
         self.log_path = log_path
+
+    def _suite(self, version: str, names: Sequence[str]) -> dict[str, Attack]:
+        return attacks.AutoAttack(self.eps, version, tuple(names), norm=self.norm.lower(), seed=self.seed).attacks
+
+    @property
+    def attacks_to_run(self) -> list[str]:
+        """The names of `attacks`. Setting them leaves those attacks alone, and adds others as in ``standard``."""
+        return list(self.attacks)
+
+    @attacks_to_run.setter
+    def attacks_to_run(self, names: Sequence[str]) -> None:
+        kept = {name: attack for name, attack in self.attacks.items() if name in names}
+        self.attacks = self._suite("custom", names) | kept
 
     def run_standard_evaluation(
         self,
@@ -112,6 +127,8 @@ class AutoAttack:
     ) -> Tensor | tuple[Tensor, Tensor]:
         if len(x) == 0 or bs < 1:
             raise ValueError(f"AutoAttack needs samples and a positive bs, got {len(x)} samples and bs {bs}")
+        if not suite:
+            raise ValueError("AutoAttack of version custom has no attacks: name them in attacks_to_run")
         state = _State.begun(x, y)
         self._log(f"using {self.version} version including {', '.join(suite)}.")
         if path is not None:

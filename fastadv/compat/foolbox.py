@@ -7,10 +7,11 @@ gradient by its L1 norm, and DDN looks at its last point too, as their papers do
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +58,7 @@ class TargetedMisclassification:
     target_classes: Tensor
 
 
-Epsilons = float | None | Sequence[float | None]
+Epsilons = float | None | Sequence[float | None] | np.ndarray | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +79,16 @@ class Attack(ABC):
     ) -> tuple[Any, Any, Tensor]:
         """(what the attack found, that clipped to epsilon, whether it is adversarial then).
 
-        With a list of K `epsilons`, two lists of K and a tensor [K, B]. None, for an attack that looks for the smallest
-        perturbation, does not clip. `criterion` is labels, `Misclassification` or `TargetedMisclassification`.
+        With K `epsilons`, in a list, an array or a tensor, two lists of K and a tensor [K, B]. None, for an attack that
+        looks for the smallest perturbation, does not clip. `criterion` is labels, `Misclassification` or
+        `TargetedMisclassification`.
         """
         targets = getattr(criterion, "target_classes", None)
         y = getattr(criterion, "labels", criterion) if targets is None else targets
         y = getattr(y, "raw", y)  # foolbox's own criteria
-        listed = isinstance(epsilons, Sequence)
-        values = list(epsilons) if listed else [epsilons]
+        values = epsilons.tolist() if isinstance(epsilons, np.ndarray | np.generic | Tensor) else epsilons
+        listed = isinstance(values, Iterable)
+        values = list(values) if listed else [values]
         if None in values and not self.smallest:
             raise ValueError(f"{type(self).__name__} needs a size: epsilons must not be None")
         common = {"bounds": model.bounds, "seed": self.seed}

@@ -13,9 +13,10 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 def load_image_folder(folder: Path, split: str) -> Dataset:
     """One split of images that lie as ``FOLDER/train/CLASS/*.png`` and ``FOLDER/test/CLASS/*.png``.
 
-    The classes are the names of the folders of both splits, in alphabetical order; images are read in the order of
-    their paths, all of one size: grey where all of the split are (8 bits), otherwise RGB. Names that end in none of
-    `SUFFIXES` are left out.
+    The classes are the names of the folders of both splits, in alphabetical order. Images come in the order of their
+    paths within a class, and the classes by turns, each as often as its size says: so the first of them are of all
+    classes, and the last. All are of one size: grey where all of the split are (8 bits), otherwise RGB. Names that end
+    in none of `SUFFIXES` are left out.
 
     Raises FileNotFoundError where the split has no images, and ValueError for an image that cannot be read or is of
     another size than the first.
@@ -25,7 +26,9 @@ def load_image_folder(folder: Path, split: str) -> Dataset:
         path for half in ("train", "test") for path in (folder / half).glob("*/*") if path.suffix.lower() in SUFFIXES
     )
     classes = sorted({path.parent.name for path in found})
-    paths = [path for path in found if path.parent.parent.name == split]
+    of_class = [[p for p in found if p.parent.parent.name == split and p.parent.name == name] for name in classes]
+    turns = [((place + 0.5) / len(own), path) for own in of_class for place, path in enumerate(own)]
+    paths = [path for _, path in sorted(turns)]
     if not paths:
         raise FileNotFoundError(
             f"{folder} has no {split} images: put them into {folder / split}/CLASS/, as PNG or JPEG"

@@ -48,6 +48,11 @@ def load_npz(path: Path, split: str) -> Dataset:
         raise ValueError(f"{path}: x_{split} is {x.dtype}: save pixels as uint8, or as floating-point in [0, 1]")
     if x.ndim == 3:
         x = x[:, None]
+    if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] == x.shape[2] > 4:
+        raise ValueError(
+            f"{path}: x_{split} is {list(x.shape)}, images with their channels last: save them as [N, C, H, W], "
+            f"x_{split}.transpose(0, 3, 1, 2)"
+        )
 
     train, test = (y.astype(np.int64) for y in labels)
     classes = 1 + max(int(y.max(initial=0)) for y in (train, test))

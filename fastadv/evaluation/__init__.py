@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..attacks import DRA, FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
 from ..data import Dataset
+from ._common import Portions, beside, check_label, fitted
 from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
 from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
@@ -98,39 +100,28 @@ def evaluate(
         on_step: called with (batches done, batches in all), those of this process.
 
     Raises:
-        ValueError: for an unknown `label`, or what the attacks find wrong with model or data.
+        ValueError: for an unknown `label`, a targeted attack, or what the attacks find wrong with model or data.
+        TypeError: for `data` that is no data set, or an attack that is none.
     """
-    if label not in ("true", "pred"):
-        raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
+    check_label(label)
     if checks < 0:
         raise ValueError(f"checks must be a number of samples, or 0 for none, got {checks}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if taken := {CLEAN, "worst"} & set(attacks):
         raise ValueError(f"no attack can be called {taken.pop()!r}: that is without any, or the worst case of all")
-    parameter = next(model.parameters(), data.x) if isinstance(model, torch.nn.Module) else data.x
-    data = data.to(parameter.device)
-    plan = {CLEAN: None} | {name: dataclasses.replace(attack, bounds=data.bounds) for name, attack in attacks.items()}
+    data = beside(model, data)
+    plan = {CLEAN: None} | {name: fitted(attack, data) for name, attack in attacks.items()}
     work = [(name, start) for name in plan for start in range(0, len(data), batch_size)]
     mine = work[torch.distributed.get_rank() :: torch.distributed.get_world_size()] if processes else work
-    done, most = {}, batch_size
-
-    def measured(name: str, ids: Tensor) -> Part:
-        nonlocal most
-        while True:
-            try:
-                return _joined([_measured(model, data, plan[name], label, source, some) for some in ids.split(most)])
-            except torch.OutOfMemoryError:
-                if most == 1:
-                    raise
-                most = -(-most // 2)
+    done, portions = {}, Portions(batch_size)
 
     for name, start in mine:
         ids = torch.arange(start, min(start + batch_size, len(data)), device=data.x.device)
         key = f"{name}-{start}-{len(ids)}"
         part = kept.get(key) if kept is not None else None
         if part is None:
-            part = measured(name, ids)
+            part = _joined(portions(partial(_measured, model, data, plan[name], label, source), ids))
             if kept is not None:
                 kept[key] = part
         done[name, start] = part
@@ -143,7 +134,9 @@ def evaluate(
     whole = {name: _joined([done[key] for key in work if key[0] == name]) for name in plan}
     natural = Outcome(whole[CLEAN]["right"])
     results = {name: _result(attack, whole[name]) for name, attack in plan.items() if attack}
-    findings = checked(model, data, natural, results, min(checks, most), transferred=source is not None, train=train)
+    findings = checked(
+        model, data, natural, results, min(checks, portions.size), transferred=source is not None, train=train
+    )
     return Evaluation(data.name, label, natural, results, findings)
 
 
@@ -208,25 +201,37 @@ def calibrated(
 
 
 def swept_curve(
-    model: Model, data: Dataset, attack: Attack, budgets: Iterable[float], *, label: str = "true", batch_size: int = 500
+    model: Model,
+    data: Dataset,
+    attack: Attack,
+    budgets: Iterable[float],
+    *,
+    label: str = "true",
+    batch_size: int = 500,
+    source: Model | None = None,
 ) -> AACurve:
     """The AA curve of an attack with a budget, run at each of `budgets`, in the norm and units of the attack.
 
     A step function, which is right at the budgets themselves. With true labels a sample that is fooled at one budget
-    is fooled at all larger ones, and not attacked again. Raises TypeError for an attack that has no budget.
+    is fooled at all larger ones, and not attacked again. `label`, `batch_size` and `source` are those of `evaluate`.
+    Raises TypeError for an attack that has no budget, and what `evaluate` raises.
     """
-    parameter = next(model.parameters(), data.x) if isinstance(model, torch.nn.Module) else data.x
-    data, attack = data.to(parameter.device), dataclasses.replace(attack, bounds=data.bounds)
-    budgets, parts = sorted({eps for eps in budgets if eps}), []
-    for ids in torch.arange(len(data), device=data.x.device).split(batch_size):
+    check_label(label)
+    data = beside(model, data)
+    attack = fitted(attack, data)
+    budgets = sorted({eps for eps in budgets if eps})
+
+    def curve(ids: Tensor) -> AACurve:
         x, y = data.x[ids], data.y[ids]
         with isolated(model), torch.no_grad():
             seen = [checked_logits(model, x, len(data.classes) - 1).argmax(1) == y]
         for eps in budgets:
             live = seen[-1].nonzero().squeeze(1) if label == "true" else torch.arange(len(x), device=x.device)
-            found = attack.at(eps).run(model, x[live], y[live] if label == "true" else None, ids[live])
+            labels = y[live] if label == "true" else None
+            found = attack.at(eps).run(model, x[live], labels, ids[live], source=source)
             seen.append(seen[-1].index_copy(0, live, found.target == y[live]))
         history = torch.stack(seen, dim=1)
         flips = torch.where(history[:, 1:] != history[:, :-1], x.new_tensor(budgets, dtype=torch.float64), torch.inf)
-        parts.append(AACurve(seen[0].cpu(), flips.sort(dim=1).values.cpu()))
-    return AACurve.join(parts)
+        return AACurve(seen[0].cpu(), flips.sort(dim=1).values.cpu())
+
+    return AACurve.join(Portions(batch_size)(curve, torch.arange(len(data), device=data.device)))

@@ -7,6 +7,7 @@ import torch
 
 from ..attacks import Model, checked_logits, isolated
 from ..data import Dataset
+from ._common import device_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def corruption_accuracy(
 
 
 def _accuracy(model: Model, data: Dataset, batch_size: int) -> float:
-    device = next(model.parameters(), data.x).device if isinstance(model, torch.nn.Module) else data.x.device
+    device = device_of(model, data)
     data, right = data.to(device), 0
     with isolated(model), torch.no_grad():
         for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True):

@@ -1,6 +1,5 @@
 """What a network's layers give for natural and for adversarial samples, and how far classes mix there (FAT, 4.2)."""
 
-import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..attacks import Attack, isolated
 from ..data import Dataset
+from ._common import beside, fitted
 
 _ROWS = 1024  # samples whose distances to all others are held at a time
 
@@ -54,7 +54,7 @@ def features(
     """The outputs of `layers` on `data` and on the samples that `attacks` make of it, away from the true labels.
 
     Args:
-        model: samples to logits; in eval mode, on the device of `data`, and left as it was.
+        model: samples to logits; in eval mode, on the device it is on, and left as it was.
         data: the samples; their `bounds` go to every attack, their places are their ids.
         attacks: by the names that the kinds of samples will have.
         layers: names in ``model.named_modules()``.
@@ -64,15 +64,14 @@ def features(
     Raises:
         ValueError, TypeError: what `layer_outputs`, `mixing` or the attacks find wrong.
     """
+    data = beside(model, data)
     ids = torch.arange(len(data), device=data.y.device)
     batches = list(zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True))
     outputs: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
     rows = []
-    for done, (kind, attack) in enumerate({"natural": None, **attacks}.items(), start=1):
-        x = data.x
-        if attack:
-            attack = dataclasses.replace(attack, bounds=data.bounds)
-            x = torch.cat([attack(model, *batch) for batch in batches])
+    made = {name: fitted(attack, data) for name, attack in attacks.items()}
+    for done, (kind, attack) in enumerate({"natural": None, **made}.items(), start=1):
+        x = torch.cat([attack(model, *batch) for batch in batches]) if attack else data.x
         found = layer_outputs(model, x, [*layers, ""], batch_size=batch_size)  # "" is the model itself
         wrong = float((found[""].argmax(1) != data.y).double().mean())
         for layer in layers:

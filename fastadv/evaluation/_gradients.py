@@ -9,6 +9,7 @@ from torch import Tensor
 from ..attacks import Model, isolated
 from ..data import Dataset
 from ..losses import cross_entropy
+from ._common import beside
 
 
 class GradientRow(NamedTuple):
@@ -49,8 +50,7 @@ class GradientNorms:
 
 def gradient_norms(model: Model, data: Dataset, *, batch_size: int = 500) -> GradientNorms:
     """The squared norm of the loss gradient at every sample of `data`; the model is in eval mode and left as it was."""
-    parameter = next(model.parameters(), data.x) if isinstance(model, torch.nn.Module) else data.x
-    data = data.to(parameter.device)
+    data = beside(model, data)
     squares, correct = [], []
     with isolated(model):
         for start in range(0, len(data), batch_size):

@@ -64,7 +64,7 @@ def checked(
     places = torch.linspace(0, len(data) - 1, min(samples, len(data)), dtype=torch.float64).round().long()
     few = data.subset(places.to(data.x.device))
     grad = _gradient(model, few)
-    found = [*_mode(model), *_inputs(data), *_overlap(data, train), *_outputs(model, few)]
+    found = [*_mode(model), *_inputs(data), *_classes(data), *_overlap(data, train), *_outputs(model, few)]
     found += _zero_gradients(grad, len(few))
     if grad is not None:
         with warnings.catch_warnings():
@@ -95,6 +95,16 @@ def _inputs(data: Dataset) -> Iterator[Finding]:
             "inputs",
             f"the samples lie in [{least:g}, {greatest:g}], a small part of their bounds [{low:g}, {high:g}]: budgets "
             "mean another thing here. Look whether they were scaled twice, or give the bounds they have",
+        )
+
+
+def _classes(data: Dataset) -> Iterator[Finding]:
+    absent = [name for k, name in enumerate(data.classes) if k not in data.y]
+    if absent and len(data) >= 10 * len(data.classes):  # of that many in random order, hardly ever
+        yield Finding(
+            "classes",
+            f"none of the {len(data)} samples is of class {', '.join(absent)}: these figures are those of the other "
+            "classes. If the data are sorted by class, save them in random order, or take all of them",
         )
 
 

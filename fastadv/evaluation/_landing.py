@@ -1,6 +1,5 @@
 """Where untargeted attacks land (Hou: thesis, section 3.3)."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from ..attacks import Attack, Model, checked_logits, isolated
 from ..data import Dataset
+from ._common import beside, fitted
 
 
 class LandingRow(NamedTuple):
@@ -51,10 +51,8 @@ def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 50
         ValueError: for a targeted attack, a model of another number of classes than `data` has, or what the attack
             finds wrong with model or data.
     """
-    if attack.targeted:
-        raise ValueError("landing: the attack must not be targeted: that decides where it lands")
-    parameter = next(model.parameters(), data.x) if isinstance(model, nn.Module) else data.x
-    data, attack = data.to(parameter.device), dataclasses.replace(attack, bounds=data.bounds)
+    data = beside(model, data)
+    attack = fitted(attack, data)
     ids = torch.arange(len(data), device=data.y.device)
     count, found = len(data.classes), []
     for x, y, part in zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True):

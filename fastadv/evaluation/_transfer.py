@@ -1,13 +1,15 @@
 """Black-box transfer: samples made on one model, tried on others."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..attacks import Attack, Model, checked_logits, isolated
 from ..data import Dataset
+from ._common import Portions, beside, check_label, fitted
 from ._results import Outcome
 
 
@@ -37,34 +39,43 @@ def transfer(
     """Every model's accuracy on clean samples, and on those that each of `attacks` makes on each model.
 
     Args:
-        models: by name, on the device of `data`; in eval mode meanwhile, and left as they were.
+        models: by name, all on one device; in eval mode meanwhile, and left as they were.
         data: the samples; their `bounds` go to every attack, their places are their ids.
         attacks: by name; each makes its samples once a source, for all targets.
         label: what attacks move away from: the ``true`` label, or the source's own prediction (``pred``).
-        batch_size: samples at a time; it decides memory and speed only.
+        batch_size: samples at a time, the most: where a GPU's memory runs out, fewer. It decides memory and speed only.
         on_step: called with (batches done, batches in all).
 
-    Raises ValueError for fewer than two models, an unknown `label`, or what the attacks find wrong.
+    Raises ValueError for fewer than two models, an unknown `label`, a targeted attack, or what the attacks find wrong;
+    TypeError for `data` that is no data set, or an attack that is none.
     """
     if len(models) < 2:
         raise ValueError(f"transfer is between models: give at least two, got {len(models)}")
-    if label not in ("true", "pred"):
-        raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
+    check_label(label)
+    data = beside(next(iter(models.values())), data)
+    made = {name: fitted(attack, data) for name, attack in attacks.items()}
     plan = [("clean", "")] + [(attack, source) for attack in attacks for source in models]
-    batches = torch.arange(len(data), device=data.x.device).split(batch_size)
-    rows = []
+    batches = torch.arange(len(data), device=data.device).split(batch_size)
+    portions, rows = Portions(batch_size), []
+
+    def right(name: str, source: str, ids: Tensor) -> Tensor:
+        """[models, B]: who classifies the samples correctly."""
+        x, y = data.x[ids], data.y[ids]
+        if source:
+            x = made[name](models[source], x, y if label == "true" else None, ids)
+        found = []
+        for model in models.values():
+            with isolated(model), torch.no_grad():
+                found.append(checked_logits(model, x, len(data.classes) - 1).argmax(1) == y)
+        return torch.stack(found).cpu()
+
     for i, (name, source) in enumerate(plan):
-        right: dict[str, list[torch.Tensor]] = {target: [] for target in models}
+        parts = []
         for j, ids in enumerate(batches):
-            x, y = data.x[ids], data.y[ids]
-            if source:
-                attack = replace(attacks[name], bounds=data.bounds)
-                x = attack(models[source], x, y if label == "true" else None, ids)
-            for target, model in models.items():
-                with isolated(model), torch.no_grad():
-                    right[target].append(checked_logits(model, x, len(data.classes) - 1).argmax(1) == y)
+            parts += portions(partial(right, name, source), ids)
             if on_step:
                 on_step(i * len(batches) + j + 1, len(plan) * len(batches))
-        outcomes = {target: Outcome(torch.cat(parts).cpu()) for target, parts in right.items()}
-        rows += [TransferRow(name, source, t, each.accuracy, *each.interval) for t, each in outcomes.items()]
+        for target, row in zip(models, torch.cat(parts, dim=1), strict=True):
+            outcome = Outcome(row)
+            rows.append(TransferRow(name, source, target, outcome.accuracy, *outcome.interval))
     return rows

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -131,7 +132,7 @@ def _read(folder: Path) -> RunFolder:
         folder,
         config=config,
         environment=read("environment.json", lambda path: json.loads(path.read_text()), {}),
-        history=read("metrics.jsonl", lambda path: [json.loads(line) for line in path.read_text().splitlines()], []),
+        history=read("metrics.jsonl", _history, []),
         table=read("table.csv", _rows, []),
         attacks=read("attacks.csv", _rows, []),
         sweep=read("sweep.csv", _rows, []),
@@ -146,6 +147,11 @@ def _read(folder: Path) -> RunFolder:
         inner=[run for run in inner if not run.empty],
         files=files,
     )
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

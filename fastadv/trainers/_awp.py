@@ -7,16 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from ._parallel import total
+from ._precision import SCALE
 
 
 @contextmanager
 def perturbed(model: nn.Module, loss: Tensor, size: float) -> Iterator[None]:
     """Within it, the weights of `model` are where one step up the `loss` leads, `size` times their norm, by layer.
 
-    What has one dimension, biases and normalisation, stays. On leaving, weights are what they were, to the bit.
+    Of gradients only directions count: they are scaled as those of attacks are, for float16 networks. What has one
+    dimension, biases and normalisation, stays. On leaving, weights are what they were, to the bit.
     """
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    grads = [total(grad) for grad in torch.autograd.grad(loss, weights, materialize_grads=True)]
+    grads = [total(grad) for grad in torch.autograd.grad(loss * SCALE, weights, materialize_grads=True)]
     before = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,11 +92,24 @@ class Loaded:
             if self.indexed and not index:
                 raise ValueError("the method keeps something of every sample: its loader must give (x, y, index)")
             places = index[0] if index else torch.arange(seen, seen + len(y))
+            self._check(places, y)
             seen += len(y)
             x, y, places = (each.to(self.device, non_blocking=True) for each in (x, y, places))
             if x.dim() == 4 and x.device.type == "cpu":
                 x = x.to(memory_format=torch.channels_last)  # as `Dataset.to`
             yield (x, y, places), len(y) * processes()
+
+    def _check(self, places: Any, y: Tensor) -> None:
+        known = isinstance(places, Tensor) and places.dtype == torch.int64 and places.shape == y.shape
+        if not known or (len(places) and not 0 <= places.min() <= places.max() < len(self)):
+            if known:
+                got = f"{int(places.min())} to {int(places.max())}"
+            else:
+                got = f"{places.dtype} {list(places.shape)}" if isinstance(places, Tensor) else type(places).__name__
+            raise ValueError(
+                "what a loader gives beside (x, y) must be the sample's place in its data set, int64, from 0 to "
+                f"{len(self) - 1}, by which random numbers and what methods keep are found again; got {got}"
+            )
 
 
 def _seed(seed: int, epoch: int) -> int:

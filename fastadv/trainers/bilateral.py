@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-from ..attacks import Attack, OneStepTargeted, isolated
+from ..attacks import Attack, OneStepTargeted, Rows, isolated
 from ._adversarial import AttackMethod
 from ._method import Batch, Source
 
@@ -69,13 +69,19 @@ class Bilateral(AttackMethod):
         logits = torch.zeros_like(logits) if self.labels == "smooth" else logits
         return ops.adversarial_labels(logits, y, self.beta, self.gamma, self.variant, self.top_k)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        natural = None
+    def craft(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Rows:
+        rows = super().craft(model, batch, y)
         if self.labels == "adversarial":
             with isolated(model), torch.no_grad():
-                natural = model(batch.x)
+                rows.natural = model(batch.x)
+        return rows
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        rows = self.attacked(model, batch, batch.y)
+        logits, natural = model(rows.x_adv), None
+        if self.labels == "adversarial":
+            natural = rows.natural
             batch.stats["clean_accuracy"] = (natural.argmax(1) == batch.y).float().mean()
-        logits = model(self.examples(model, batch))
         y_adv = self.soft_labels(logits.detach() if natural is None else natural, batch.y)
         batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
         batch.stats["label_budget"] = 1 - y_adv.gather(1, batch.y.unsqueeze(1)).mean()  # eps_y

@@ -8,20 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import ANPGD
+from ..losses import soft_margin
 from ._adversarial import AttackMethod
 from ._method import Batch, Source
 
 
 @dataclass
 class MMA(AttackMethod):
-    """Samples are learned at the boundary as long as that is nearer than `hinge`, and clean where misclassified.
+    """Samples are learned at the boundary as long as that is nearer than `hinge`, and clean where they are beyond it.
 
     A third of the clean cross-entropy, and two thirds of that of x_adv where the boundary is nearer than the hinge and
-    of x where that is misclassified, as a sum over B. `distances` [N], in the order of the data, are where PGD looks
-    next time.
+    of x where that is beyond it, as a sum over B. The boundary is where the soft margin is 0. `distances` [N], in the
+    order of the data, 0 for samples beyond the boundary, are where PGD looks next time.
 
     Args:
-        attack: how the boundary is found; its `eps` follows the distances, and it looks 1.05 times as far as the hinge.
+        attack: how the boundary is found; its `eps` follows the distances, it looks 1.05 times as far as the hinge, and
+            its boundary is `soft`.
         hinge: the margin that is enough, in the attack's norm; 12, 20 or 32 grey levels for CIFAR-10.
         nearest: PGD's budget at the least.
     """
@@ -39,7 +41,7 @@ class MMA(AttackMethod):
             raise ValueError(f"nearest must be between 0 and the hinge {self.hinge:g}, got {self.nearest}")
 
     def attack_in(self, epoch: int) -> ANPGD:
-        return dataclasses.replace(self.attack, longest=1.05 * self.hinge)
+        return dataclasses.replace(self.attack, longest=1.05 * self.hinge, soft=True)
 
     def begin(self, train: Source, seed: int, epochs: int) -> None:
         super().begin(train, seed, epochs)
@@ -47,14 +49,15 @@ class MMA(AttackMethod):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean = model(batch.x)
-        right = clean.argmax(1) == batch.y
-        batch.stats["clean_accuracy"] = right.float().mean()
+        right = soft_margin(clean.detach(), batch.y) < 0
+        batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
         loss = F.cross_entropy(clean, batch.y)
         margin = F.cross_entropy(clean[~right], batch.y[~right], reduction="sum")
         index = batch.index[right]
+        before, self.distances[batch.index] = self.distances[batch.index], 0.0
         batch.stats |= dict.fromkeys(("gradients", "adversarial_accuracy"), torch.zeros_like(loss))
         if len(index):
-            eps = self.distances[index].clamp_min(self.nearest).to(batch.x.dtype)
+            eps = before[right].clamp_min(self.nearest).to(batch.x.dtype)
             attack = dataclasses.replace(self.attack_in(batch.epoch), eps=eps)
             rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
             near = rows.distance < self.hinge
