@@ -32,7 +32,7 @@ BATCH, LR, BETA = 128, 0.01, 6.0
 SECONDS = 8.0 if DEVICE == "cuda" else 120.0  # for the rounds of one comparison, beyond the first
 IMAGES = {"lenet5": 2560, "lenet5, robust": 2560, "small-cnn": 1280, "resnet18": 128}
 IMAGES = dict.fromkeys(IMAGES, 12_800) | {"resnet18": 2560} if DEVICE == "cuda" else IMAGES
-FASTEST = {"precision": "bfloat16", "channels_last": True, "graphs": True}  # on a GPU, by what is known of them
+FASTEST = {"precision": "bfloat16", "channels_last": True, "graphs": True}  # on a GPU; captured in every epoch
 # By which there are fewer images: torchattacks' DeepFool takes one at a time.
 SLOW = {"Blind AT, DeepFool-10": 20 if DEVICE == "cuda" else 4}
 CLOSE = 0.05  # of the loss, by which two ways to train the same may differ
