@@ -100,13 +100,13 @@ class Run:
             return found
 
     def log(self, row: dict[str, Any]) -> None:
-        """Adds a row to metrics.csv, whose first one names the columns, and to metrics.jsonl, where NaN is null."""
+        """Adds a row to metrics.jsonl, where NaN is null, and to metrics.csv, whose columns are those of the first row."""
         with (self.folder / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps({name: None if value != value else value for name, value in row.items()}) + "\n")
         with (self.folder / "metrics.csv").open("a+", newline="") as table:
             table.seek(0)
             columns = next(csv.reader(table), None)
-            writer = csv.DictWriter(table, columns or list(row))
+            writer = csv.DictWriter(table, columns or list(row), extrasaction="ignore")
             if not columns:
                 writer.writeheader()
             writer.writerow(row)

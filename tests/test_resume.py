@@ -132,14 +132,14 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
 def test_metrics_stand_in_the_column_of_their_name(tmp_path):
     run = Run(tmp_path / "run", "epochs: 2\n", {})
     run.log({"epoch": 1, "gradients": 5.0, "accuracy": 0.25})
-    run.log({"epoch": 2, "accuracy": 0.75, "gradients": math.nan})
+    run.log({"epoch": 2, "accuracy": 0.75, "gradients": math.nan, "late": 1.0})
     assert (tmp_path / "run" / "metrics.csv").read_text().split() == [
         "epoch,gradients,accuracy",
         "1,5.0,0.25",
         "2,nan,0.75",
     ]
     last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
-    assert json.loads(last, parse_constant=pytest.fail) == {"epoch": 2, "accuracy": 0.75, "gradients": None}
+    assert json.loads(last, parse_constant=pytest.fail) == {"epoch": 2, "accuracy": 0.75, "gradients": None, "late": 1.0}
 
 
 def checkpoint(epoch: int) -> dict[str, object]:
