@@ -138,8 +138,8 @@ def test_metrics_stand_in_the_column_of_their_name(tmp_path):
         "1,5.0,0.25",
         "2,nan,0.75",
     ]
-    last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
-    assert json.loads(last, parse_constant=pytest.fail) == {"epoch": 2, "accuracy": 0.75, "gradients": None, "late": 1.0}
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
+    assert last == {"epoch": 2, "accuracy": 0.75, "gradients": None, "late": 1.0}
 
 
 def checkpoint(epoch: int) -> dict[str, object]:
