@@ -100,7 +100,7 @@ class Run:
             return found
 
     def log(self, row: dict[str, Any]) -> None:
-        """Adds a row to metrics.jsonl, where NaN is null, and to metrics.csv, which has the columns of the first row."""
+        """Adds a row to metrics.jsonl, where NaN is null, and to metrics.csv, with the columns of the first row."""
         with (self.folder / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps({name: None if value != value else value for name, value in row.items()}) + "\n")
         with (self.folder / "metrics.csv").open("a+", newline="") as table:
