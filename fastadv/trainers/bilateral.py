@@ -78,11 +78,12 @@ class Bilateral(AttackMethod):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows = self.attacked(model, batch, batch.y)
-        logits, natural = model(rows.x_adv), None
+        logits = model(rows.x_adv)
+        natural = logits.detach()
         if self.labels == "adversarial":
             natural = rows.natural
             batch.stats["clean_accuracy"] = (natural.argmax(1) == batch.y).float().mean()
-        y_adv = self.soft_labels(logits.detach() if natural is None else natural, batch.y)
+        y_adv = self.soft_labels(natural, batch.y)
         batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
         batch.stats["label_budget"] = 1 - y_adv.gather(1, batch.y.unsqueeze(1)).mean()  # eps_y
         return F.cross_entropy(logits, y_adv)
