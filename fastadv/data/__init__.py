@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from .augment import AUGMENTATIONS, Augmentation, CropFlip, ShiftFlip
+from .budgets import usual_eps
 from .cifar import load_cifar10, load_cifar100
 from .cifar_c import find_cifar10_c, load_cifar10_c
 from .circles import load_two_circles
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "load_cifar10_c",
     "load_halves",
+    "usual_eps",
 ]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
