@@ -12,7 +12,7 @@ from fastadv import report
 from fastadv.__main__ import main
 from fastadv.data import Dataset, usual_eps
 from fastadv.runs import load_checkpoint
-from fastadv.trainers import DRA, MMA, SMD, Blind, Madry, Standard
+from fastadv.trainers import METHODS, Madry
 
 
 def write(path: Path, *shape: int, test_shape: tuple[int, ...] = ()) -> str:
@@ -37,7 +37,7 @@ def rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def tested_at(folder: Path) -> set[float]:
+def budgets_in(folder: Path) -> set[float]:
     return {float(row["eps"]) for row in rows(folder / "attacks.csv") if row["eps"]}
 
 
@@ -49,24 +49,24 @@ def test_one_budget_for_training_and_test(grey: str, tmp_path: Path, capsys: pyt
     assert train("madry", grey, run, "--eps", "0.05", "--attack.steps", "2") == 0
     attack = yaml.safe_load((run / "config.yaml").read_text())["attack"]["init_args"]
     assert (attack["eps"], attack["alpha"]) == (0.05, pytest.approx(0.007 * 0.05 / (8 / 255)))
-    assert tested_at(run) == {0.05}
+    assert budgets_in(run) == {0.05}
     assert "eps 0.05 in training and in the test" in capsys.readouterr().out
     assert load_checkpoint(run)["eps"] == 0.05
     assert rows(run / "findings.csv") == [] or "budget" not in {row["check"] for row in rows(run / "findings.csv")}
     assert main(["evaluate", str(run), "--attacks", "fgsm", "--out", str(tmp_path / "again")]) == 0
-    assert tested_at(tmp_path / "again") == {0.05}
+    assert budgets_in(tmp_path / "again") == {0.05}
 
 
 def test_the_budget_of_the_method_is_that_of_the_test(tmp_path: Path) -> None:
     colour = write(tmp_path / "colour.npz", 3, 28, 28)
     assert train("madry", colour, tmp_path / "run", "--attack.steps", "1") == 0
-    assert tested_at(tmp_path / "run") == {8 / 255}
+    assert budgets_in(tmp_path / "run") == {8 / 255}
 
 
 def test_budgets_that_differ_are_told(grey: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = tmp_path / "run"
     assert train("fgsm", grey, run, "--eps", "0.05", "--test.eps", "0.2") == 0
-    assert tested_at(run) == {0.2}
+    assert budgets_in(run) == {0.2}
     differ = "trained at eps 0.05, but tested at eps 0.2"
     assert capsys.readouterr().out.count(differ) == 2  # before training, and below the table
     assert [row["text"] for row in rows(run / "findings.csv") if row["check"] == "budget"] == [differ]
@@ -78,17 +78,17 @@ def test_budgets_that_differ_are_told(grey: str, tmp_path: Path, capsys: pytest.
 def test_without_a_budget_in_training_the_test_takes_the_usual_one(shape, eps, tmp_path: Path, capsys) -> None:
     data = write(tmp_path / "data.npz", *shape)
     assert train("standard", data, tmp_path / "run") == 0
-    assert tested_at(tmp_path / "run") == {eps}
+    assert budgets_in(tmp_path / "run") == {eps}
     assert f"no budget in training, eps {eps:.4g} in the test" in capsys.readouterr().out
     assert train("standard", data, tmp_path / "other", "--eps", "0.02") == 0
-    assert tested_at(tmp_path / "other") == {0.02}
+    assert budgets_in(tmp_path / "other") == {0.02}
 
 
 def test_a_comparison_has_one_budget(grey: str, tmp_path: Path) -> None:
     command = ["compare", "standard", "fgsm", "--data", grey, "--epochs", "1", "--attacks", "fgsm"]
     assert main([*command, "--eps", "0.07", "--out", str(tmp_path / "runs")]) == 0
     for name in ("standard", "fgsm"):
-        assert tested_at(tmp_path / "runs" / name) == {0.07}
+        assert budgets_in(tmp_path / "runs" / name) == {0.07}
     config = yaml.safe_load((tmp_path / "runs" / "fgsm" / "config.yaml").read_text())
     assert config["attack"]["init_args"]["eps"] == config["test"]["eps"] == 0.07
 
@@ -97,7 +97,8 @@ def test_budgets_of_methods() -> None:
     assert Madry().budget == 8 / 255
     assert Madry().at(0.1).budget == 0.1
     assert Madry().budget == 8 / 255
-    for method in (Standard(), Blind(), SMD(), MMA(), DRA()):  # none; DeepFool's; per sample; in L1
+    for name in ("standard", "blind", "smd", "mma", "dra"):  # none; DeepFool; one a sample, twice; in L1
+        method = METHODS[name]()
         assert method.budget is None
         assert type(method.at(0.1)) is type(method)
 
