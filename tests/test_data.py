@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import math
 import re
 import shutil
@@ -11,14 +10,15 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from faults.fuzz_readers import READERS, fuzz, outcome
 from PIL import Image, ImageFile
+from stand_ins import SHAPES, STAND_INS, cifar_member, pixels, published, save_mat
 
 from fastadv.data import (
     DATASETS,
@@ -29,10 +29,9 @@ from fastadv.data import (
     files,
     load,
     load_halves,
-    mnist,
     svhn,
 )
-from fastadv.data.idx import IdxFile, image_files, write_idx
+from fastadv.data.idx import IdxFile, write_idx
 from fastadv.data.make_mini import make_mini, mini_rows
 
 IMAGES, LABELS = fashion_mnist.MINI_FILES["test"]
@@ -392,82 +391,6 @@ def test_full_set_as_installed(split, count):
 
 
 # ------------------------------------------------------------------------------------------ MNIST, CIFAR and SVHN
-# Small stand-ins in the published format, with their own counts and digests in place of the published ones.
-
-
-def pixels(count: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
-
-
-def published(file: files.PublishedFile, folder: Path, **change: int) -> files.PublishedFile:
-    """What `file` would be if its authors had published the one in `folder`."""
-    content = (folder / file.published).read_bytes()
-    return replace(file, size=len(content), md5=hashlib.md5(content).hexdigest(), **change)
-
-
-def publish_mnist(folder: Path) -> dict[str, tuple[IdxFile, IdxFile]]:
-    stand_ins = {}
-    for split, prefix, count in (("train", "train", 20), ("test", "t10k", 10)):
-        digests = [
-            write_idx(folder / f"{prefix}-{kind}.gz", values)
-            for kind, values in (
-                ("images-idx3-ubyte", pixels(count, 28, 28)),
-                ("labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10),
-            )
-        ]
-        stand_ins[split] = image_files(prefix, count, *digests, files.FIX)
-    return stand_ins
-
-
-def cifar_member(file: cifar.CifarSplit, number: int, records: int) -> bytes:
-    """The records of one member: a coarse label of 19 in CIFAR-100, the label, red, green and blue."""
-    first = number * records
-    images = pixels(records * len(file.members), 3, 32, 32)[first:]
-    labels = [bytes([19] * (file.labels - 1) + [(first + n) % file.classes]) for n in range(records)]
-    return b"".join(label + image.tobytes() for label, image in zip(labels, images, strict=False))
-
-
-def publish_cifar(splits: dict[str, cifar.CifarSplit]) -> Callable[[Path], dict[str, cifar.CifarSplit]]:
-    def publish(folder: Path) -> dict[str, cifar.CifarSplit]:
-        records = {"train": 20 // len(splits["train"].members), "test": 10}
-        contents = {f"{splits['test'].folder}/readme.html": b"<html>"}
-        for split, file in splits.items():
-            for number, member in enumerate(file.members):
-                contents[f"{file.folder}/{member}"] = cifar_member(file, number, records[split])
-        with tarfile.open(folder / splits["test"].published, "w:gz") as archive:
-            for name, content in reversed(contents.items()):  # not in the order in which they are read
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-        return {split: published(file, folder, records=records[split]) for split, file in splits.items()}
-
-    return publish
-
-
-def publish_svhn(folder: Path) -> dict[str, files.PublishedFile]:
-    stand_ins = {}
-    for split, count in (("train", 20), ("test", 10)):
-        file = svhn.FILES[split]
-        y = np.array([number % 10 or 10 for number in range(count)], np.uint8)[:, None]  # the digit 0 is label 10
-        save_mat(folder / file.published, X=pixels(count, 3, 32, 32).transpose(2, 3, 1, 0), y=y)
-        stand_ins[split] = published(file, folder)
-    return stand_ins
-
-
-def save_mat(path: Path, **arrays: np.ndarray) -> None:
-    pytest.importorskip("scipy", reason="SVHN's files are read by scipy").io.savemat(path, arrays, do_compression=True)
-
-
-# Of each data set: its module, the names there of its source and its files, and what publishes a stand-in.
-STAND_INS = {
-    "mnist": (mnist, "SOURCE", "FILES", publish_mnist),
-    "cifar10": (cifar, "CIFAR10", "CIFAR10_FILES", publish_cifar(cifar.CIFAR10_FILES)),
-    "cifar100": (cifar, "CIFAR100", "CIFAR100_FILES", publish_cifar(cifar.CIFAR100_FILES)),
-    "svhn": (svhn, "SOURCE", "FILES", publish_svhn),
-}
-SHAPES = {"mnist": (28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "svhn": (3, 32, 32)}
-
-
 @pytest.fixture
 def server(request, places, monkeypatch) -> Path:
     """A folder that holds a stand-in of the data set that the test's parameter `name` names."""
@@ -601,6 +524,17 @@ def test_svhn_without_its_arrays_is_refused(tmp_path):
     save_mat(tmp_path / "test_32x32.mat", x=np.zeros(3))
     with pytest.raises(ValueError, match=r"test_32x32.mat: found \d+ bytes; expected 64275384"):
         load("svhn", "test", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["svhn"])
+@pytest.mark.parametrize(
+    "arrays", [{"X": np.zeros(3)}, {"y": np.zeros((3, 1))}, {"X": np.zeros((2, 2, 3, 4)), "y": "ab"}]
+)
+def test_svhn_of_other_arrays_is_refused_whatever_its_digest(name, arrays, server, monkeypatch):
+    save_mat(server / "test_32x32.mat", **arrays)
+    monkeypatch.setattr(svhn, "FILES", {"test": published(svhn.FILES["test"], server)})
+    with pytest.raises(ValueError, match=rf"{server}/test_32x32.mat: found no images X and labels y \(.*\); expected"):
+        load("svhn", "test", folder=server)
 
 
 def test_svhn_says_that_scipy_is_missing(monkeypatch, tmp_path):
@@ -1023,6 +957,32 @@ def test_a_header_that_lies_about_the_size_has_no_memory_set_aside(tmp_path, mon
     monkeypatch.setattr(ImageFile.ImageFile, "load", small)
     with pytest.raises(ValueError, match=r"b.png has \(9000, 9000\), but .*a.png \(4, 3\) pixels"):
         load(str(folder), "train")
+
+
+# --------------------------------------------------------------------------------------------- damage of every reader
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of what it mends
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_files_are_read_or_refused_by_name(reader, tmp_path):
+    outcomes = dict(fuzz(reader, 10, 7, tmp_path))
+    assert len(outcomes) == 10
+    assert {what: found for what, found in outcomes.items() if found not in ("read", "refused")} == {}
+
+
+@pytest.mark.parametrize(
+    ("read", "found"),
+    [
+        (lambda: {}["x"], "KeyError: 'x'"),
+        (lambda: np.empty(1 << 31, np.uint8), "wanted too much memory"),
+        (lambda: load("no.npz", "test"), "toy.npz is not named: FileNotFoundError"),
+        (lambda: Dataset(*[torch.zeros(0)] * 2, classes=(), name="toy\n"), "TypeError"),
+        (lambda: Dataset(torch.ones(2), torch.zeros(1).long(), classes=(), name="toy\n"), "not one line: ValueError"),
+        (lambda: [dataset()], "toy.npz was read, but not as published"),
+    ],
+)
+def test_what_a_reader_must_not_do_is_found(read, found):
+    assert outcome(read, Path("toy.npz"), [dataset()]).startswith(found)
 
 
 # ------------------------------------------------------------------------------------------------------------- load

@@ -1,5 +1,6 @@
 """A user's own images, a folder a class."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -37,8 +38,8 @@ def load_image_folder(folder: Path, split: str) -> Dataset:
     than 8 bits a channel, or is of another size than the first.
     """
     folder = folder.expanduser()
-    found = {half: _images(folder / half) for half in ("train", "test")}
-    paths, ignored = found[split]
+    paths, ignored = _images(folder / split)
+    others, _ = _images(folder / {"train": "test", "test": "train"}[split])
     if ignored:
         warnings.warn(
             f"{folder / split}: files and folders ignored: {len(ignored)}, the first of them "
@@ -49,21 +50,20 @@ def load_image_folder(folder: Path, split: str) -> Dataset:
         raise FileNotFoundError(
             f"{folder} has no {split} images: put them into {folder / split}/CLASS/, as PNG or JPEG"
         )
-    everything = [path for half, _ in found.values() for path in half]
-    classes = sorted({path.parent.name for path in everything})
+    classes = sorted({path.parent.name for path in (*paths, *others)})
     of_class = [[path for path in paths if path.parent.name == name] for name in classes]
     turns = [((place + 0.5) / len(own), path) for own in of_class for place, path in enumerate(own)]
     paths = [path for _, path in sorted(turns)]
 
-    mode = "L" if all(map(_is_grey, everything)) else "RGB"
     images: list[Image.Image] = []
     for path in paths:
         size = images[0].size if images else None
-        images.append(_read(path, mode, size))
+        images.append(_read(path, size))
         if size and images[-1].size != size:
             sizes = f"{images[-1].size}, but {paths[0]} {size}"
             raise ValueError(f"{path} has {sizes} pixels: scale the images to one size first")
-    pixels = np.stack([np.asarray(image) for image in images])
+    mode = "L" if all(image.mode == "L" for image in images) and all(map(_is_grey, others)) else "RGB"
+    pixels = np.stack([np.asarray(image.convert(mode)) for image in images])
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
     labels = np.array([classes.index(path.parent.name) for path in paths])
     return from_pixels(pixels, labels, tuple(classes), folder.name or folder.resolve().name)
@@ -80,11 +80,14 @@ def _images(half: Path) -> tuple[list[Path], list[Path]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image at ``path``, its header read and its pixels not yet."""
+    """The image at ``path``, its header read and its pixels not yet.
+
+    Of bytes in memory, unlike of a file, Pillow reads no more than there are, whatever lengths they claim. Of a file
+    given by name, Pillow 13 also garbles uncompressed grey TIFFs that have to be turned.
+    """
     with (
         reading(path, "no readable image", "one with at most 8 bits a channel", FIX),
-        path.open("rb") as stream,  # by name, Pillow 13 garbles uncompressed grey TIFFs that have to be turned
-        Image.open(stream, formats=FORMATS) as image,
+        Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image,
     ):
         yield image
 
@@ -94,8 +97,8 @@ def _is_grey(path: Path) -> bool:
         return image.mode in GREY
 
 
-def _read(path: Path, mode: str, size: tuple[int, int] | None) -> Image.Image:
-    """The image in ``mode``, upright; its pixels are not read where ``size`` is given and its own cannot become that.
+def _read(path: Path, size: tuple[int, int] | None) -> Image.Image:
+    """The image, upright, in grey or else in RGB; its pixels are not read where they cannot be of the ``size`` given.
 
     A header that lies about the size would have memory set aside for it.
     """
@@ -104,7 +107,8 @@ def _read(path: Path, mode: str, size: tuple[int, int] | None) -> Image.Image:
             raise ValueError("it has more than 8 bits a channel")
         if size and sorted(size) != sorted(image.size):
             return image
-        return ImageOps.exif_transpose(image).convert(mode)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image.convert("L" if image.mode in GREY else "RGB")
 
 
 def _has_many_bits(image: Image.Image) -> bool:

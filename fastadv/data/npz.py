@@ -44,7 +44,8 @@ def load_npz(path: Path, split: str) -> Dataset:
                     arrays[key] = _array(archive, held[key])
     missing = [key for key in KEYS if key not in held]
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; it holds {', '.join(held) or 'nothing'}")
+        names = ", ".join(name if name.isprintable() else ascii(name) for name in held)
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; it holds {names or 'nothing'}")
 
     for key in ("y_train", "y_test"):
         if arrays[key].dtype.kind not in "iu":

@@ -31,4 +31,4 @@ def load_svhn(split: str, folder: str | Path | None = None, download: bool = Fal
         content = loadmat(path, variable_names=("X", "y"))
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
         labels = content["y"][:, 0] % 10  # label 10 is the digit 0
-    return from_pixels(images, labels, tuple("0123456789"), "svhn")
+        return from_pixels(images, labels, tuple("0123456789"), "svhn")
