@@ -2,21 +2,23 @@
 
 import gzip
 import hashlib
-import io
 import math
 import re
 import shutil
 import struct
 import sys
 import tarfile
-from collections.abc import Callable
+import zipfile
+import zlib
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from faults.fuzz_readers import READERS, fuzz, outcome
+from PIL import Image, ImageFile
+from stand_ins import SHAPES, STAND_INS, cifar_member, pixels, published, save_mat
 
 from fastadv.data import (
     DATASETS,
@@ -27,10 +29,9 @@ from fastadv.data import (
     files,
     load,
     load_halves,
-    mnist,
     svhn,
 )
-from fastadv.data.idx import IdxFile, image_files, write_idx
+from fastadv.data.idx import IdxFile, write_idx
 from fastadv.data.make_mini import make_mini, mini_rows
 
 IMAGES, LABELS = fashion_mnist.MINI_FILES["test"]
@@ -390,82 +391,6 @@ def test_full_set_as_installed(split, count):
 
 
 # ------------------------------------------------------------------------------------------ MNIST, CIFAR and SVHN
-# Small stand-ins in the published format, with their own counts and digests in place of the published ones.
-
-
-def pixels(count: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
-
-
-def published(file: files.PublishedFile, folder: Path, **change: int) -> files.PublishedFile:
-    """What `file` would be if its authors had published the one in `folder`."""
-    content = (folder / file.published).read_bytes()
-    return replace(file, size=len(content), md5=hashlib.md5(content).hexdigest(), **change)
-
-
-def publish_mnist(folder: Path) -> dict[str, tuple[IdxFile, IdxFile]]:
-    stand_ins = {}
-    for split, prefix, count in (("train", "train", 20), ("test", "t10k", 10)):
-        digests = [
-            write_idx(folder / f"{prefix}-{kind}.gz", values)
-            for kind, values in (
-                ("images-idx3-ubyte", pixels(count, 28, 28)),
-                ("labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10),
-            )
-        ]
-        stand_ins[split] = image_files(prefix, count, *digests, files.FIX)
-    return stand_ins
-
-
-def cifar_member(file: cifar.CifarSplit, number: int, records: int) -> bytes:
-    """The records of one member: a coarse label of 19 in CIFAR-100, the label, red, green and blue."""
-    first = number * records
-    images = pixels(records * len(file.members), 3, 32, 32)[first:]
-    labels = [bytes([19] * (file.labels - 1) + [(first + n) % file.classes]) for n in range(records)]
-    return b"".join(label + image.tobytes() for label, image in zip(labels, images, strict=False))
-
-
-def publish_cifar(splits: dict[str, cifar.CifarSplit]) -> Callable[[Path], dict[str, cifar.CifarSplit]]:
-    def publish(folder: Path) -> dict[str, cifar.CifarSplit]:
-        records = {"train": 20 // len(splits["train"].members), "test": 10}
-        contents = {f"{splits['test'].folder}/readme.html": b"<html>"}
-        for split, file in splits.items():
-            for number, member in enumerate(file.members):
-                contents[f"{file.folder}/{member}"] = cifar_member(file, number, records[split])
-        with tarfile.open(folder / splits["test"].published, "w:gz") as archive:
-            for name, content in reversed(contents.items()):  # not in the order in which they are read
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-        return {split: published(file, folder, records=records[split]) for split, file in splits.items()}
-
-    return publish
-
-
-def publish_svhn(folder: Path) -> dict[str, files.PublishedFile]:
-    stand_ins = {}
-    for split, count in (("train", 20), ("test", 10)):
-        file = svhn.FILES[split]
-        y = np.array([number % 10 or 10 for number in range(count)], np.uint8)[:, None]  # the digit 0 is label 10
-        save_mat(folder / file.published, X=pixels(count, 3, 32, 32).transpose(2, 3, 1, 0), y=y)
-        stand_ins[split] = published(file, folder)
-    return stand_ins
-
-
-def save_mat(path: Path, **arrays: np.ndarray) -> None:
-    pytest.importorskip("scipy", reason="SVHN's files are read by scipy").io.savemat(path, arrays, do_compression=True)
-
-
-# Of each data set: its module, the names there of its source and its files, and what publishes a stand-in.
-STAND_INS = {
-    "mnist": (mnist, "SOURCE", "FILES", publish_mnist),
-    "cifar10": (cifar, "CIFAR10", "CIFAR10_FILES", publish_cifar(cifar.CIFAR10_FILES)),
-    "cifar100": (cifar, "CIFAR100", "CIFAR100_FILES", publish_cifar(cifar.CIFAR100_FILES)),
-    "svhn": (svhn, "SOURCE", "FILES", publish_svhn),
-}
-SHAPES = {"mnist": (28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "svhn": (3, 32, 32)}
-
-
 @pytest.fixture
 def server(request, places, monkeypatch) -> Path:
     """A folder that holds a stand-in of the data set that the test's parameter `name` names."""
@@ -601,6 +526,17 @@ def test_svhn_without_its_arrays_is_refused(tmp_path):
         load("svhn", "test", folder=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["svhn"])
+@pytest.mark.parametrize(
+    "arrays", [{"X": np.zeros(3)}, {"y": np.zeros((3, 1))}, {"X": np.zeros((2, 2, 3, 4)), "y": "ab"}]
+)
+def test_svhn_of_other_arrays_is_refused_whatever_its_digest(name, arrays, server, monkeypatch):
+    save_mat(server / "test_32x32.mat", **arrays)
+    monkeypatch.setattr(svhn, "FILES", {"test": published(svhn.FILES["test"], server)})
+    with pytest.raises(ValueError, match=rf"{server}/test_32x32.mat: found no images X and labels y \(.*\); expected"):
+        load("svhn", "test", folder=server)
+
+
 def test_svhn_says_that_scipy_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(ImportError, match=r"svhn: scipy, .* is missing. To fix: pip install scipy"):
@@ -706,9 +642,28 @@ def test_npz(tmp_path):
     assert (train.name, train.bounds) == ("toy", (0.0, 1.0))
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 8, 8), (4, 22, 8, 1), (4, 3, 3, 3)])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 8, 8), (4, 28, 28, 2), (4, 2, 3, 3, 3)])
 def test_npz_keeps_other_shapes(tmp_path, shape):
     assert load(archive(tmp_path, x_train=np.zeros(shape, np.float16)), "train").x.shape == shape
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 6, 3), (4, 6, 8, 1), (4, 5, 7, 4), (4, 3, 9, 3), (4, 1, 9, 1)])
+def test_npz_has_to_say_where_the_channels_are_that_may_be_last(tmp_path, shape):
+    pixels = np.random.default_rng(0).random(shape, np.float32)
+    with pytest.raises(
+        ValueError, match=r"toy.npz: x_train is \[4, .*\], .*channels last: save .*transpose\(0, 3, 1, 2"
+    ):
+        load(archive(tmp_path, x_train=pixels), "train")
+    first = load(archive(tmp_path, x_train=pixels, layout="channels-first"), "train")
+    assert np.array_equal(first.x, pixels)
+    last = load(archive(tmp_path, x_train=pixels, layout="channels-last"), "train")
+    assert np.array_equal(last.x, pixels.transpose(0, 3, 1, 2))
+    assert last.x.is_contiguous()
+
+
+def test_npz_takes_labels_in_one_column(tmp_path):
+    y = np.array([0, 1, 1, 0])
+    assert load(archive(tmp_path, y_train=y[:, None]), "train").y.tolist() == y.tolist()
 
 
 @pytest.mark.parametrize(
@@ -716,7 +671,8 @@ def test_npz_keeps_other_shapes(tmp_path, shape):
     [
         ({"x_test": None, "y_test": None}, "toy.npz: lacks x_test, y_test; it holds x_train, y_train"),
         ({"x_train": np.zeros((4, 3, 2), np.int32)}, "toy.npz: x_train is int32: save pixels as uint8"),
-        ({"x_train": np.zeros((4, 8, 8, 3))}, r"toy.npz: x_train is \[4, 8, 8, 3\], images with their channels last: "),
+        ({"layout": "NHWC"}, "toy.npz: layout is 'NHWC': save one of channels-first, channels-last"),
+        ({"y_train": np.zeros((4, 2), np.int64)}, r"got x \[4, 1, 3, 2\] and y \[4, 2\]"),
         ({"x_train": np.full((4, 3, 2), 255.0)}, r"toy: x lies in \[255, 255\]"),
         ({"x_train": np.zeros((3, 3, 2))}, r"same number of samples, got x \[3, 1, 3, 2\] and y \[4\]"),
         ({"y_train": np.zeros(4)}, "toy.npz: y_train is float64: save labels as integers"),
@@ -724,7 +680,10 @@ def test_npz_keeps_other_shapes(tmp_path, shape):
         ({"y_train": np.array([0, 1, -1, 0])}, r"y\[2\] is -1"),
         ({"y_test": np.array([0, 10**12])}, "toy.npz: the largest label is 1000000000000"),
         ({"x_train": np.zeros((0, 3)), "y_train": np.zeros(0, np.int64)}, "at least one sample"),
-        ({"x_train": np.array([{}, 1, 2, 3], dtype=object)}, "toy.npz: .*allow_pickle=False"),
+        (
+            {"x_train": np.array([{}, 1, 2, 3], dtype=object)},
+            "toy.npz/x_train.npy: found .*Python objects.*numpy.savez",
+        ),
     ],
 )
 def test_npz_refuses(tmp_path, change, message):
@@ -736,16 +695,74 @@ def test_npz_refuses_damaged_and_missing_files(tmp_path):
     file = Path(archive(tmp_path))
     content = file.read_bytes()
     file.write_bytes(flipped(content, content.index(bytes([51] * 12))))
-    with pytest.raises(ValueError, match=r"toy.npz: Bad CRC"):
+    with pytest.raises(
+        ValueError, match=r"toy.npz/x_test.npy: found no plain array \(BadZipFile: Bad CRC.* To fix: save plain"
+    ):
         load(str(file), "test")
-    file.write_bytes(b"junk" + content)
-    with pytest.raises(ValueError, match=r"toy.npz: .*write plain arrays"):
-        load(str(file), "test")
-    file.write_bytes(content[:100])
-    with pytest.raises(ValueError, match=r"toy.npz: not an .npz archive"):
-        load(str(file), "test")
+    for damaged in (content[:100], b"", b"x" * 100):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"toy.npz: found no .npz archive \(BadZipFile: .*To fix: save plain arrays"
+        ):
+            load(str(file), "test")
     with pytest.raises(FileNotFoundError, match=r"none.npz: no such file"):
         load(str(tmp_path / "none.npz"), "test")
+
+
+def npy(shape: tuple[int, ...] = (2, 3, 2), descr: str = "|u1", content: bytes = bytes(12), version: int = 1) -> bytes:
+    """An .npy file with a header that may lie about its content."""
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    length = struct.pack("<H" if version == 1 else "<I", len(header))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + header + content
+
+
+def with_member(file: str, name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> None:
+    """Replace a member of an archive."""
+    with zipfile.ZipFile(file) as old:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+    with zipfile.ZipFile(file, "w", method) as new:
+        for member, held in (members | {name: content}).items():
+            new.writestr(member, held)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not an array", "the magic string is not correct"),
+        (b"", "EOF"),
+        (npy(shape=(1 << 40,)), "x_test.npy has [0-9]+ bytes, but its header tells of 1099511627[0-9]+"),
+        (npy(shape=(1 << 62, 1 << 62)), "has [0-9]+ bytes, but its header"),
+        (npy(shape=(-2, 3, 2)), "has [0-9]+ bytes, but its header"),
+        (npy(shape=(2, 3, 1)), "has [0-9]+ bytes, but its header"),
+        (npy(descr="O"), "holds Python objects"),
+        (npy(descr="no type"), "not a valid dtype"),
+        (npy(version=3), "version 3.0"),
+        (npy()[:9], "EOF|could not read|unpack"),
+    ],
+)
+def test_npz_names_the_member_that_is_no_array(tmp_path, content, message):
+    file = archive(tmp_path)
+    with_member(file, "x_test.npy", content)
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(file)}/x_test.npy: found no plain array \(.*{message}.*\); expected"
+    ):
+        load(file, "test")
+    with_member(file, "x_test.npy", npy(version=2))
+    assert load(file, "test").x.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [(8, 1, "is encrypted"), (10, 97, "NotImplementedError: .*compression"), (24, 255, "bytes, but its header|Error")],
+)
+def test_npz_names_the_member_that_the_archive_does_not_give(tmp_path, position, value, message):
+    file = Path(archive(tmp_path))
+    content = bytearray(file.read_bytes())
+    entry = content.rindex(b"PK\1\2", 0, content.rindex(b"x_test.npy"))  # its place in the archive's directory
+    content[entry + position] = value
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"toy.npz/x_test.npy: found no plain array \(.*{message}"):
+        load(str(file), "test")
 
 
 # ----------------------------------------------------------------------------------------------------- image folder
@@ -757,7 +774,6 @@ def image_folder(path: Path, mode: str = "L") -> Path:
         file = path / "pets" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 3), 51 * number).convert(mode).save(file)
-    (path / "pets" / "train" / "cat" / "notes.txt").write_text("not an image")
     return path / "pets"
 
 
@@ -792,14 +808,181 @@ def test_image_folder_refuses(tmp_path):
     with pytest.raises(ValueError, match=r"z.png has \(5, 3\), but .*x.png \(4, 3\) pixels: scale"):
         load(str(folder), "test")
     Image.new("I;16", (4, 3)).save(folder / "test" / "dog" / "z.png")
-    with pytest.raises(ValueError, match=r"z.png cannot be read as an image: it has more than 8 bits a channel"):
+    with pytest.raises(ValueError, match=r"z.png: found .*more than 8 bits a channel.* To fix: save it again"):
         load(str(folder), "test")
     (folder / "test" / "dog" / "z.png").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(ValueError, match=r"z.png cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"z.png: found no readable image \(UnidentifiedImageError: "):
         load(str(folder), "test")
     shutil.rmtree(folder / "train")
     with pytest.raises(FileNotFoundError, match=r"has no train images: put them into .*/CLASS/"):
         load(str(folder), "train")
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path):
+    folder = image_folder(tmp_path)
+    before = load_halves(str(folder))
+    for hidden in ("train/.ipynb_checkpoints/a.png", "train/cat/.ipynb_checkpoints/a.png", "test/cat/.a.png"):
+        (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "train/cat/a.png", folder / hidden)
+    for hidden in ("train/.DS_Store", "train/cat/._a.png", "test/dog/._x.png"):
+        (folder / hidden).write_bytes(b"no image")
+    for old, new in zip(before, load_halves(str(folder)), strict=True):
+        assert new.classes == old.classes == ("bird", "cat", "dog")
+        assert torch.equal(new.y, old.y)
+        assert torch.equal(new.x, old.x)
+
+
+def test_an_image_folder_says_what_it_ignores(tmp_path):
+    folder = image_folder(tmp_path)
+    (folder / "train" / "cat" / "more").mkdir()
+    shutil.copy(folder / "train/cat/a.png", folder / "train/cat/more/c.png")
+    shutil.copy(folder / "train/cat/a.png", folder / "train/c.png")
+    (folder / "train" / "cat" / "notes.txt").write_text("not an image")
+    with pytest.warns(UserWarning, match=r"pets/train: .*ignored: 3, the first of them train/c.png\. ") as caught:
+        assert len(load(str(folder), "train")) == 2
+    assert caught[0].filename == __file__
+    load(str(folder), "test")  # which holds nothing else, says nothing
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_both_halves_of_an_image_folder_have_the_colours_of_either(tmp_path, half):
+    folder = image_folder(tmp_path)
+    image = Image.new("RGB", (4, 3), (255, 0, 51))
+    image.save(folder / half / "cat.png")  # not in a class, so of no account
+    with pytest.warns(UserWarning, match="cat.png"):
+        assert load(str(folder), half).sample_shape == (1, 3, 4)
+    (folder / half / "cat.png").unlink()
+    (folder / half / "cat").mkdir(exist_ok=True)
+    image.save(folder / half / "cat" / "z.png")
+    data = dict(zip(("train", "test"), load_halves(str(folder)), strict=True))
+    assert data["train"].sample_shape == data["test"].sample_shape == (3, 3, 4)
+    assert data[half].x[data[half].y == 1][-1, :, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+def test_grey_of_any_kind_has_one_channel(tmp_path, mode):
+    image = Image.new("L", (4, 3), 255).convert(mode)
+    for half in ("train", "test"):
+        (tmp_path / half / "a").mkdir(parents=True)
+        image.save(tmp_path / half / "a" / "x.png")
+    assert load(str(tmp_path), "test").x.flatten().tolist() == [1] * 12
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_set_upright(tmp_path, suffix, orientation):
+    upright = np.zeros((8, 16), np.uint8)
+    upright[:4, :8] = 255  # the upper left quarter is white
+    undo = [None, *(Image.Transpose(k) for k in (0, 3, 1, 5, 2, 6, 4))][orientation - 1]  # EXIF 1 to 8
+    stored = Image.fromarray(upright) if undo is None else Image.fromarray(upright).transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for half in ("train", "test"):
+        (tmp_path / half / "a").mkdir(parents=True)
+        stored.save(
+            tmp_path / half / "a" / f"x.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {})
+        )
+    x = load(str(tmp_path), "test").x[0].mean(0)
+    assert x.shape == upright.shape
+    assert np.abs(x.numpy() * 255 - upright).max() < 60  # JPEG's own error
+
+
+def deep_png(colours: int) -> bytes:
+    """A PNG of 4 x 3 pixels with 16 bits a channel: grey (0), RGB (2), grey and RGB with transparency (4, 6)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = bytes(1 + 4 * 2 * {0: 1, 2: 3, 4: 2, 6: 4}[colours]) * 3
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 16, colours, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def deep_tiff() -> bytes:
+    """A TIFF of 4 x 3 RGB pixels with 16 bits a channel, each channel in a plane of its own."""
+    own = {256: 4, 257: 3, 258: 134, 259: 1, 262: 2, 273: 140, 277: 3, 278: 3, 279: 152, 284: 2}  # tags to values
+    entries = [
+        struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 3 if v > 100 else 1, v) for tag, v in own.items()
+    ]
+    arrays = struct.pack("<3H3I3I", 16, 16, 16, 164, 188, 212, 24, 24, 24)
+    return b"II*\0" + struct.pack("<IH", 8, len(own)) + b"".join(entries) + bytes(4) + arrays + bytes(72)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((f"{colours}.png", deep_png(colours)) for colours in (0, 2, 4, 6)),
+        ("grey.ppm", b"P5 4 3 65535\n" + bytes(24)),
+        ("colour.ppm", b"P6 4 3 65535\n" + bytes(72)),
+        ("ten_bits.ppm", b"P6 4 3 1023\n" + bytes(72)),
+        ("planes.tif", deep_tiff()),
+    ],
+)
+def test_more_than_8_bits_are_refused_alike(tmp_path, name, content):
+    folder = image_folder(tmp_path)
+    path = folder / "train" / "cat" / name
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(path))}: found .*\(it has more than 8 bits a channel\); expected"
+    ):
+        load(str(folder), "train")
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    folder = image_folder(tmp_path)
+    path = folder / "train" / "cat" / "b.png"
+    content = path.read_bytes()
+    noise = np.random.default_rng(0)
+    refused = []
+    for place in range(len(content)):
+        for damaged in (content[:place], flipped(content, place), content[:place] + noise.bytes(9) + content[place:]):
+            path.write_bytes(damaged)
+            try:
+                load(str(folder), "train")
+            except ValueError as error:
+                refused.append((type(error.__cause__).__name__, str(error)))
+    assert all(str(path) in message for _, message in refused)
+    assert {"SyntaxError", "OSError", "UnidentifiedImageError"} <= {kind for kind, _ in refused}
+
+
+def test_a_header_that_lies_about_the_size_has_no_memory_set_aside(tmp_path, monkeypatch):
+    folder = image_folder(tmp_path)
+    (folder / "train" / "cat" / "b.png").write_bytes(b"P6 9000 9000 255\n" + bytes(9))
+    decode = ImageFile.ImageFile.load
+
+    def small(image: ImageFile.ImageFile) -> object:
+        assert image.size == (4, 3)
+        return decode(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", small)
+    with pytest.raises(ValueError, match=r"b.png has \(9000, 9000\), but .*a.png \(4, 3\) pixels"):
+        load(str(folder), "train")
+
+
+# --------------------------------------------------------------------------------------------- damage of every reader
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of what it mends
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_files_are_read_or_refused_by_name(reader, tmp_path):
+    outcomes = dict(fuzz(reader, 10, 7, tmp_path))
+    assert len(outcomes) == 10
+    assert {what: found for what, found in outcomes.items() if found not in ("read", "refused")} == {}
+
+
+@pytest.mark.parametrize(
+    ("read", "found"),
+    [
+        (lambda: {}["x"], "KeyError: 'x'"),
+        (lambda: np.empty(1 << 31, np.uint8), "wanted too much memory"),
+        (lambda: load("no.npz", "test"), "toy.npz is not named: FileNotFoundError"),
+        (lambda: Dataset(*[torch.zeros(0)] * 2, classes=(), name="toy\n"), "TypeError"),
+        (lambda: Dataset(torch.ones(2), torch.zeros(1).long(), classes=(), name="toy\n"), "not one line: ValueError"),
+        (lambda: [dataset()], "toy.npz was read, but not as published"),
+    ],
+)
+def test_what_a_reader_must_not_do_is_found(read, found):
+    assert outcome(read, Path("toy.npz"), [dataset()]).startswith(found)
 
 
 # ------------------------------------------------------------------------------------------------------------- load

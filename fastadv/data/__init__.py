@@ -82,7 +82,7 @@ def load(
             return read(split, folder=folder, download=download)
     elif Path(name).suffix == ".npz":
         read = functools.partial(load_npz, Path(name))
-    elif Path(name).is_dir():
+    elif Path(name).expanduser().is_dir():
         read = functools.partial(load_image_folder, Path(name))
     else:
         nearest = difflib.get_close_matches(name, DATASETS, n=1)

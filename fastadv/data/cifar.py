@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import Dataset, from_pixels
-from .files import PublishedFile, Source, wrong
+from .files import PublishedFile, Source, reading, wrong
 
 URL = "https://www.cs.toronto.edu/~kriz"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -63,9 +63,14 @@ class CifarSplit(PublishedFile):
             return contents
         self.check(path)
         names = {f"{self.folder}/{name}": name for name in self.members}
-        with tarfile.open(path, "r|gz") as archive:  # | passes through it once, in whatever order the members are
-            found = {names[info.name]: archive.extractfile(info).read() for info in archive if info.name in names}
-        return {name: found[name] for name in self.members}
+        # | passes through it once, in whatever order the members are
+        with reading(path, "no whole archive", "the published one", self.fix), tarfile.open(path, "r|gz") as archive:
+            found = {
+                names[info.name]: archive.extractfile(info).read(self._bytes + 1)
+                for info in archive
+                if info.name in names
+            }
+            return {name: found[name] for name in self.members}
 
     @property
     def _bytes(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from .cifar import CIFAR10_CLASSES
 from .corruptions import CORRUPTIONS
 from .dataset import Dataset, from_pixels
-from .files import wrong
+from .files import reading, wrong
 
 IMAGES = 10_000  # of each severity, in the order of CIFAR-10's test images
 FIX = "extract it again from CIFAR-10-C.tar of https://zenodo.org/records/2535967"
@@ -45,10 +45,8 @@ def load_cifar10_c(folder: str | Path, name: str, severity: int) -> Dataset:
 
 def _rows(path: Path, rows: slice, shape: tuple[int, ...]) -> np.ndarray:
     """Some of the 50,000 rows of a file of bytes; raises ValueError where it is another."""
-    try:
+    with reading(path, "no whole array", "one of unsigned bytes", FIX):
         values = np.lib.format.open_memmap(path, mode="r")  # takes nothing pickled
-    except ValueError as error:
-        raise wrong(path, f"no whole array ({error})", "one of unsigned bytes", FIX) from error
     expected = 5 * IMAGES, *shape
     if values.dtype != np.uint8 or values.shape != expected:
         raise wrong(path, f"{values.dtype} {[*values.shape]}", f"uint8 {[*expected]}", FIX)

@@ -5,7 +5,8 @@ import http.client
 import os
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Protocol
@@ -132,3 +133,17 @@ class Source:
 
 def wrong(path: Path, found: str, expected: str, fix: str) -> ValueError:
     return ValueError(f"{path}: found {found}; expected {expected}. To fix: {fix}")
+
+
+@contextmanager
+def reading(path: Path, found: str, expected: str, fix: str) -> Iterator[None]:
+    """Raise ``wrong`` with the reason added in place of whatever is raised while the file at ``path`` is parsed.
+
+    Damaged bytes make parsers raise anything: SyntaxError, struct.error, KeyError, NotImplementedError, MemoryError.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = " ".join(str(error).split())
+        kind = "" if isinstance(error, ValueError) else type(error).__name__
+        raise wrong(path, f"{found} ({': '.join(filter(None, (kind, told)))})", expected, fix) from error

@@ -7,7 +7,6 @@ A file is two zero bytes, a type code (8: unsigned bytes), the number of dimensi
 import gzip
 import hashlib
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import Dataset, from_pixels
-from .files import wrong
+from .files import reading, wrong
 
 UNSIGNED_BYTES = 0x08
 
@@ -55,11 +54,11 @@ class IdxFile:
         Raises ValueError naming the file, what was found, what was expected and the fix when anything differs: gzip
         stream, magic, type, dimensions, length, values, digest.
         """
-        try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-                content = stream.read(self.size + 1)  # one byte too many shows a longer file, however long it is
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise wrong(path, f"corrupt or truncated gzip file ({error})", "a complete one", self.fix) from error
+        with (
+            reading(path, "corrupt or truncated gzip file", "a complete one", self.fix),
+            gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream,
+        ):
+            content = stream.read(self.size + 1)  # one byte too many shows a longer file, however long it is
 
         start = 4 + 4 * len(self.shape)
         if content[:2] != b"\0\0" or len(content) < 4:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import Dataset, from_pixels
-from .files import PublishedFile, Source
+from .files import PublishedFile, Source, reading
 
 SOURCE = Source("svhn", "http://ufldl.stanford.edu/housenumbers", megabytes=246)
 FILES = {
@@ -27,6 +27,8 @@ def load_svhn(split: str, folder: str | Path | None = None, download: bool = Fal
     file = FILES[split]
     (path,) = SOURCE.locate([file], folder, download)
     file.check(path)
-    content = loadmat(path, variable_names=("X", "y"))
-    images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
-    return from_pixels(images, content["y"][:, 0] % 10, tuple("0123456789"), "svhn")  # label 10 is the digit 0
+    with reading(path, "no images X and labels y", "these in a MATLAB file", file.fix):
+        content = loadmat(path, variable_names=("X", "y"))
+        images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
+        labels = content["y"][:, 0] % 10  # label 10 is the digit 0
+        return from_pixels(images, labels, tuple("0123456789"), "svhn")
