@@ -98,16 +98,15 @@ class Attack(ABC):
 
 def _criterion(given: Any) -> Misclassification | TargetedMisclassification:
     """The criterion that is `given`: ours, foolbox's own, or labels. Raises TypeError for anything else."""
-    for kind, field in ((TargetedMisclassification, "target_classes"), (Misclassification, "labels")):
-        if hasattr(given, field):
-            classes = getattr(given, field)
-            return kind(getattr(classes, "raw", classes))  # foolbox keeps them wrapped
-    if not isinstance(given, Tensor):
+    targeted = hasattr(given, "target_classes")
+    classes = given.target_classes if targeted else getattr(given, "labels", given)
+    classes = getattr(classes, "raw", classes)  # foolbox wraps them
+    if not isinstance(classes, Tensor):
         raise TypeError(
-            "criterion must be a tensor of labels, Misclassification or TargetedMisclassification, "
+            "criterion must be a tensor of labels, Misclassification or TargetedMisclassification of one, "
             f"got {type(given).__name__}"
         )
-    return Misclassification(given)
+    return TargetedMisclassification(classes) if targeted else Misclassification(classes)
 
 
 @dataclass(frozen=True, kw_only=True)
