@@ -1,5 +1,6 @@
 """fastadv.compat.art: arrays in, arrays out."""
 
+import dataclasses
 import inspect
 import math
 from types import SimpleNamespace
@@ -84,7 +85,9 @@ def test_options_are_those_of_art(name):
 
 
 @pytest.mark.parametrize(("theirs", "ours"), CASES, ids=lambda a: type(a).__name__)
-def test_what_runs_are_our_attacks(theirs, ours):
+def test_what_runs_are_our_attacks(theirs, ours, monkeypatch):
+    monkeypatch.setattr(theirs, "seed", 0)
+    ours = dataclasses.replace(ours, seed=0)
     found = theirs.generate(X.numpy(), Y.numpy())
     assert found.dtype == np.float32
     assert np.array_equal(found, ours(MODEL, X, Y).numpy())
@@ -113,8 +116,10 @@ def test_results_are_those_of_art():
 
 
 def test_autoattack():
-    found = art.AutoAttack(MODEL, eps=0.02, batch_size=3).generate(X[:5].numpy(), Y[:5].numpy())
-    assert np.array_equal(found, attacks.AutoAttack(0.02)(MODEL, X[:5], Y[:5]).numpy())
+    attack = art.AutoAttack(MODEL, eps=0.02, batch_size=3)
+    attack.seed = 0
+    found = attack.generate(X[:5].numpy(), Y[:5].numpy())
+    assert np.array_equal(found, attacks.AutoAttack(0.02, seed=0)(MODEL, X[:5], Y[:5]).numpy())
 
 
 def test_an_estimator_has_clip_values_and_preprocessing():
@@ -125,7 +130,9 @@ def test_an_estimator_has_clip_values_and_preprocessing():
     estimator = SimpleNamespace(
         model=model, clip_values=(-1, 1), preprocessing=standardise, preprocessing_operations=[standardise]
     )
-    found = art.ProjectedGradientDescent(estimator, eps=0.2, eps_step=0.05, max_iter=3).generate(x.numpy(), y.numpy())
+    attack = art.ProjectedGradientDescent(estimator, eps=0.2, eps_step=0.05, max_iter=3)
+    attack.seed = 0
+    found = attack.generate(x.numpy(), y.numpy())
     assert traces(model, x, y) == before
     inside = Normalize(model, mean.tolist(), std.tolist())
     expected = attacks.PGD(0.2, 0.05, 3, 0.0, bounds=(-1.0, 1.0))(inside, x, y)
@@ -137,6 +144,64 @@ def test_an_estimator_has_clip_values_and_preprocessing():
     estimator.preprocessing_operations.append("spatial smoothing")
     with pytest.raises(ValueError, match="other than a mean and a standard deviation is not supported"):
         art.FastGradientMethod(estimator).generate(x.numpy())
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        (np.zeros((3, 1, 1)), np.array([1, 1, 2]).reshape(3, 1, 1)),
+        (np.array([0.0, 0.0, -0.5]), 1.0),
+        (np.full((3, 4, 4), -np.inf), np.linspace(0, 1, 48).reshape(3, 4, 4)),
+    ],
+)
+@pytest.mark.parametrize("kind", [art.FastGradientMethod, art.CarliniL2Method])
+def test_clip_values_of_each_feature_are_not_widened(kind, clip):
+    """At eps 0.5 the first feature of the first would go to 1.5, which is in the range of the third alone."""
+    estimator = SimpleNamespace(model=MODEL, clip_values=clip)
+    with pytest.raises(ValueError, match=r"clip_values must be the same for all features: .* Scale the inputs"):
+        kind(estimator).generate(X.numpy())
+
+
+def test_clip_values_of_each_feature_may_all_be_one():
+    clip = (np.full((3, 1, 1), -1.0), np.full((3, 1, 1), 2.0))
+    estimators = [SimpleNamespace(model=MODEL, clip_values=values) for values in (clip, (-1, 2), np.array([-1, 2.0]))]
+    found = [art.FastGradientMethod(estimator, eps=2.5).generate(X.numpy()) for estimator in estimators]
+    assert all(np.array_equal(found[0], other) for other in found)
+    assert (found[0].min(), found[0].max()) == (-1, 2)
+
+
+class Wide(Wavy):
+    """`MODEL` for images in [0, 255]."""
+
+    def forward(self, x):
+        return super().forward(x / 255)
+
+
+def test_carlini_wagner_on_any_range():
+    options = {"max_iter": 30, "binary_search_steps": 6, "initial_const": 0.1, "batch_size": 24}
+    unit = art.CarliniL2Method(MODEL, **options).generate(X.numpy(), Y.numpy())
+    assert (MODEL(torch.from_numpy(unit)).argmax(1) != Y).all()
+    model, x = Wide(48, 5), (255 * X).numpy()
+    for clip in ((0, 255), None):  # without, the range of x
+        estimator = SimpleNamespace(model=model, clip_values=clip)
+        wide = art.CarliniL2Method(estimator, **options).generate(x, Y.numpy())
+        assert (model(torch.from_numpy(wide)).argmax(1) != Y).all()
+        assert (wide.min() >= x.min()) & (wide.max() <= x.max()) or clip is not None
+        sizes = [np.linalg.norm((moved - X.numpy()).reshape(24, -1), axis=1).mean() for moved in (unit, wide / 255)]
+        assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+
+
+def test_noise_follows_the_generator_of_torch():
+    attack = art.ProjectedGradientDescent(MODEL, eps=0.1, max_iter=2, num_random_init=1)
+    torch.manual_seed(0)
+    first, second = (attack.generate(X.numpy(), Y.numpy()) for _ in range(2))
+    assert not np.array_equal(first, second)
+    torch.manual_seed(0)
+    attack.batch_size = 5  # which does not matter
+    assert np.array_equal(attack.generate(X.numpy(), Y.numpy()), first)
+    attack.seed, before = 7, torch.get_rng_state()
+    assert np.array_equal(*(attack.generate(X.numpy(), Y.numpy()) for _ in range(2)))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

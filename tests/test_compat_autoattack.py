@@ -19,7 +19,11 @@ EPS = 0.02
 
 def suite(eps: float = EPS) -> dict[str, Attack]:
     """Each finds something that those before it have not, and the last one also what is beyond the budget."""
-    return {"noise": Noise(eps), "pgd": PGD(eps, eps, steps=1, random_start=0.0), "fab-t": FABT(steps=20)}
+    return {
+        "noise": Noise(eps, seed=0),
+        "pgd": PGD(eps, eps, steps=1, random_start=0.0, seed=0),
+        "fab-t": FABT(steps=20, seed=0),
+    }
 
 
 def evaluation(model: Model = MODEL, eps: float = EPS, **options: object) -> AutoAttack:
@@ -53,13 +57,16 @@ def test_the_worst_case_of_all_attacks():
 @pytest.mark.parametrize("version", ["standard", "rand"])
 def test_it_is_the_attack_of_the_same_name(version):
     model, x, y = linear(48, 5), X[:5], Y[:5]
-    found = AutoAttack(model, eps=0.02, version=version).run_standard_evaluation(x, y, bs=3)
-    torch.testing.assert_close(found, attacks.AutoAttack(0.02, version)(model, x, y), atol=1e-6, rtol=0)
+    found = AutoAttack(model, eps=0.02, seed=0, version=version).run_standard_evaluation(x, y, bs=3)
+    torch.testing.assert_close(found, attacks.AutoAttack(0.02, version, seed=0)(model, x, y), atol=1e-6, rtol=0)
 
 
 def test_a_few_attacks_by_name():
     made = AutoAttack(MODEL, norm="L2", eps=0.5, version="custom", attacks_to_run=["apgd-ce", "square"], seed=3)
-    assert made.attacks == attacks.AutoAttack(0.5, "custom", ("apgd-ce", "square"), norm="l2", seed=3).attacks
+    assert made.attacks == {
+        "apgd-ce": attacks.APGD(0.5, restarts=5, norm="l2", seed=3),
+        "square": attacks.Square(0.5, norm="l2", seed=4),
+    }
     later = AutoAttack(MODEL, norm="L2", eps=0.5, version="custom", seed=3)
     with pytest.raises(ValueError, match="AutoAttack of version custom has no attacks: name them in attacks_to_run"):
         later.run_standard_evaluation(X, Y)
@@ -70,6 +77,138 @@ def test_a_few_attacks_by_name():
     plus.attacks_to_run = ["apgd-ce"]
     assert plus.attacks == {"apgd-ce": one}
     assert one.restarts == 5
+
+
+PUBLISHED = {
+    "custom": {"apgd-ce": (5, 1), "apgd-dlr": (5, 1), "fab": 5, "square": 1, "apgd-t": (1, 1), "fab-t": 1},
+    "plus": {"apgd-ce": (5, 1), "apgd-dlr": (5, 1), "fab": 5, "square": 1, "apgd-t": (1, 1), "fab-t": 1},
+    "standard": {"apgd-ce": (1, 1), "apgd-t": (1, 1), "fab-t": 1, "square": 1},
+    "rand": {"apgd-ce": (1, 20), "apgd-dlr": (1, 20)},
+}
+"""Restarts, and gradients a step where they may be several, in auto-attack's code."""
+
+
+@pytest.mark.parametrize("version", PUBLISHED)
+def test_restarts_are_the_published_ones(version):
+    names = [*PUBLISHED[version]] if version == "custom" else ()
+    made = AutoAttack(MODEL, version=version, attacks_to_run=names)
+    counts = {
+        name: (attack.restarts, attack.eot) if name.startswith("apgd") else attack.restarts
+        for name, attack in made.attacks.items()
+    }
+    assert [*counts.items()] == [*PUBLISHED[version].items()]
+
+
+def test_the_list_of_attacks_is_live():
+    made = evaluation(seed=0)
+    made.attacks_to_run.append("square")
+    made.square.n_queries = 30
+    assert [*made.attacks] == ["noise", "pgd", "fab-t", "square"]
+    more = made.run_standard_evaluation_individual(X, Y)
+    assert torch.equal(more["square"], torch.where(_moved(more["square"]), made.attacks["square"](MODEL, X, Y), X))
+    made.attacks_to_run.remove("pgd")
+    assert [*made.run_standard_evaluation_individual(X, Y)] == ["noise", "fab-t", "square"]
+    with pytest.raises(TypeError, match="does not support item assignment"):  # and is not forgotten
+        made.attacks["pgd"] = PGD(EPS)
+
+
+@pytest.mark.parametrize(("name", "message"), [("apgd", "'apgd', which is none of"), ("pgd", "'pgd' twice")])
+def test_attacks_that_cannot_be_run(name, message):
+    made = evaluation()
+    made.attacks_to_run.append(name)
+    with pytest.raises(ValueError, match=f"attacks_to_run has {message}"):
+        made.run_standard_evaluation(X, Y)
+
+
+def test_what_a_constructor_refuses():
+    for options, message in (
+        ({"version": "fast"}, "version must be one of standard, plus, rand, custom, got 'fast'"),
+        ({"attacks_to_run": ["square"]}, "attacks_to_run are for version custom"),
+        ({"norm": "L1"}, "norm must be one of linf, l2, got 'l1'"),
+        ({"version": "custom", "attacks_to_run": ["pgd"]}, "'pgd', which is none of apgd-ce, apgd-dlr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AutoAttack(MODEL, **options)
+
+
+def test_options_of_the_attacks():
+    made = AutoAttack(MODEL, eps=0.1, version="custom", attacks_to_run=["apgd-ce", "fab", "fab-t", "apgd-t", "square"])
+    made.apgd.n_restarts, made.apgd.n_iter, made.apgd.eot_iter = 2, 7, 3
+    made.fab.n_restarts, made.fab.n_target_classes, made.apgd_targeted.n_target_classes = 2, 3, 4
+    made.square.n_queries, made.square.n_restarts, made.seed, made.eps = 30, 2, 5, 0.2
+    assert made.attacks == {
+        "apgd-ce": attacks.APGD(0.2, 7, 2, eot=3, seed=5),
+        "fab": attacks.FAB(enough=0.2, restarts=2, seed=6),
+        "fab-t": attacks.FABT(enough=0.2, targets=3, seed=7),
+        "apgd-t": attacks.APGDT(0.2, targets=4, seed=8),
+        "square": attacks.Square(0.2, 30, restarts=2, seed=9),
+    }
+    with pytest.raises(AttributeError, match="n_restart"):
+        made.apgd.n_restart = 1
+
+
+def random_evaluation(seed: int | None = None) -> AutoAttack:
+    made = AutoAttack(MODEL, eps=EPS, version="custom", attacks_to_run=["square"], seed=seed)
+    made.square.n_queries = 20
+    return made
+
+
+def test_noise_follows_the_generator_of_torch():
+    torch.manual_seed(0)
+    made = random_evaluation()
+    first, second = (made.run_standard_evaluation(X, Y, bs=16) for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(random_evaluation().run_standard_evaluation(X, Y, bs=25), first)  # whatever the batch size
+    before = torch.get_rng_state()
+    fixed = [random_evaluation(7).run_standard_evaluation(X, Y) for _ in range(2)]
+    assert torch.equal(*fixed)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_resumed_run_has_the_noise_of_the_first(tmp_path):
+    torch.manual_seed(0)
+    expected = random_evaluation().run_standard_evaluation(X, Y, 16)
+    torch.manual_seed(0)
+    made = random_evaluation()
+    made.model = Fragile(48, 5)
+    made.model.fails_at = 30
+    with pytest.raises(Interrupted):
+        made.run_standard_evaluation(X, Y, 16, state_path=tmp_path / "state.pt")
+    made.model.fails_at = None
+    assert torch.equal(made.run_standard_evaluation(X, Y, 16, state_path=tmp_path / "state.pt"), expected)
+    made.seed = 7
+    with pytest.raises(ValueError, match="not the same attacks"):
+        made.run_standard_evaluation(X, Y, 16, state_path=tmp_path / "state.pt")
+
+
+class Dying(Wavy):
+    """NaN logits for the first `dead` samples of X."""
+
+    dead = 60
+
+    def forward(self, x: Tensor) -> Tensor:
+        dead = (x.flatten(1).unsqueeze(1) == X[: self.dead].flatten(1)).all(2).any(1)
+        return torch.where(dead.unsqueeze(1), torch.nan, super().forward(x))
+
+
+@pytest.mark.parametrize("dead", [60, 7])
+def test_a_network_without_logits_is_never_right(dead, caplog):
+    model, y = Dying(48, 5), torch.zeros_like(Y)
+    model.dead = dead
+    made = evaluation(model=model)
+    right = MODEL(X).argmax(1) == y
+    right[:dead] = False
+    said = f"the model's logits are NaN for {dead} of 60 samples, which count as misclassified"
+    with pytest.warns(RuntimeWarning, match=said):
+        assert made.clean_accuracy(X, y) == right.double().mean()
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="fastadv.autoattack"), pytest.warns(RuntimeWarning, match=said):
+        x_adv, y_adv = made.run_standard_evaluation(X, y, return_labels=True)
+    assert torch.equal(x_adv[:dead], X[:dead])
+    assert (y_adv[:dead] == -1).all()
+    assert said in caplog.text
+    assert f"initial accuracy: {right.double().mean():.2%}" in caplog.text
 
 
 @pytest.mark.parametrize("bs", [1, 7, 60, 250])

@@ -1,11 +1,12 @@
-"""What the adapters ask of a model."""
+"""What the adapters ask of a model, and of PyTorch's random numbers."""
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Model, checked_logits, isolated
+from ..attacks import Attack, Model, checked_logits, isolated
 from ..models import Normalize
 
 
@@ -23,4 +24,20 @@ def normalised(model: Model, mean: Any, std: Any) -> Model:
 def logits_at(model: Model, x: Tensor) -> Tensor:
     """The logits [B, K] that attacks see."""
     with isolated(model), torch.no_grad():
-        return checked_logits(model, x)
+        return checked_logits(model, x.clone())  # which a model may change
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class with the highest logit, [B]; -1, which is no class, where a logit is NaN."""
+    return torch.where(logits.isnan().any(dim=1), -1, logits.argmax(dim=1))
+
+
+def drawn(seed: int | None) -> int:
+    """`seed`, or a number from PyTorch's generator where it is None."""
+    return int(torch.randint(2**48, (), device="cpu")) if seed is None else seed
+
+
+def seeded(attack: Attack) -> Attack:
+    """`attack`, with a number from PyTorch's generator for its seed where it has none and needs one."""
+    needed = attack.seed is None and getattr(attack, "is_random", True)
+    return dataclasses.replace(attack, seed=drawn(None)) if needed else attack

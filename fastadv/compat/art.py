@@ -3,10 +3,17 @@
 NumPy arrays in and out, float32; labels are classes or one-hot. `estimator` is ART's ``PyTorchClassifier``, of which
 the model, ``clip_values`` and a mean and standard deviation of ``preprocessing`` are used, or a plain module for inputs
 in [0, 1]. Names, arguments and defaults are those of the Adversarial Robustness Toolbox 1.20. What differs, on purpose:
-the model keeps its modes and gradients; noise is keyed by `seed` and the sample's place in `x`, so that ``batch_size``
-does not matter; steps and projections in L1 and L2 are those of fastadv's `PGD`, and ``max_halving`` and
-``max_doubling`` mean nothing, there being no line search. ``random_eps``, ``summary_writer``,
-``minimal`` and masks are not supported; ``verbose`` means nothing, nor does ``eps_step`` where the attack has its own.
+
+- The model keeps its modes and gradients.
+- Noise follows ``torch.manual_seed``, and successive calls differ: `generate` takes one number from PyTorch's
+  generator, or none where the attribute `seed` of an attack is an integer. It is keyed by that number and the sample's
+  place in `x`, so that ``batch_size`` does not matter.
+- Steps and projections in L1 and L2 are those of fastadv's `PGD`.
+- CarliniL2Method moves the image by Adam, not its inverse tanh by a line search: ``max_halving`` and ``max_doubling``
+  mean nothing. ``learning_rate`` is a share of the width of ``clip_values``, and ``initial_const`` for a width of 1.
+- ``clip_values`` that differ between features are refused.
+- ``random_eps``, ``summary_writer``, ``minimal`` and masks are not supported. ``verbose`` means nothing, nor does
+  ``eps_step`` where the attack has its own.
 """
 
 import math
@@ -20,7 +27,23 @@ from torch import nn
 
 from .. import attacks as ours
 from ..attacks import Model
-from ._models import normalised, of_model
+from ._models import normalised, of_model, seeded
+from ._names import only
+
+__all__ = [
+    "Attack",
+    "AutoAttack",
+    "AutoProjectedGradientDescent",
+    "BasicIterativeMethod",
+    "CarliniL2Method",
+    "DeepFool",
+    "FastGradientMethod",
+    "MomentumIterativeMethod",
+    "ProjectedGradientDescent",
+    "SquareAttack",
+]
+
+__getattr__, __dir__ = only(__name__, __all__)
 
 Norm = float | str
 
@@ -28,16 +51,21 @@ Norm = float | str
 class Attack(ABC):
     """``generate(x, y)``; subclasses have the fields `estimator`, `batch_size` and the attack's own."""
 
-    seed = 0
+    seed = None
 
     @abstractmethod
     def build(self, **common: Any) -> ours.Attack:
         """fastadv's attack with these options, and those `common` to all."""
 
+    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
+        """The range that the attack keeps `x` in, of which the estimator has `given` what it knows."""
+        return given
+
     def generate(self, x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
         """The adversarial `x` [N, ...]: away from `y` or the model's predictions, or towards `y` if targeted."""
         model, bounds = _seen(self.estimator)
-        attack, parameter = self.build(bounds=bounds, seed=self.seed), of_model(model)
+        attack = seeded(self.build(bounds=self.bounds(x, bounds), seed=self.seed))
+        parameter = of_model(model)
         device = None if parameter is None else parameter.device
         x, classes = torch.from_numpy(np.asarray(x, dtype=np.float32)), None if y is None else _classes(np.asarray(y))
         found = [x[:0]]
@@ -58,8 +86,20 @@ def _seen(estimator: Any) -> tuple[Model, tuple[float, float]]:
     if others:
         raise ValueError(f"preprocessing other than a mean and a standard deviation is not supported: {others}")
     mean, std = getattr(standardise, "mean", 0.0), getattr(standardise, "std", 1.0)
-    bounds = (-math.inf, math.inf) if clip is None else (float(np.min(clip[0])), float(np.max(clip[1])))
-    return normalised(estimator.model, mean, std), bounds
+    return normalised(estimator.model, mean, std), (-math.inf, math.inf) if clip is None else _range(*clip)
+
+
+def _range(lows: Any, highs: Any) -> tuple[float, float]:
+    """The one range of all features. Raises ValueError where it differs between them."""
+    ends = [(float(np.min(values)), float(np.max(values))) for values in (lows, highs)]
+    if any(least != most for least, most in ends):
+        (low, low_to), (high, high_to) = ends
+        raise ValueError(
+            f"clip_values must be the same for all features: got lows from {low:g} to {low_to:g} and highs from "
+            f"{high:g} to {high_to:g}. Scale the inputs, (x - low) / (high - low), undo that in the model's forward, "
+            "and give clip_values=(0, 1); eps is then a share of every feature's range"
+        )
+    return ends[0][0], ends[1][0]
 
 
 def _classes(y: np.ndarray) -> torch.Tensor:
@@ -178,6 +218,10 @@ class CarliniL2Method(Attack):
     @property
     def estimator(self) -> Any:
         return self.classifier
+
+    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
+        """Without ``clip_values``, the range of `x` itself, as in ART: the learning rate is a share of something."""
+        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
 
     def build(self, **common: Any) -> ours.Attack:
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}

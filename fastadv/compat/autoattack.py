@@ -3,35 +3,87 @@
 ``AutoAttack(model, norm="Linf", eps=8 / 255).run_standard_evaluation(x, y, bs=250)``, as with auto-attack. What
 differs, on purpose:
 
-- Results depend neither on `bs` nor on the clock: `seed` None is 0. Random numbers are keyed by a sample's place.
+- Results do not depend on `bs`: random numbers are keyed by a sample's place. They follow ``torch.manual_seed``, not
+  the clock: with `seed` None, an evaluation takes one number from PyTorch's generator, and successive ones differ.
 - ``state_path`` works: a resumed run returns what an uninterrupted one returns, adversarial samples included, and a
   state of other data, another model or other settings is refused. It holds tensors and plain values only.
 - Lines go to ``logging.getLogger("fastadv.autoattack")``, level INFO, and to `log_path`; nothing is printed.
 - The model stays where it is, and batches go there; `device` says where that is if it cannot be seen.
-- There are no ``.apgd``, ``.fab`` and so on to set options at: `attacks` holds fastadv's attacks by name, to replace.
-  TensorFlow models (``is_tf_model``) are not supported.
+- `apgd`, `apgd_targeted`, `fab` and `square` hold the published options, and refuse any other. `attacks` takes attacks
+  of fastadv. Norm L1 and TensorFlow models (``is_tf_model``) are not supported.
+- Where a logit is NaN, a sample is misclassified, its label is -1, and a warning says so.
 """
 
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import __version__, attacks
-from ..attacks import PGD, Attack, Model
+from .. import __version__, ops
+from .. import attacks as ours
+from ..attacks import Attack, Model, isolated
 from ..runs import replace_file
-from ._models import of_model
+from ._models import drawn, of_model, predicted
+from ._names import only
+
+__all__ = ["APGDOptions", "AutoAttack", "FABOptions", "SquareOptions", "TargetedAPGDOptions"]
+
+__getattr__, __dir__ = only(__name__, __all__)
 
 logger = logging.getLogger("fastadv.autoattack")
 
-_CLEAN = PGD(steps=0, random_start=0.0)
+_CLEAN = ours.PGD(steps=0, random_start=0.0, seed=0)
 """The attack that does nothing: the samples it fools are misclassified as they are."""
+
+
+@dataclass(slots=True)
+class APGDOptions:
+    """``adversary.apgd``: of ``apgd-ce`` and ``apgd-dlr``."""
+
+    n_restarts: int = 5
+    n_iter: int = 100
+    eot_iter: int = 1
+    rho: float = 0.75
+
+
+@dataclass(slots=True)
+class TargetedAPGDOptions:
+    """``adversary.apgd_targeted``: of ``apgd-t``."""
+
+    n_restarts: int = 1
+    n_iter: int = 100
+    eot_iter: int = 1
+    rho: float = 0.75
+    n_target_classes: int = 9
+
+
+@dataclass(slots=True)
+class FABOptions:
+    """``adversary.fab``: of ``fab`` and ``fab-t``, which always has one restart."""
+
+    n_restarts: int = 5
+    n_iter: int = 100
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    n_target_classes: int = 9
+
+
+@dataclass(slots=True)
+class SquareOptions:
+    """``adversary.square``: of ``square``."""
+
+    n_restarts: int = 1
+    n_queries: int = 5000
+    p_init: float = 0.8
 
 
 class AutoAttack:
@@ -41,16 +93,17 @@ class AutoAttack:
         model: images in [0, 1] to logits.
         norm: ``Linf`` or ``L2``.
         eps: budget.
-        seed: of all random numbers; None is 0.
+        seed: of all random numbers; None takes one from PyTorch's generator for each evaluation.
         verbose: whether anything is logged.
         attacks_to_run: for version ``custom``: names out of ``apgd-ce``, ``apgd-dlr``, ``apgd-t``, ``fab``, ``fab-t``,
             ``square``.
-        version: ``standard``, ``plus``, ``rand`` or ``custom``.
+        version: ``standard``, ``plus``, ``rand`` or ``custom``, where APGD and FAB have five restarts.
         device: where the batches go; by default where the model's parameters are.
         log_path: a file to which lines are added.
 
-    `attacks` are the attacks in their order, by name; they may be replaced before a run. An attack without a budget
-    has found something where its perturbation is within `eps`.
+    All of these are attributes, and so are the options of the attacks, `apgd`, `apgd_targeted`, `fab` and `square`. An
+    evaluation looks at them when it begins. An attack without a budget has found something where its perturbation is
+    within `eps`.
     """
 
     def __init__(
@@ -66,27 +119,75 @@ class AutoAttack:
         device: torch.device | str | None = None,
         log_path: str | Path | None = None,
     ):
-        self.model, self.norm, self.eps, self.version, self.verbose = model, norm, eps, version, verbose
-        self.seed = seed or 0
-        self.attacks: dict[str, Attack] = {}
-        if version != "custom" or attacks_to_run:
-            self.attacks = self._suite(version, attacks_to_run)
+        self.model, self.norm, self.eps, self.seed, self.verbose = model, norm, eps, seed, verbose
+        self.apgd, self.apgd_targeted = APGDOptions(), TargetedAPGDOptions()
+        self.fab, self.square = FABOptions(), SquareOptions()
+        self.attacks_to_run = list(attacks_to_run)
+        self._own: dict[str, Attack] = {}
+        if attacks_to_run and version != "custom":
+            raise ValueError(
+                f"AutoAttack: attacks_to_run are for version custom, got {attacks_to_run!r} with {version}"
+            )
+        self.set_version(version)
+        self._suite(self.seed)  # raises here what is wrong
         parameter = of_model(model)
         self.device = parameter.device if device is None and parameter is not None else device
         self.log_path = log_path
 
-    def _suite(self, version: str, names: Sequence[str]) -> dict[str, Attack]:
-        return attacks.AutoAttack(self.eps, version, tuple(names), norm=self.norm.lower(), seed=self.seed).attacks
+    def set_version(self, version: str = "standard") -> None:
+        """The attacks and options of ``standard``, ``plus`` or ``rand``; ``custom`` leaves them as they are."""
+        known = (*ours.AutoAttack.VERSIONS, "custom")
+        if version not in known:
+            raise ValueError(f"AutoAttack: version must be one of {', '.join(known)}, got {version!r}")
+        self.version = version
+        if version == "custom":
+            return
+        self.attacks_to_run = list(ours.AutoAttack.VERSIONS[version])
+        self.apgd.n_restarts = self.fab.n_restarts = 5 if version == "plus" else 1
+        self.apgd.eot_iter = 20 if version == "rand" else 1
 
     @property
-    def attacks_to_run(self) -> list[str]:
-        """The names of `attacks`. Setting them leaves those attacks alone, and adds others as in ``standard``."""
-        return list(self.attacks)
+    def attacks(self) -> Mapping[str, Attack]:
+        """fastadv's attacks by the names in `attacks_to_run`, in that order, as the next evaluation will run them.
 
-    @attacks_to_run.setter
-    def attacks_to_run(self, names: Sequence[str]) -> None:
-        kept = {name: attack for name, attack in self.attacks.items() if name in names}
-        self.attacks = self._suite("custom", names) | kept
+        Set them to evaluate attacks of your own, which then are what `attacks_to_run` names. Without a seed of their
+        own they have the evaluation's. Raises ValueError where a name is unknown or there twice.
+        """
+        return MappingProxyType(self._suite(self.seed))
+
+    @attacks.setter
+    def attacks(self, attacks: Mapping[str, Attack]) -> None:
+        self._own, self.attacks_to_run = dict(attacks), list(attacks)
+
+    def _suite(self, seed: int | None) -> dict[str, Attack]:
+        """`attacks`, with `seed` where they have none of their own."""
+        known = self._published() | self._own
+        for name in self.attacks_to_run:
+            if name not in known or self.attacks_to_run.count(name) > 1:
+                wrong = f"{name!r} twice" if name in known else f"{name!r}, which is none of {', '.join(known)}"
+                raise ValueError(f"AutoAttack: attacks_to_run has {wrong}")
+        suite = {name: known[name] for name in self.attacks_to_run}
+        for place, (name, attack) in enumerate(suite.items()):
+            if attack.seed is None and seed is not None:
+                suite[name] = replace(attack, seed=seed + place)
+        return suite
+
+    def _published(self) -> dict[str, Attack]:
+        norm, apgd, targeted, fab, square = self.norm.lower(), self.apgd, self.apgd_targeted, self.fab, self.square
+        every = {"steps": apgd.n_iter, "restarts": apgd.n_restarts, "rho": apgd.rho, "eot": apgd.eot_iter}
+        each = {"steps": targeted.n_iter, "restarts": targeted.n_restarts, "rho": targeted.rho}
+        each |= {"eot": targeted.eot_iter, "targets": targeted.n_target_classes}
+        near = {"steps": fab.n_iter, "alpha_max": fab.alpha_max, "eta": fab.eta, "beta": fab.beta, "enough": self.eps}
+        blind = {"queries": square.n_queries, "p": square.p_init, "restarts": square.n_restarts}
+        common = {"norm": norm, "seed": None}
+        return {
+            "apgd-ce": ours.APGD(self.eps, loss="ce", **every, **common),
+            "apgd-dlr": ours.APGD(self.eps, loss="dlr", **every, **common),
+            "fab": ours.FAB(restarts=fab.n_restarts, **near, **common),
+            "square": ours.Square(self.eps, **blind, **common),
+            "apgd-t": ours.APGDT(self.eps, **each, **common),
+            "fab-t": ours.FABT(restarts=1, targets=fab.n_target_classes, **near, **common),
+        }
 
     def run_standard_evaluation(
         self,
@@ -103,15 +204,15 @@ class AutoAttack:
         the file is damaged, or of another evaluation.
         """
         path = None if state_path is None else Path(state_path)
-        return self._evaluate(self.attacks, x_orig, y_orig, bs, return_labels, path)
+        return self._evaluate(self.attacks_to_run, drawn(self.seed), x_orig, y_orig, bs, return_labels, path)
 
     def run_standard_evaluation_individual(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Any]:
         """The same for every attack by itself, by name: each attacks all samples that are classified correctly."""
+        seed = drawn(self.seed)
         return {
-            name: self._evaluate({name: attack}, x_orig, y_orig, bs, return_labels, None)
-            for name, attack in self.attacks.items()
+            name: self._evaluate([name], seed, x_orig, y_orig, bs, return_labels, None) for name in self.attacks_to_run
         }
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
@@ -120,24 +221,26 @@ class AutoAttack:
         for _ in self._round(state, 1, _CLEAN, x_orig, y_orig, bs):
             pass
         self._log(f"clean accuracy: {state.accuracy:.2%}")
+        self._warn(state)
         return state.accuracy
 
     def _evaluate(
-        self, suite: dict[str, Attack], x: Tensor, y: Tensor, bs: int, return_labels: bool, path: Path | None
+        self, names: list[str], seed: int, x: Tensor, y: Tensor, bs: int, return_labels: bool, path: Path | None
     ) -> Tensor | tuple[Tensor, Tensor]:
+        """`seed` is the evaluation's, unless its state holds another."""
         if len(x) == 0 or bs < 1:
             raise ValueError(f"AutoAttack needs samples and a positive bs, got {len(x)} samples and bs {bs}")
-        if not suite:
-            raise ValueError("AutoAttack of version custom has no attacks: name them in attacks_to_run")
-        state = _State.begun(x, y)
-        self._log(f"using {self.version} version including {', '.join(suite)}.")
+        if not names:
+            raise ValueError(f"AutoAttack of version {self.version} has no attacks: name them in attacks_to_run")
+        state, evaluation = _State.begun(x, y, seed), self._evaluation(x, y)
+        self._log(f"using {self.version} version including {', '.join(names)}.")
         if path is not None:
-            evaluation = self._evaluation(suite, x, y)
             if path.exists():
                 state.restore(path, evaluation)
                 self._log(f"restored state from {path}")
             state.save(path, evaluation)
-        for number, (name, attack) in enumerate({"clean": _CLEAN, **suite}.items(), 1):
+        suite = self._suite(state.seed)
+        for number, (name, attack) in enumerate({"clean": _CLEAN, **{name: suite[name] for name in names}}.items(), 1):
             for line in self._round(state, number, attack, x, y, bs):
                 if path is not None:
                     state.save(path, evaluation)
@@ -151,7 +254,8 @@ class AutoAttack:
             f"max: {x_adv.max():.5f}, min: {x_adv.min():.5f}"
         )
         self._log(f"robust accuracy: {state.accuracy:.2%}")
-        return (x_adv, state.y_adv) if return_labels else x_adv
+        self._warn(state)
+        return (x_adv, state.y_adv.to(y)) if return_labels else x_adv
 
     def _round(self, state: "_State", number: int, attack: Attack, x: Tensor, y: Tensor, bs: int) -> Iterator[str]:
         """`attack` on the samples that are left and have not met it yet; says after every batch what came of it."""
@@ -159,26 +263,37 @@ class AutoAttack:
         for part, index in enumerate(parts if len(parts[0]) else (), 1):
             started = time.perf_counter()
             device = self.device or x.device
-            found = attack.run(self.model, x[index].to(device), y[index].to(device), index.to(device))
-            won = (found.success if attack.has_budget else found.success & (found.norm <= self.eps)).cpu()
+            with isolated(self.model):
+                rows = attack.rows(self.model, x[index].to(device), y[index].to(device), index.to(device))
+                target = predicted(rows.scores())
+            won = rows.fooled(target)
+            if not attack.has_budget:
+                won &= ops.row_norms(rows.x_adv, attack.norm, rows.x) <= self.eps
+            won = won.cpu()
             state.rounds[index], state.robust[index] = number, ~won
-            state.x_adv[index[won]] = found.x_adv.to(x.device)[won]
-            state.y_adv[index[won]] = found.target.to(y)[won]
+            state.x_adv[index[won]] = rows.x_adv.to(x.device)[won]
+            state.y_adv[index[won]] = target.to(state.y_adv)[won]
             state.seconds += time.perf_counter() - started
             yield f"{part}/{len(parts)} - {int(won.sum())} out of {len(index)}"
 
-    def _evaluation(self, suite: dict[str, Attack], x: Tensor, y: Tensor) -> dict[str, str]:
-        """What a state belongs to: all that its numbers depend on, as far as it can be seen."""
+    def _evaluation(self, x: Tensor, y: Tensor) -> dict[str, str]:
+        """What a state belongs to: all that its numbers depend on, as far as it can be seen, except a seed drawn."""
         weights = self.model.state_dict().values() if isinstance(self.model, nn.Module) else ()
         return {
             "version of fastadv": __version__,
-            "attacks": repr(suite),
+            "attacks": repr(self._suite(self.seed)),
             "norm": self.norm,
             "eps": repr(self.eps),
             "images": _digest([x]),
             "labels": _digest([y]),
             "model": _digest(weights),
         }
+
+    def _warn(self, state: "_State") -> None:
+        if nan := int((state.y_adv < 0).sum()):
+            line = f"the model's logits are NaN for {nan} of {len(state.y_adv)} samples, which count as misclassified"
+            self._log(line)
+            warnings.warn(f"AutoAttack: {line}", RuntimeWarning, stacklevel=3)
 
     def _log(self, line: str) -> None:
         if self.verbose:
@@ -199,11 +314,13 @@ class _State:
     y_adv: Tensor
     rounds: Tensor
     robust: Tensor
+    seed: int
     seconds: float = 0.0
 
     @classmethod
-    def begun(cls, x: Tensor, y: Tensor) -> "_State":
-        return cls(x.detach().clone(), y.clone(), torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x)).bool())
+    def begun(cls, x: Tensor, y: Tensor, seed: int = 0) -> "_State":
+        rounds, robust = torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x)).bool()
+        return cls(x.detach().clone(), y.to(torch.int64, copy=True), rounds, robust, seed)
 
     @property
     def accuracy(self) -> float:
@@ -217,7 +334,12 @@ class _State:
     def save(self, path: Path, evaluation: dict[str, str]) -> None:
         columns = {"rounds": self.rounds, "robust": self.robust, "y_adv": self.y_adv, "x_adv": self.x_adv[self.moved]}
         columns = {name: column.cpu() for name, column in columns.items()}
-        plain = {"evaluation": evaluation, "seconds": self.seconds, "digest": _digest(columns.values())}
+        plain = {
+            "evaluation": evaluation,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "digest": _digest(columns.values()),
+        }
         replace_file(path, lambda file: torch.save({**columns, **plain}, file))
 
     def restore(self, path: Path, evaluation: dict[str, str]) -> None:
@@ -225,6 +347,7 @@ class _State:
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
             whole = stored["digest"] == _digest(stored[name] for name in ("rounds", "robust", "y_adv", "x_adv"))
+            seed, seconds = int(stored["seed"]), float(stored["seconds"])
             other = [name for name, value in evaluation.items() if stored["evaluation"][name] != value]
         except Exception as error:  # torch raises whatever the bytes lead it to
             raise ValueError(f"{path} is damaged, or no state of an evaluation ({type(error).__name__})") from None
@@ -235,7 +358,7 @@ class _State:
             )
         if not whole:
             raise ValueError(f"{path} is damaged: its contents do not match their digest")
-        self.rounds, self.robust, self.seconds = stored["rounds"], stored["robust"], stored["seconds"]
+        self.rounds, self.robust, self.seed, self.seconds = stored["rounds"], stored["robust"], seed, seconds
         self.y_adv = stored["y_adv"].to(self.y_adv.device)
         self.x_adv[self.moved] = stored["x_adv"].to(self.x_adv.device)
 

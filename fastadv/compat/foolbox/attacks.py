@@ -1,62 +1,47 @@
-"""foolbox's models, criteria and attacks: ``LinfPGD()(fmodel, images, labels, epsilons=[...])``.
-
-The calls, options and what they return are those of foolbox 3. What differs, on purpose: the model stays where it is
-unless `device` says otherwise, its parameters keep their gradients, inputs are torch tensors, noise is keyed by the
-sample's place in the batch and `seed`, starts and projections in L1 are those of fastadv's `PGD`, MI-FGSM divides every
-gradient by its L1 norm, and DDN looks at its last point too, as their papers do.
-"""
+"""``foolbox.attacks``: its names for the attacks that fastadv has."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import attacks, ops
-from ._models import logits_at, normalised
+from ... import attacks as ours
+from ... import ops
+from .._models import seeded
+from .._names import only
+from .criteria import Misclassification, TargetedMisclassification
+from .models import PyTorchModel
 
+__all__ = [
+    "FGM",
+    "FGSM",
+    "L1PGD",
+    "L2PGD",
+    "MIFGSM",
+    "PGD",
+    "Attack",
+    "DDNAttack",
+    "L1BasicIterativeAttack",
+    "L1FastGradientAttack",
+    "L1ProjectedGradientDescentAttack",
+    "L2BasicIterativeAttack",
+    "L2CarliniWagnerAttack",
+    "L2DeepFoolAttack",
+    "L2FastGradientAttack",
+    "L2ProjectedGradientDescentAttack",
+    "LinfBasicIterativeAttack",
+    "LinfDeepFoolAttack",
+    "LinfFastGradientAttack",
+    "LinfMomentumIterativeFastGradientMethod",
+    "LinfPGD",
+    "LinfProjectedGradientDescentAttack",
+]
 
-class PyTorchModel:
-    """`model` with the `bounds` of its inputs and their `preprocessing`: mean, std and axis -3, the channels."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        bounds: tuple[float, float],
-        device: torch.device | str | None = None,
-        preprocessing: Mapping[str, Any] | None = None,
-    ):
-        how = {"mean": 0.0, "std": 1.0, "axis": -3, **(preprocessing or {})}
-        if unknown := how.keys() - {"mean", "std", "axis"}:
-            raise ValueError(f"PyTorchModel: preprocessing may have mean, std and axis, got {', '.join(unknown)}")
-        mean, std = (torch.as_tensor(how[name]).flatten() for name in ("mean", "std"))
-        if how["axis"] != -3 and max(len(mean), len(std)) > 1:
-            raise ValueError(f"PyTorchModel: the axis of the channels must be -3, got {how['axis']}")
-        size = max(len(mean), len(std))
-        self.model = normalised(model if device is None else model.to(device), mean.expand(size), std.expand(size))
-        self.bounds = (float(bounds[0]), float(bounds[1]))
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """The logits at `inputs`, as attacks see them."""
-        return logits_at(self.model, inputs)
-
-
-@dataclass(frozen=True, eq=False)
-class Misclassification:
-    """Away from `labels` [B]."""
-
-    labels: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class TargetedMisclassification:
-    """Towards `target_classes` [B]."""
-
-    target_classes: Tensor
-
+__getattr__, __dir__ = only(__name__, __all__)
 
 Epsilons = float | None | Sequence[float | None] | np.ndarray | Tensor
 
@@ -65,13 +50,13 @@ Epsilons = float | None | Sequence[float | None] | np.ndarray | Tensor
 class Attack(ABC):
     """``attack(fmodel, inputs, criterion, epsilons=...)``; see there."""
 
-    seed: int = 0
+    seed: int | None = None
 
     norm: ClassVar[str] = "linf"
     smallest: ClassVar[bool] = False  # it looks for the smallest perturbation, and needs no epsilon
 
     @abstractmethod
-    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
+    def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
         """fastadv's attack at `epsilon`, with the options `common` to all."""
 
     def __call__(
@@ -81,26 +66,23 @@ class Attack(ABC):
 
         With K `epsilons`, in a list, an array or a tensor, two lists of K and a tensor [K, B]. None, for an attack that
         looks for the smallest perturbation, does not clip. `criterion` is labels, `Misclassification` or
-        `TargetedMisclassification`.
+        `TargetedMisclassification`; TypeError for anything else.
         """
-        targets = getattr(criterion, "target_classes", None)
-        y = getattr(criterion, "labels", criterion) if targets is None else targets
-        y = getattr(y, "raw", y)  # foolbox's own criteria
+        goal = _criterion(criterion)
+        targeted = isinstance(goal, TargetedMisclassification)
+        y = goal.target_classes if targeted else goal.labels
         values = epsilons.tolist() if isinstance(epsilons, np.ndarray | np.generic | Tensor) else epsilons
         listed = isinstance(values, Iterable)
         values = list(values) if listed else [values]
         if None in values and not self.smallest:
             raise ValueError(f"{type(self).__name__} needs a size: epsilons must not be None")
-        common = {"bounds": model.bounds, "seed": self.seed}
-        if targets is not None:
-            common["targeted"] = True
-        if self.smallest:
-            raw = [self.build(None, **common)(model.model, inputs, y)] * len(values)
-        else:
-            raw = [self.build(epsilon, **common)(model.model, inputs, y) for epsilon in values]
+        common = {"bounds": model.bounds, "seed": self.seed} | ({"targeted": True} if targeted else {})
+        made = [self.build(epsilon, **common) for epsilon in ([None] if self.smallest else values)]
+        seed = seeded(made[0]).seed
+        raw = [replace(attack, seed=seed)(model.model, inputs, y) for attack in made]
+        raw *= len(values) if self.smallest else 1
         clipped = [self._clipped(inputs, x_adv, epsilon) for x_adv, epsilon in zip(raw, values, strict=True)]
-        classes = torch.stack([model(x_adv).argmax(dim=1) for x_adv in clipped])
-        adversarial = classes != y if targets is None else classes == y
+        adversarial = torch.stack([goal(x_adv, model(x_adv)) for x_adv in clipped])
         return (raw, clipped, adversarial) if listed else (raw[0], clipped[0], adversarial[0])
 
     def _clipped(self, x: Tensor, x_adv: Tensor, epsilon: float | None) -> Tensor:
@@ -114,6 +96,19 @@ class Attack(ABC):
         return torch.where(ops.as_rows(size <= epsilon, x), x_adv, clipped)
 
 
+def _criterion(given: Any) -> Misclassification | TargetedMisclassification:
+    """The criterion that is `given`: ours, foolbox's own, or labels. Raises TypeError for anything else."""
+    targeted = hasattr(given, "target_classes")
+    classes = given.target_classes if targeted else getattr(given, "labels", given)
+    classes = getattr(classes, "raw", classes)  # foolbox wraps them
+    if not isinstance(classes, Tensor):
+        raise TypeError(
+            "criterion must be a tensor of labels, Misclassification or TargetedMisclassification of one, "
+            f"got {type(given).__name__}"
+        )
+    return TargetedMisclassification(classes) if targeted else Misclassification(classes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinfProjectedGradientDescentAttack(Attack):
     rel_stepsize: float = 0.01 / 0.3
@@ -121,9 +116,9 @@ class LinfProjectedGradientDescentAttack(Attack):
     steps: int = 40
     random_start: bool = True
 
-    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
+    def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
         alpha = self.rel_stepsize * epsilon if self.abs_stepsize is None else self.abs_stepsize
-        return attacks.PGD(epsilon, alpha, self.steps, float(self.random_start), norm=self.norm, **common)
+        return ours.PGD(epsilon, alpha, self.steps, float(self.random_start), norm=self.norm, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,17 +158,17 @@ class LinfMomentumIterativeFastGradientMethod(Attack):
     abs_stepsize: float | None = None
     steps: int = 10
 
-    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
+    def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
         alpha = self.rel_stepsize * epsilon if self.abs_stepsize is None else self.abs_stepsize
-        return attacks.MIFGSM(epsilon, alpha, self.steps, self.momentum, **common)
+        return ours.MIFGSM(epsilon, alpha, self.steps, self.momentum, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinfFastGradientAttack(Attack):
     random_start: bool = False
 
-    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
-        return attacks.PGD(epsilon, epsilon, 1, float(self.random_start), norm=self.norm, **common)
+    def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
+        return ours.PGD(epsilon, epsilon, 1, float(self.random_start), norm=self.norm, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +191,10 @@ class L2DeepFoolAttack(Attack):
     norm = "l2"
     smallest = True
 
-    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
+    def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
         if self.loss != "logits" or "targeted" in common:
             raise ValueError(f"{type(self).__name__} has loss 'logits' alone and no targets, got loss {self.loss!r}")
-        return attacks.DeepFool(self.steps, self.overshoot, self.candidates or 2**31, norm=self.norm, **common)
+        return ours.DeepFool(self.steps, self.overshoot, self.candidates or 2**31, norm=self.norm, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,10 +214,10 @@ class L2CarliniWagnerAttack(Attack):
     norm = "l2"
     smallest = True
 
-    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
+    def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "abort_early": self.abort_early}
         how |= {"steps": self.steps, "lr": self.stepsize, "binary_search_steps": self.binary_search_steps}
-        return attacks.CW(**how, **common)
+        return ours.CW(**how, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +229,8 @@ class DDNAttack(Attack):
     norm = "l2"
     smallest = True
 
-    def build(self, epsilon: float | None, **common: Any) -> attacks.Attack:
-        return attacks.DDN(self.steps, self.gamma, self.init_epsilon, **common)
+    def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
+        return ours.DDN(self.steps, self.gamma, self.init_epsilon, **common)
 
 
 FGSM, FGM = LinfFastGradientAttack, L2FastGradientAttack
