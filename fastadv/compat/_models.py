@@ -23,4 +23,4 @@ def normalised(model: Model, mean: Any, std: Any) -> Model:
 def logits_at(model: Model, x: Tensor) -> Tensor:
     """The logits [B, K] that attacks see."""
     with isolated(model), torch.no_grad():
-        return checked_logits(model, x)
+        return checked_logits(model, x.clone())

@@ -99,7 +99,7 @@ class Attack(ABC):
         else:
             raw = [self.build(epsilon, **common)(model.model, inputs, y) for epsilon in values]
         clipped = [self._clipped(inputs, x_adv, epsilon) for x_adv, epsilon in zip(raw, values, strict=True)]
-        classes = torch.stack([model(x_adv).argmax(dim=1) for x_adv in clipped])
+        classes = torch.stack([attacks.predicted(model(x_adv)) for x_adv in clipped])
         adversarial = classes != y if targets is None else classes == y
         return (raw, clipped, adversarial) if listed else (raw[0], clipped[0], adversarial[0])
 

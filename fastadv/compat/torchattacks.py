@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from .. import attacks, ops
-from ..attacks import Model
+from ..attacks import Model, predicted
 from ..attacks.onestep import random_target
 from ..runs import replace_file
 from ._models import logits_at, normalised, of_model
@@ -85,7 +85,7 @@ class Attack(ABC):
     def forward_return_target_labels(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The adversarial images, and the classes predicted there."""
         x_adv = self(images, labels)
-        return x_adv, self.get_logits(x_adv).argmax(dim=1)
+        return x_adv, predicted(self.get_logits(x_adv))
 
     def _attack(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor) -> Tensor:
         attack = self.build()
@@ -193,7 +193,7 @@ class Attack(ABC):
         started, columns = time.perf_counter(), []
         for inputs, labels in data_loader:
             x_adv = self(inputs, labels)
-            predictions = self.get_logits(x_adv).argmax(dim=1)
+            predictions = predicted(self.get_logits(x_adv))
             sizes = (x_adv - inputs.to(x_adv)).flatten(1).norm(dim=1)
             columns.append([t.cpu() for t in (x_adv, labels, predictions, inputs, sizes)])
         x_adv, y, predictions, x, sizes = (torch.cat(column) for column in zip(*columns, strict=True))
@@ -456,7 +456,7 @@ class MultiAttack(Attack):
         y = logits_at(model, x).argmax(dim=1) if y is None else y
         for attack in self.attacks:
             found = attack._attack(model, x[left], y[left], ids[left])
-            fooled = logits_at(model, found).argmax(dim=1) != y[left]
+            fooled = predicted(logits_at(model, found)) != y[left]
             x_adv[left[fooled]] = found[fooled]
             left = left[~fooled]
             if len(left) == 0:
