@@ -40,6 +40,8 @@ from fastadv.attacks import (
 from fastadv.attacks._ascend import Rows, ascend, ball_ascent
 from fastadv.losses import cross_entropy, lead
 
+pytestmark = pytest.mark.usefixtures("seed_zero")
+
 CASES: dict[str, Attack] = {
     "anpgd": ANPGD(0.1, steps=5, longest=0.1),
     "apgd": APGD(0.1, steps=5),
@@ -903,6 +905,68 @@ def test_bounds_hold_as_the_samples_round_them(attack):
     assert x_adv.max() <= highest
     assert isinstance(attack, ANPGD | EPGD) or (x_adv.min(), x_adv.max()) == (lowest, highest)
     attack(model, x_adv)
+
+
+IN_UNITS = ("eps", "alpha", "longest", "omega", "enough")
+"""Options in the units of the inputs; all others are shares, counts or names."""
+
+
+def scaled(attack: Attack, factor: float) -> Attack:
+    """The same attack on inputs that are `factor` times as large."""
+    own = {item.name: getattr(attack, item.name) for item in dataclasses.fields(attack)}
+    sizes = {name: factor * own[name] for name in IN_UNITS if own.get(name) is not None}
+    if isinstance(attack, MultiAttack):
+        sizes["attacks"] = tuple(scaled(each, factor) for each in attack.attacks)
+    return dataclasses.replace(attack, bounds=tuple(factor * bound for bound in attack.bounds), **sizes)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(pytest.param(attack, id=name) for name, attack in CASES.items()),
+        CW(steps=30, binary_search_steps=4),
+        CWLinf(steps=30),
+        DDN(steps=30, init_norm=0.2),
+        DeepFool(convention="original"),
+        DeepFool(convention="original", norm="linf"),
+        PGD(1.0, 0.2, norm="l2"),
+        PGD(5.0, 1.0, norm="l1"),
+        PGD(0.05, 0.01, 3, random_start="gaussian", loss="kl"),
+        PGD(0.05, 0.01, 3, random_start="gaussian-unclipped", loss="spat"),
+        FriendlyPGD(0.1, 0.02, random_start="gaussian", omega=0.01),
+        DynamicPGD(0.1, 0.02, fosc=0.5),
+        FAB(steps=5, restarts=2, enough=0.01),
+        APGD(1.0, steps=10, norm="l2", loss="dlr"),
+        Square(1.0, 30, norm="l2"),
+    ],
+)
+def test_attacks_scale_with_the_inputs(attack):
+    """By a power of two, so that nothing is rounded otherwise: as for [0, 255], where constants used to count as 1."""
+    model, x, y = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64), labels(24, 5)
+    found = attack.run(model, x, y)
+    large = scaled(attack, 256.0).run(lambda x: model(x / 256), 256 * x, y)
+    assert found.success.any()
+    assert torch.equal(large.success, found.success)
+    assert torch.equal(large.steps, found.steps)
+    torch.testing.assert_close(large.x_adv / 256, found.x_adv, rtol=0, atol=1e-12)
+    torch.testing.assert_close(large.norm / 256, found.norm)
+
+
+def test_carlini_and_wagner_between_0_and_255():
+    model, x = linear(48, 5), samples(32, *SHAPE)
+    for attack in (CW(binary_search_steps=5, initial_const=0.01), CWLinf()):
+        found = attack.run(model, x)
+        large = dataclasses.replace(attack, bounds=(0.0, 255.0)).run(lambda x: model(x / 255), 255 * x)
+        assert found.success.all()
+        assert large.success.all()
+        torch.testing.assert_close(large.norm / 255, found.norm, rtol=0.05, atol=0)
+
+
+def test_inputs_without_bounds_have_the_unit_1():
+    assert PGD(bounds=(-math.inf, math.inf)).unit == 1
+    assert PGD(bounds=(-1.0, 1.0)).unit == 2
+    model, x = linear(48, 5), samples(8, *SHAPE)
+    assert CW(bounds=(-math.inf, math.inf)).run(model, x).success.all()
 
 
 @budgeted

@@ -23,6 +23,8 @@ from fastadv.evaluation import (
     wilson,
 )
 
+pytestmark = pytest.mark.usefixtures("seed_zero")
+
 INF = torch.inf
 ATTACKS: dict[str, Attack] = {
     "deepfool": DeepFool(steps=10),
@@ -222,7 +224,7 @@ def test_evaluate_against_direct_computation(bounds, label):
     assert (found.samples, found.label, found.clean) == (40, label, 0.75)
     assert list(found.results) == list(ATTACKS)
     for name, attack in ATTACKS.items():
-        attack = dataclasses.replace(attack, bounds=bounds)
+        attack = dataclasses.replace(attack, bounds=bounds, seed=0)
         result = found.results[name]
         assert result.attack == attack
         x_adv = attack(model, given.x, given.y if label == "true" else None)

@@ -15,6 +15,8 @@ from fastadv import ops
 from fastadv.attacks import EPGD, PGD, Attack, Noise
 from fastadv.losses import cross_entropy
 
+pytestmark = pytest.mark.usefixtures("seed_zero")
+
 X, Y = samples(16, 3, 6, 6), labels(16, 5)
 
 

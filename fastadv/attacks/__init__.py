@@ -1,6 +1,6 @@
 """Attacks: frozen dataclasses of options, called as ``attack(model, x, y)``."""
 
-from ._ascend import Model, Rows, checked_logits, isolated
+from ._ascend import Model, Rows, checked_logits, classify, isolated, predicted
 from ._attack import Attack, AttackResult
 from ._tuned import Tuned, tuned
 from .anpgd import ANPGD
@@ -52,7 +52,9 @@ __all__ = [
     "Square",
     "Tuned",
     "checked_logits",
+    "classify",
     "isolated",
+    "predicted",
     "tuned",
 ]
 

@@ -3,10 +3,11 @@
 import copy
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,42 +23,91 @@ Start = float | Literal["gaussian", "gaussian-unclipped"]
 """A share of the budget, or normal noise; see `start`."""
 
 
+_lock = threading.RLock()
+_held: dict[tuple[int, str], tuple[int, Any]] = {}
+"""What attacks have set of models, by object and attribute: how many of them hold it, and what it was before."""
+
+
 @contextmanager
 def isolated(model: Model) -> Iterator[None]:
     """The model as attacks need it: every submodule in eval mode, parameters frozen, grad mode on.
 
     Everything is put back on leaving, also when the model raises: each submodule's own mode (a frozen BN stays
-    frozen), each parameter's `requires_grad`, grad and inference mode. Nothing else of the model is touched. A method
-    of a module counts as the module. What lies behind another callable cannot be seen: it stays in its own mode.
-    DistributedDataParallel passes samples through to its module, without a word to the other processes.
+    frozen), each parameter's `requires_grad`, grad and inference mode. Nothing else of the model is touched. Where
+    several attacks are within it at once, in one another or in several threads, the last to leave puts back what the
+    first found. A method of a module counts as the module. What lies behind another callable cannot be seen: it stays
+    in its own mode. DistributedDataParallel passes samples through to its module, without a word to the other
+    processes.
     """
     module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-    modules = list(module.modules()) if isinstance(module, nn.Module) else []
-    # Their own forward waits for gradients of the parameters and sends buffers round; an attack within an attack finds
-    # them replaced already.
-    parallel = [m for m in modules if isinstance(m, nn.parallel.DistributedDataParallel) and "forward" not in vars(m)]
-    training = [module for module in modules if module.training]
-    trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+    held: list[tuple[object, str]] = []
     try:
-        for module in training:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        for module in parallel:
-            module.forward = module.module.__call__
+        with _lock:
+            for owner, name, value in _settings(module) if isinstance(module, nn.Module) else ():
+                _hold(owner, name, value)
+                held.append((owner, name))
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for module in training:
-            module.training = True
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module in parallel:
-            vars(module).pop("forward", None)
+        with _lock:
+            for owner, name in held:
+                _release(owner, name)
+
+
+def _settings(model: nn.Module) -> Iterator[tuple[object, str, Any]]:
+    """What an attack sets of `model`: the object, the attribute and its value."""
+    for module in model.modules():
+        yield module, "training", False
+        for parameter in module.parameters(recurse=False):
+            yield parameter, "requires_grad", False
+        # Its own forward waits for gradients of the parameters and sends buffers round.
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            yield module, "forward", module.module.__call__
+
+
+def _hold(owner: object, name: str, value: Any) -> None:
+    count, before = _held.get((id(owner), name), (0, getattr(owner, name)))
+    if getattr(owner, name) != value:
+        setattr(owner, name, value)
+    _held[id(owner), name] = count + 1, before
+
+
+def _release(owner: object, name: str) -> None:
+    count, before = _held.pop((id(owner), name))
+    if count > 1:
+        _held[id(owner), name] = count - 1, before
+    elif name == "forward":
+        delattr(owner, name)  # back to the one of its class
+    elif getattr(owner, name) != before:
+        setattr(owner, name, before)
 
 
 passes_again: ContextVar[bool] = ContextVar("passes_again", default=False)
 """Whether the pass forward that is made now is for several backward passes."""
+
+
+class _Eagerly:
+    """Within it, `torch.compile` runs nothing: in all threads, until the last of those within it has left."""
+
+    def __init__(self) -> None:
+        self.count, self.stance = 0, nullcontext()
+
+    def __enter__(self) -> None:
+        with _lock:
+            if self.count == 0:
+                loaded = "torch._dynamo" in sys.modules
+                self.stance = torch.compiler.set_stance("force_eager") if loaded else nullcontext()
+                self.stance.__enter__()
+            self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with _lock:
+            self.count -= 1
+            if self.count == 0:
+                self.stance.__exit__(None, None, None)
+
+
+_eagerly = _Eagerly()
 
 
 @contextmanager
@@ -65,22 +115,56 @@ def _for_several() -> Iterator[None]:
     """Models run as they are written: backward passes of inductor and of CUDA graphs overwrite what another needs."""
     token = passes_again.set(True)
     try:
-        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        with _eagerly:
             yield
     finally:
         passes_again.reset(token)
 
 
 def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
-    """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K."""
-    with faster_passes(x, model):
-        logits = model(x)
+    """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K.
+
+    Also for a model that changes `x` in place: give it a tensor that may be lost.
+    """
+    version = None if x.is_inference() else x._version  # counts changes in place
+    try:
+        with faster_passes(x, model):
+            logits = model(x)
+    except RuntimeError as error:
+        if "requires grad is being used in an in-place operation" not in str(error):
+            raise
+        raise ValueError(_IN_PLACE) from error
+    if version is not None and x._version != version:
+        raise ValueError(_IN_PLACE)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the model must return logits [{len(x)}, classes] with at least 2 classes, got {got}")
     if highest_label >= logits.shape[1]:
         raise ValueError(f"label {highest_label} is out of range: the model has {logits.shape[1]} classes")
     return logits
+
+
+_IN_PLACE = (
+    "the model changes its input in place, and with it the samples that are attacked. Use x.sub(mean).div(std) for "
+    "x.sub_(mean).div_(std) in its forward, inplace=False in its first layer, or begin the forward with x = x.clone()"
+)
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class of the highest logit, [B], and -1 where one of the logits [B, K] is NaN: that is never right.
+
+    Equal logits, infinite ones too, are a tie that goes to one of their classes.
+    """
+    highest, classes = logits.detach().max(dim=1)  # NaN, if there is one
+    return classes.masked_fill_(highest.isnan(), -1)
+
+
+def classify(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
+    """The class that an isolated `model` predicts at `x`, [B]; see `checked_logits`, whose errors it raises, and
+    `predicted`.
+    """
+    with isolated(model), torch.no_grad():
+        return predicted(checked_logits(model, x.clone(), highest_label))
 
 
 _FEW = 3
@@ -95,7 +179,8 @@ class Rows:
 
     `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction; `targeted`: y is where to go, not
     what to leave); `x_adv`: where the attack stands;
-    `steps`, `grads`: steps made and gradients computed, a sample; `nonfinite`: whether a gradient was NaN or infinite.
+    `steps`, `grads`: steps made and gradients computed, a sample; `nonfinite`: whether a gradient was NaN or infinite,
+    or `predictions` met a NaN logit.
     Attacks add tensors of their own.
     """
 
@@ -116,10 +201,10 @@ class Rows:
         self.x, self.ids = x, ids
         self.x_adv = x.clone()
         self.own_labels = y is None
-        self.y = self.predictions() if y is None else y
         self.steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.grads = torch.zeros_like(self.steps)
         self.nonfinite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.y = self.predictions() if y is None else y
 
     def logits(self, x: Tensor) -> Tensor:
         """The model's logits [B, K] at `x`; see `checked_logits`."""
@@ -190,8 +275,10 @@ class Rows:
         return self.logits(self.x_adv)
 
     def predictions(self) -> Tensor:
-        """The predicted class at `x_adv`, [B]."""
-        return self.scores().argmax(dim=1)
+        """The predicted class at `x_adv`, [B], -1 where a logit is NaN, which it notes; see `predicted`."""
+        classes = predicted(self.scores())
+        self.nonfinite |= classes < 0
+        return classes
 
     def fooled(self, predictions: Tensor) -> Tensor:
         """Whether a prediction is what the attack wants, [B]: the label if it is targeted, any other if not."""
@@ -268,12 +355,12 @@ def start(attack: object, rows: Rows, restart: int = 0) -> Tensor:
     """Where the attack of `rows` starts, [B, ...], within `attack.bounds`.
 
     Uniform in the ball of radius ``attack.random_start * rows.eps`` in `attack.norm`, which is x for 0; or, for
-    ``gaussian``, x with normal noise of standard deviation 0.001 on every entry, which for ``gaussian-unclipped`` may
-    lead out of the bounds.
+    ``gaussian``, x with normal noise of standard deviation 0.001 of the inputs' range on every entry, which for
+    ``gaussian-unclipped`` may lead out of the bounds.
     """
     if attack.random_start == 0:
         return rows.x.clone()
-    law, size, bounds = "gaussian", 0.001, attack.bounds
+    law, size, bounds = "gaussian", 0.001 * attack.unit, attack.bounds
     if attack.random_start == "gaussian-unclipped":
         bounds = (-math.inf, math.inf)
     elif attack.random_start != "gaussian":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import Budget, Model, Rows, Start, isolated
+from ._ascend import Budget, Model, Rows, Start, classify, isolated
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -39,12 +39,14 @@ class AttackResult:
 class Attack(ABC):
     """An attack and its options. ``attack(model, x, y)`` gives `x_adv`; ``attack.run(model, x, y)`` gives all it knows.
 
-    `bounds` is the range of the inputs. `seed` keys every random number, together with the sample's id: the same call
-    gives the same result, whatever the batch. The model is left exactly as it was, also when it raises.
+    `bounds` is the range of the inputs. Random numbers are keyed by `seed` and the sample's id: with a seed, the same
+    call gives the same result, whatever the batch, and no generator is used. Without one, every call of an attack that
+    `is_random` draws its seed from torch's default CPU generator: successive batches differ, and ``torch.manual_seed``
+    reproduces them. The model is left exactly as it was, also when it raises.
     """
 
     bounds: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
-    seed: int = field(default=0, kw_only=True)
+    seed: int | None = field(default=None, kw_only=True)
 
     norm: ClassVar[str] = "linf"
     targeted: ClassVar[bool] = False
@@ -55,26 +57,31 @@ class Attack(ABC):
         if not lo < hi:
             raise ValueError(f"{type(self).__name__}: bounds must be (lowest, highest), got {self.bounds}")
 
+    @property
+    def is_random(self) -> bool:
+        """Whether a call without a seed draws one."""
+        return bool(getattr(self, "random_start", False))
+
+    @property
+    def unit(self) -> float:
+        """The range of the inputs, of which constants of an attack are a share; 1 where it is infinite."""
+        lo, hi = self.bounds
+        return hi - lo if hi - lo < math.inf else 1.0
+
     @abstractmethod
     def perturb(self, rows: Rows) -> None:
-        """Moves ``rows.x_adv``; the model is isolated already."""
+        """Moves ``rows.x_adv``; the model is isolated already, and there is a seed if the attack is random."""
 
     def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         """The adversarial samples of `x` [B, ...], detached, in its dtype; see `run`."""
-        return self.rows(model, x, y, ids).x_adv
+        rows = self._attacked(model, x, y, ids)
+        self._report(rows, model)
+        return rows.x_adv
 
     def rows(self, model: Model, x: Tensor, y: Tensor | None = None, ids: Tensor | None = None) -> Rows:
-        """The samples after the attack, with its counts of each; see `run`, which tries them on the model as well."""
-        with isolated(model):
-            rows = Rows(model, *self._checked(x, y, ids), self.targeted)
-            self.perturb(rows)
-        if bool(rows.nonfinite.any()):
-            warnings.warn(
-                f"{type(self).__name__}: {int(rows.nonfinite.sum())} of {len(x)} samples had NaN or infinite "
-                "gradients, which move nothing",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        """The samples after the attack, with its counts of each; a dead model is no error. See `run`."""
+        rows = self._attacked(model, x, y, ids)
+        self._report(rows)
         return rows
 
     def run(
@@ -89,19 +96,79 @@ class Attack(ABC):
         """Attacks `model` (x to logits [B, K]) at `x` [B, ...] within `bounds`, away from the labels `y` [B].
 
         Without `y`, away from the model's own predictions; towards `y`, which must then be given, where the attack is
-        targeted. `ids` [B] int64 name the samples for random numbers, by
-        default 0..B-1; give data-set indices where one data set is attacked in several batches. With a `source` model
-        the samples are made on that, with its predictions where there is no `y`, and `model` is what they are tried on.
+        targeted. `ids` [B] int64 name the samples for random numbers, by default 0..B-1; give data-set indices and a
+        `seed` where results must not depend on the batches. With a `source` model the samples are made on that, with
+        its predictions where there is no `y`, and `model` is what they are tried on.
+
+        NaN logits are no prediction, and never right: such a sample is fooled, its `target` is -1, and without `y` it
+        is left as it is. A RuntimeWarning says how many samples had them, or gradients that are not finite.
 
         Raises TypeError or ValueError for inputs that are no floating-point tensor, not finite, outside `bounds`, or
-        labels of a wrong shape or out of range.
+        labels of a wrong shape or out of range; ValueError for a model whose logits are NaN at all samples, or one that
+        changes its input in place.
         """
-        rows = self.rows(model if source is None else source, x, y, ids)
+        rows = self._attacked(model if source is None else source, x, y, ids)
+        found = self._tried(rows, model)
+        self._report(rows, model if source is None else source, model)
+        return found
+
+    def outcome(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None = None,
+        ids: Tensor | None = None,
+        *,
+        source: Model | None = None,
+    ) -> AttackResult:
+        """What `run` gives, for one of several batches: that all of its logits are NaN is no error."""
+        rows = self._attacked(model if source is None else source, x, y, ids)
+        found = self._tried(rows, model)
+        self._report(rows)
+        return found
+
+    def _attacked(self, model: Model, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Rows:
+        """The samples after the attack. Without labels, those that the model gives no prediction for stay what they
+        are.
+        """
+        with isolated(model):
+            rows = Rows(model, *self._checked(x, y, ids), self.targeted)
+            unseeded = self.seed is None and self.is_random
+            attack = dataclasses.replace(self, seed=drawn_seed()) if unseeded else self
+            if rows.own_labels and bool(rows.nonfinite.any()):
+                index = (~rows.nonfinite).nonzero().squeeze(1)
+                part = rows.take(index)
+                of_rows(attack, index).perturb(part)
+                rows.put(index, part)
+            else:
+                attack.perturb(rows)
+        return rows
+
+    def _tried(self, rows: Rows, model: Model) -> AttackResult:
+        """What `model` makes of the samples."""
         rows.model = model
         with isolated(model):
             target = rows.predictions()
             norm = ops.row_norms(rows.x_adv, self.norm, rows.x)
             return AttackResult(rows.x_adv, rows.fooled(target), rows.steps, rows.grads, norm, target)
+
+    def _report(self, rows: Rows, *models: Model) -> None:
+        """Warns of what was not finite. Raises ValueError where one of `models` is dead: all its logits are NaN."""
+        count, samples = int(rows.nonfinite.sum()), len(rows.x)
+        if count == 0:
+            return
+        if count == samples and any(bool((classify(model, rows.x) < 0).all()) for model in models):
+            raise ValueError(
+                f"{type(self).__name__}: the model's logits are NaN at all {samples} samples, without an attack: it "
+                "has diverged, or its weights are damaged. Look for NaN among its parameters, and train it again with "
+                "a smaller learning rate or clipped gradients, or load an earlier checkpoint"
+            )
+        warnings.warn(
+            f"{type(self).__name__}: {count} of {samples} samples had NaN or infinite gradients, which move nothing, "
+            "or NaN logits, which are never right",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def at(self, eps: float) -> "Attack":
         """The same attack with another budget; step sizes scale with it. TypeError where it has no budget."""
@@ -156,6 +223,18 @@ class Attack(ABC):
                 raise ValueError(f"{name}: labels must not be negative, got {int(seen[2])}")
             highest_label = int(seen[3])
         return x, y, ids, highest_label
+
+
+def drawn_seed() -> int:
+    """A seed from torch's default CPU generator."""
+    return int(torch.randint(2**62, (), device="cpu"))
+
+
+def of_rows(attack: Attack, index: Tensor) -> Attack:
+    """`attack` with those of its numbers that are one a sample for the samples at `index` alone."""
+    values = {item.name: getattr(attack, item.name) for item in dataclasses.fields(attack)}
+    columns = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.numel() > 1}
+    return dataclasses.replace(attack, **{name: value[index] for name, value in columns.items()})
 
 
 def _own(t: Tensor) -> Tensor:

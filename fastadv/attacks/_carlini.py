@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..losses import lead
-from ._ascend import Rows, ascend
+from ._ascend import Rows, ascend, predicted
 from ._attack import Attack, check_count
 
 _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
@@ -34,6 +34,7 @@ class CarliniWagner(Attack):
     targeted: bool = field(default=False, kw_only=True)
 
     has_budget: ClassVar[bool] = False
+    degree: ClassVar[int]  # the power of the inputs' unit in which the penalty is
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,8 +55,12 @@ class CarliniWagner(Attack):
         """Sets `const`, `best` and its `size`; gives the mask of the rows that do not succeed at x already."""
         rows.best = rows.x.clone()
         rows.size = ops.row_norms(rows.x, self.norm).fill_(torch.inf)
-        rows.const = torch.full_like(rows.size, self.initial_const)
+        rows.const = torch.full_like(rows.size, self.weight(self.initial_const))
         return ~self._judge(rows, rows.scores())[1]
+
+    def weight(self, const: float) -> float:
+        """`const`, which is for inputs of range 1, in the units of the penalty."""
+        return const * self.unit**self.degree
 
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
         """A fresh run of Adam from `x_adv`, with one step size a sample; `found` tells who succeeded at any point."""
@@ -84,12 +89,12 @@ class CarliniWagner(Attack):
         """f, and whether the prediction is what the attack wants, with confidence."""
         ahead = lead(logits, rows.y)
         f = ((-ahead if self.targeted else ahead) + self.kappa).clamp_min(0)
-        return f, rows.fooled(logits.argmax(dim=1)) & (f <= 0)
+        return f, rows.fooled(predicted(logits)) & (f <= 0)
 
     def _adam(self, live: Rows, grad: Tensor, count: int) -> None:
         """Step number `count` of Adam (Kingma and Ba, 2015) down `grad`, and the box."""
         live.mean.lerp_(grad.to(live.mean.dtype), 1 - _MEAN)
         live.square.mul_(_SQUARE).addcmul_(grad, grad, value=1 - _SQUARE)
-        scale = (live.square / (1 - _SQUARE**count)).sqrt_().add_(_TINY)
+        scale = (live.square / (1 - _SQUARE**count)).sqrt_().add_(_TINY * self.unit ** (self.degree - 1))
         pace = ops.as_rows(live.rate / (_MEAN**count - 1), grad)
         live.x_adv.addcdiv_(pace * live.mean, scale).clamp_(*self.bounds)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ..losses import soft_margin
-from ._ascend import Rows, Start, ascend, ball_ascent, start
+from ._ascend import Rows, Start, ascend, ball_ascent, predicted, start
 from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
 
 
@@ -61,7 +61,7 @@ class ANPGD(Attack):
             middle = (near + far) / 2
             rows.x_adv = self._at(rows, middle, unit)
             scores = rows.scores()
-            crossed = soft_margin(scores, rows.y) >= 0 if self.soft else rows.fooled(scores.argmax(1))
+            crossed = ~(soft_margin(scores, rows.y) < 0) if self.soft else rows.fooled(predicted(scores))
             near, far = torch.where(crossed, near, middle), torch.where(crossed, middle, far)
         rows.distance = far
         rows.x_adv = self._at(rows, far, unit)

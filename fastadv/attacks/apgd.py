@@ -4,13 +4,14 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..losses import cross_entropy, dlr, dlr_targeted
-from ._ascend import STARTS, STEPS, Rows, ascend
+from ._ascend import STARTS, STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
@@ -38,6 +39,8 @@ class _AutoPGD(Attack):
     rho: float = 0.75
     eot: int = 1
     norm: str = field(default="linf", kw_only=True)
+
+    is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +124,7 @@ class _AutoPGD(Attack):
             loss = self._losses(logits, live)
             (grad,) = torch.autograd.grad(loss.sum(), x_adv)
             live.loss, total = live.loss + loss.detach(), total + live.counted(grad)
-        live.won = live.fooled(logits.argmax(dim=1))
+        live.won = live.fooled(predicted(logits))
         return total
 
 

@@ -1,7 +1,7 @@
 """Several attacks in turn: the pointwise worst case, and AutoAttack, which is one."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import STEPS, Rows
-from ._attack import Attack, Budget, check_budget, check_choice
+from ._attack import Attack, Budget, check_budget, check_choice, of_rows
 from .apgd import APGD, APGDT
 from .fab import FAB, FABT
 from .square import Square
@@ -22,7 +22,7 @@ class MultiAttack(Attack):
     A sample is robust if no attack fools it, and is then returned as it is; so are samples misclassified to begin with.
 
     Args:
-        attacks: the attacks; `bounds` of this one are theirs, and its `seed` is added to theirs.
+        attacks: the attacks; `bounds` of this one are theirs, and its `seed`, given or drawn, is added to theirs.
         norm: what `AttackResult.norm` is measured in.
     """
 
@@ -39,8 +39,13 @@ class MultiAttack(Attack):
             raise ValueError("MultiAttack: attacks must not be targeted: their labels would mean two things")
         check_choice(self, "norm", self.norm, tuple(STEPS))
 
+    @property
+    def is_random(self) -> bool:
+        return any(each.is_random and each.seed is None for each in self.attacks)
+
     def perturb(self, rows: Rows) -> None:
-        worst_case(rows, (replace(each, bounds=self.bounds, seed=self.seed + each.seed) for each in self.attacks))
+        seed = self.seed or 0
+        worst_case(rows, (replace(each, bounds=self.bounds, seed=seed + (each.seed or 0)) for each in self.attacks))
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class AutoAttack(Attack):
     attacks_to_run: tuple[str, ...] = ()
     norm: str = field(default="linf", kw_only=True)
 
+    is_random: ClassVar[bool] = True
+
     VERSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
         "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
         "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
@@ -84,21 +91,21 @@ class AutoAttack(Attack):
 
     @property
     def attacks(self) -> dict[str, Attack]:
-        """The attacks that are run, by their usual names, in order."""
+        """The attacks that are run, by their usual names, in order; each has a seed of its own if there is a seed."""
         restarts = 5 if self.version == "plus" else 1
         eot = 20 if self.version == "rand" else 1
+        how = {"norm": self.norm, "bounds": self.bounds}
         every = {
-            "apgd-ce": APGD(self.eps, restarts=restarts, eot=eot, norm=self.norm),
-            "apgd-dlr": APGD(self.eps, restarts=restarts, eot=eot, loss="dlr", norm=self.norm),
-            "fab": FAB(enough=self.eps, restarts=restarts, norm=self.norm),
-            "square": Square(self.eps, norm=self.norm),
-            "apgd-t": APGDT(self.eps, norm=self.norm),
-            "fab-t": FABT(enough=self.eps, norm=self.norm),
+            "apgd-ce": APGD(self.eps, restarts=restarts, eot=eot, **how),
+            "apgd-dlr": APGD(self.eps, restarts=restarts, eot=eot, loss="dlr", **how),
+            "fab": FAB(enough=self.eps, restarts=restarts, **how),
+            "square": Square(self.eps, **how),
+            "apgd-t": APGDT(self.eps, **how),
+            "fab-t": FABT(enough=self.eps, **how),
         }
         names = self.attacks_to_run or self.VERSIONS[self.version]
-        return {
-            name: replace(every[name], bounds=self.bounds, seed=self.seed + place) for place, name in enumerate(names)
-        }
+        seeds = [None if self.seed is None else self.seed + place for place in range(len(names))]
+        return {name: replace(every[name], seed=seed) for name, seed in zip(names, seeds, strict=True)}
 
     def perturb(self, rows: Rows) -> None:
         eps = ops.per_sample("AutoAttack", "eps", self.eps, rows.x)
@@ -114,7 +121,7 @@ def worst_case(rows: Rows, attacks: Iterable[Attack], eps: Tensor | None = None)
     for attack in attacks:
         if len(where) == 0:
             break
-        _of_rows(attack, where).perturb(part)
+        of_rows(attack, where).perturb(part)
         won = part.fooled(part.predictions())
         if eps is not None and not attack.has_budget:
             won &= ops.row_norms(part.x_adv, attack.norm, part.x) <= eps[where]
@@ -122,10 +129,3 @@ def worst_case(rows: Rows, attacks: Iterable[Attack], eps: Tensor | None = None)
         rows.put(where, part)
         where = where[~won]
         part = rows.take(where)
-
-
-def _of_rows(attack: Attack, index: Tensor) -> Attack:
-    """`attack` with those of its numbers that are one a sample for the samples at `index` alone."""
-    values = {item.name: getattr(attack, item.name) for item in fields(attack)}
-    columns = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.numel() > 1}
-    return replace(attack, **{name: value[index] for name, value in columns.items()})

@@ -23,8 +23,8 @@ class CW(CarliniWagner):
     Args:
         kappa: the confidence, in logits, by which the other class must lead; 0 asks only for another prediction.
         steps: gradient steps for each const at the most.
-        lr: Adam's step size, in the units of the inputs.
-        initial_const: the const at first.
+        lr: Adam's step size, as a share of the inputs' range.
+        initial_const: the const at first, for inputs of range 1.
         abort_early: a sample leaves a const once its own loss is no lower than a tenth of the steps before.
         binary_search_steps: how many consts are tried.
         targeted: towards the labels instead of away from them.
@@ -33,6 +33,7 @@ class CW(CarliniWagner):
     binary_search_steps: int = 9
 
     norm: ClassVar[str] = "l2"
+    degree: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +41,7 @@ class CW(CarliniWagner):
 
     def perturb(self, rows: Rows) -> None:
         active = self.begin(rows)
-        rate = torch.full_like(rows.size, self.lr)
+        rate = torch.full_like(rows.size, self.lr * self.unit)
         lower, upper = torch.zeros_like(rows.size), rows.size.clone()
         for _ in range(self.binary_search_steps):
             rows.x_adv = rows.x.clone()

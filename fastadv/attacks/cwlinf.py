@@ -24,7 +24,7 @@ class CWLinf(CarliniWagner):
         kappa: the confidence, in logits, by which the other class must lead; 0 asks only for another prediction.
         steps: gradient steps for each tau and const at the most.
         lr: Adam's step size, as a share of tau, so that it suits perturbations of every size.
-        initial_const: the const at first.
+        initial_const: the const at first, for inputs of range 1.
         abort_early: a sample gives up a tau once its own loss is no lower than a tenth of the steps before.
         largest_const: the const beyond which a sample is finished.
         decrease: how much smaller the next tau is.
@@ -37,6 +37,7 @@ class CWLinf(CarliniWagner):
     decrease: float = 0.95
 
     norm: ClassVar[str] = "linf"
+    degree: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +59,9 @@ class CWLinf(CarliniWagner):
             rows.tau = torch.where(solved, self.decrease * rows.size, rows.tau)
             rows.const = torch.where(solved, rows.const, 10 * rows.const)
             # Without the second, a model that is not quite the same function twice could go on for ever.
-            active &= (rows.const <= self.largest_const) & (rows.tau > torch.finfo(rows.x.dtype).eps * reach)
+            active &= (rows.const <= self.weight(self.largest_const)) & (
+                rows.tau > torch.finfo(rows.x.dtype).eps * reach
+            )
         rows.x_adv = rows.best
 
     def penalty(self, live: Rows) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from .. import ops
 from ..losses import cross_entropy
-from ._ascend import Rows, ascend
+from ._ascend import Rows, ascend, predicted
 from ._attack import Attack, check_count
 
 
@@ -17,15 +17,16 @@ class DDN(Attack):
     """The smallest L2 perturbation DDN meets (Rony et al., CVPR 2019, Algorithm 1), without its quantisation.
 
     Every step goes along the normalised gradient of the cross-entropy, and then to the sphere around x whose radius has
-    become smaller if the point before was adversarial, and larger if not; the step size falls from 1 to 0.01 by half a
-    cosine. Nobody knows when a sample has come to its nearest point, so that all make all steps. Samples that succeed
-    at x are returned as they are; so are those that are never fooled. Without a gradient only the radius changes.
+    become smaller if the point before was adversarial, and larger if not; the step size falls from 1 to 0.01 of the
+    inputs' range by half a cosine. Nobody knows when a sample has come to its nearest point, so that all make all
+    steps. Samples that succeed at x are returned as they are; so are those that are never fooled. Without a gradient
+    only the radius changes.
 
     Args:
         steps: gradient steps. In n of them the radius reaches ``init_norm * (1 +- gamma) ** n`` and no further: few
             steps need a larger gamma, or an init_norm near the norms expected.
         gamma: by what share of it the radius changes at a step.
-        init_norm: the radius at first, an L2 norm in the units of the inputs.
+        init_norm: the radius at first, an L2 norm, with the inputs' range as its unit.
         targeted: towards the labels instead of away from them.
     """
 
@@ -48,17 +49,17 @@ class DDN(Attack):
     def perturb(self, rows: Rows) -> None:
         rows.best = rows.x.clone()
         rows.size = ops.row_norms(rows.x, "l2").fill_(torch.inf)
-        rows.radius = torch.full_like(rows.size, self.init_norm)
-        alphas = (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2 for k in range(self.steps))
+        rows.radius = torch.full_like(rows.size, self.init_norm * self.unit)
+        shares = (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2 for k in range(self.steps))
         active = None if rows.own_labels else ~rows.fooled(rows.predictions())
-        ascend(rows, self.steps, lambda live: self._step(live, next(alphas)), active)
+        ascend(rows, self.steps, lambda live: self._step(live, self.unit * next(shares)), active)
         rows.keep_nearest(rows.fooled(rows.predictions()), "l2")
         rows.x_adv = rows.best
 
     def _step(self, live: Rows, alpha: float) -> None:
         x_adv, logits = live.differentiable(live.x_adv)
         (grad,) = torch.autograd.grad(cross_entropy(logits, live.y).sum(), x_adv)
-        grad, fooled = live.counted(grad), live.fooled(logits.argmax(dim=1))
+        grad, fooled = live.counted(grad), live.fooled(predicted(logits))
         live.keep_nearest(fooled, "l2")
         live.radius = torch.where(fooled, (1 - self.gamma) * live.radius, (1 + self.gamma) * live.radius)
         ops.l2_step(live.x_adv, grad, live.x, -alpha if self.targeted else alpha, math.inf, -math.inf, math.inf)

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 
 from .. import ops
-from ._ascend import Rows, ascend
+from ._ascend import Rows, ascend, predicted
 from ._attack import Attack, check_choice, check_count
 
 _BEYOND = 1e-4
-"""How much further than the boundary the authors' code goes, in the units of the norm."""
+"""How much further than the boundary the authors' code goes, in the norm, with the inputs' range as its unit."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class DeepFool(Attack):
     In the convention ``cleverhans``, which the Blind AT paper used, candidates are the best classes at the current
     point, every iterate is clipped to the box, and the overshoot multiplies the sum of the steps but is not linearised
     at. In the convention ``original``, that of the authors' code, they are the best classes at x, and every iterate has
-    the overshoot in it, goes 1e-4 beyond the boundary and may leave the box; only the result is clipped, which the
-    authors do not do.
+    the overshoot in it, goes 1e-4 of the inputs' range beyond the boundary and may leave the box; only the result is
+    clipped, which the authors do not do.
 
     In both, a sample is finished, and leaves the batch, as soon as the point that would be returned has another class;
     cleverhans asks the point before the overshoot, which creeps up to the boundary for twice as many steps and is no
@@ -73,11 +73,11 @@ class DeepFool(Attack):
             grads,
             torch.zeros_like(live.y),  # the place of y among them
             self.overshoot,
-            _BEYOND if self.convention == "original" else 0.0,
+            _BEYOND * self.unit if self.convention == "original" else 0.0,
             self.norm,
             *self.bounds,
         )
-        return live.predictions() == live.y
+        return predicted(live.scores()) == live.y
 
     def _rivals(self, rows: Rows, logits: torch.Tensor) -> torch.Tensor:
         """The best classes but y, the best first, [B, candidates - 1]."""

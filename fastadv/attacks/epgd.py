@@ -6,7 +6,7 @@ import torch
 
 from .. import ops
 from ..losses import LOSSES
-from ._ascend import STEPS, Rows, ascend
+from ._ascend import STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
@@ -68,7 +68,7 @@ class EPGD(Attack):
         everywhere = torch.ones_like(rows.crossed)
         for _ in range(self.bisections):
             part.x_adv = ends[2]
-            inside = part.predictions() == part.y if len(beyond) else part.crossed
+            inside = predicted(part.scores()) == part.y if len(beyond) else part.crossed
             ops.bisect_step(*ends, inside)
             ops.bisect_step(inner, outer, middle, everywhere)
         inner[beyond] = ends[0]
@@ -76,7 +76,7 @@ class EPGD(Attack):
 
     def _step(self, live: Rows) -> None:
         x_adv, logits = live.differentiable(live.x_adv)
-        live.crossed |= logits.detach().argmax(dim=1) != live.y  # the step's own forward pass shows it
+        live.crossed |= predicted(logits) != live.y  # the step's own forward pass shows it
         (grad,) = torch.autograd.grad(LOSSES[self.loss](logits, live.y).sum(), x_adv)
         STEPS[self.norm](live.x_adv, live.counted(grad), live.x, live.alpha, live.eps, *self.bounds)
 
@@ -85,6 +85,6 @@ class EPGD(Attack):
         for _ in range(self.bisections):
             point = (point + out) / 2
             rows.x_adv = point
-            right = ops.as_rows(rows.predictions() == rows.y, point)
+            right = ops.as_rows(predicted(rows.scores()) == rows.y, point)
             out = torch.where(right, point, out)
         return out

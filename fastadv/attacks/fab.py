@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import DUALS, STARTS, STEPS, Rows, ascend
+from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
@@ -38,6 +38,10 @@ class _AdaptiveBoundary(Attack):
         for option, least, most in (("alpha_max", 0, 1), ("eta", 1, 2), ("beta", 0, 1)):
             if not least <= getattr(self, option) <= most:
                 raise ValueError(f"{name}: {option} must be between {least} and {most}, got {getattr(self, option)}")
+
+    @property
+    def is_random(self) -> bool:
+        return self.restarts > 1
 
     @abstractmethod
     def _runs(self, rows: Rows) -> Iterator[bool]:
@@ -76,7 +80,7 @@ class _AdaptiveBoundary(Attack):
         share = ops.as_rows(share, here).to(here.dtype)
         ends = [start + self.eta * way for start, way in zip((here, live.x), ways, strict=True)]
         live.x_adv = ((1 - share) * ends[0] + share * ends[1]).clamp(*self.bounds)
-        fooled = live.fooled(live.predictions())
+        fooled = live.fooled(predicted(live.scores()))
         live.keep_nearest(fooled, self.norm)
         back = live.x + self.beta * (live.x_adv - live.x)
         live.x_adv = torch.where(ops.as_rows(fooled, here), back, live.x_adv)

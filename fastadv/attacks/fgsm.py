@@ -1,6 +1,7 @@
 """The fast gradient sign method, from the sample and from a random point beside it."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from .. import ops
 from ..losses import cross_entropy
@@ -46,6 +47,8 @@ class RFGSM(Attack):
     alpha: Budget = 4 / 255
     steps: int = 1
     targeted: bool = field(default=False, kw_only=True)
+
+    is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,7 +28,8 @@ class FriendlyPGD(Attack):
         steps: number of gradient steps at the most, the paper's K.
         tau: steps after the first misclassification; a number or one a sample, [B] int64.
         random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0 (Algorithm 1);
-            ``gaussian`` for x with normal noise of standard deviation 0.001 (FAT for TRADES and MART).
+            ``gaussian`` for x with normal noise of standard deviation 0.001 of the inputs' range (FAT for TRADES and
+            MART).
         omega: standard deviation of the noise added to every step; 0.001 in FAT, 0 in FAT for TRADES and MART.
         loss: ``ce``, or ``kl``, the divergence from the prediction at x (TRADES).
         rho: a sample counts as misclassified where it is so by this margin (section 3).
@@ -68,6 +69,10 @@ class FriendlyPGD(Attack):
                 f"{type(self).__name__}: rho must be finite, not negative, and below 1 for a margin of probability; "
                 f"got {self.rho}"
             )
+
+    @property
+    def is_random(self) -> bool:
+        return super().is_random or bool(self.omega)
 
     def perturb(self, rows: Rows) -> None:
         name = type(self).__name__

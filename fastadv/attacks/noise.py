@@ -1,6 +1,7 @@
 """Random noise, the attack that knows nothing of the model."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .. import ops
 from ._ascend import Rows
@@ -19,6 +20,8 @@ class Noise(Attack):
 
     eps: Budget = 8 / 255
     law: str = "uniform"
+
+    is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,10 @@ class OneStepTargeted(Attack):
             check_budget(self, "alpha", self.alpha)
         check_choice(self, "towards", self.towards, ("most_confusing", "least_likely", "random", "any"))
 
+    @property
+    def is_random(self) -> bool:
+        return self.random_start or self.towards == "random"
+
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("OneStepTargeted", "eps", self.eps, rows.x)
         rows.alpha = rows.eps if self.alpha is None else ops.per_sample("OneStepTargeted", "alpha", self.alpha, rows.x)

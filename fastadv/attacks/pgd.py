@@ -20,8 +20,8 @@ class PGD(Attack):
         alpha: step size, likewise.
         steps: number of gradient steps.
         random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0; ``gaussian``
-            for x with normal noise of standard deviation 0.001; ``gaussian-unclipped`` for the same with no regard to
-            the bounds, to which the first step leads back, as in TRADES.
+            for x with normal noise of standard deviation 0.001 of the inputs' range; ``gaussian-unclipped`` for the
+            same with no regard to the bounds, to which the first step leads back, as in TRADES.
         loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``slm`` (MMA's soft margin),
             ``dlr``, ``kl`` (the divergence from the prediction at x, TRADES' loss) or ``spat`` (SPAT's, of the same
             two).

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..losses import margin
-from ._ascend import STEPS, Rows, ascend
+from ._ascend import STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -38,6 +39,8 @@ class Square(Attack):
     p: float = 0.8
     restarts: int = 1
     norm: str = field(default="linf", kw_only=True)
+
+    is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +112,7 @@ class Square(Attack):
     def _judged(self, live: Rows) -> tuple[Tensor, Tensor]:
         """Whether `x_adv` is better than the best so far, which it then is, and whether it is misclassified."""
         logits = live.scores()
-        loss, won = margin(logits, live.y, kappa=0).to(live.margin.dtype), live.fooled(logits.argmax(dim=1))
+        loss, won = margin(logits, live.y, kappa=0).to(live.margin.dtype), live.fooled(predicted(logits))
         better = won | (loss > live.margin)
         live.margin = torch.where(better, loss, live.margin)
         return better, won

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import Attack, Model, checked_logits, isolated
+from ..attacks._attack import drawn_seed
 from ..models import Normalize
 
 
@@ -27,17 +28,11 @@ def logits_at(model: Model, x: Tensor) -> Tensor:
         return checked_logits(model, x.clone())  # which a model may change
 
 
-def predicted(logits: Tensor) -> Tensor:
-    """The class with the highest logit, [B]; -1, which is no class, where a logit is NaN."""
-    return torch.where(logits.isnan().any(dim=1), -1, logits.argmax(dim=1))
-
-
 def drawn(seed: int | None) -> int:
     """`seed`, or a number from PyTorch's generator where it is None."""
-    return int(torch.randint(2**48, (), device="cpu")) if seed is None else seed
+    return drawn_seed() if seed is None else seed
 
 
 def seeded(attack: Attack) -> Attack:
     """`attack`, with a number from PyTorch's generator for its seed where it has none and needs one."""
-    needed = attack.seed is None and getattr(attack, "is_random", True)
-    return dataclasses.replace(attack, seed=drawn(None)) if needed else attack
+    return dataclasses.replace(attack, seed=drawn_seed()) if attack.seed is None and attack.is_random else attack

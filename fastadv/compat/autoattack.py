@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__, ops
+from .. import __version__
 from .. import attacks as ours
-from ..attacks import Attack, Model, isolated
+from ..attacks import Attack, Model
 from ..runs import replace_file
-from ._models import drawn, of_model, predicted
+from ._models import drawn, of_model
 from ._names import only
 
 __all__ = ["APGDOptions", "AutoAttack", "FABOptions", "SquareOptions", "TargetedAPGDOptions"]
@@ -263,16 +263,11 @@ class AutoAttack:
         for part, index in enumerate(parts if len(parts[0]) else (), 1):
             started = time.perf_counter()
             device = self.device or x.device
-            with isolated(self.model):
-                rows = attack.rows(self.model, x[index].to(device), y[index].to(device), index.to(device))
-                target = predicted(rows.scores())
-            won = rows.fooled(target)
-            if not attack.has_budget:
-                won &= ops.row_norms(rows.x_adv, attack.norm, rows.x) <= self.eps
-            won = won.cpu()
+            found = attack.outcome(self.model, x[index].to(device), y[index].to(device), index.to(device))
+            won = (found.success if attack.has_budget else found.success & (found.norm <= self.eps)).cpu()
             state.rounds[index], state.robust[index] = number, ~won
-            state.x_adv[index[won]] = rows.x_adv.to(x.device)[won]
-            state.y_adv[index[won]] = target.to(state.y_adv)[won]
+            state.x_adv[index[won]] = found.x_adv.to(x.device)[won]
+            state.y_adv[index[won]] = found.target.to(state.y_adv)[won]
             state.seconds += time.perf_counter() - started
             yield f"{part}/{len(parts)} - {int(won.sum())} out of {len(index)}"
 

@@ -34,10 +34,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .. import attacks as ours
 from .. import ops
-from ..attacks import Model
+from ..attacks import Model, predicted
 from ..attacks.onestep import random_target
 from ..runs import replace_file
-from ._models import drawn, logits_at, normalised, of_model, predicted, seeded
+from ._models import drawn, logits_at, normalised, of_model, seeded
 from ._names import only
 
 __all__ = [

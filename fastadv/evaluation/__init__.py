@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..attacks import DRA, FGSM, PGD, Attack, DeepFool, Model, Noise, checked_logits, isolated
+from ..attacks import DRA, FGSM, PGD, Attack, DeepFool, Model, Noise, classify
 from ..data import Dataset
 from ._common import Portions, beside, check_label, fitted
 from ._corruptions import CorruptionAccuracy, corruption_accuracy
@@ -80,6 +80,7 @@ def evaluate(
     train: Dataset | None = None,
     kept: MutableMapping[str, Part] | None = None,
     processes: bool = False,
+    seed: int = 0,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Accuracy of `model` on `data`, clean and under each of `attacks`; samples misclassified clean count as errors.
@@ -98,7 +99,10 @@ def evaluate(
         train: what the model was trained on, of which `data` should have no sample.
         kept: where finished batches are put, and taken from by an evaluation that goes on: names to dicts of tensors.
         processes: share the batches among the processes of ``torch.distributed``; all of them get the whole result.
+        seed: of random numbers, for attacks that have none of their own.
         on_step: called with (batches done, batches in all), those of this process.
+
+    NaN logits are never right. They are a finding, not an error, also where all are NaN.
 
     Raises:
         ValueError: for an unknown `label`, a targeted attack, or what the attacks find wrong with model or data.
@@ -112,7 +116,7 @@ def evaluate(
     if taken := {CLEAN, "worst"} & set(attacks):
         raise ValueError(f"no attack can be called {taken.pop()!r}: that is without any, or the worst case of all")
     data = beside(model, data)
-    plan = {CLEAN: None} | {name: fitted(attack, data) for name, attack in attacks.items()}
+    plan = {CLEAN: None} | {name: fitted(attack, data, seed) for name, attack in attacks.items()}
     work = [(name, start) for name in plan for start in range(0, len(data), batch_size)]
     mine = work[torch.distributed.get_rank() :: torch.distributed.get_world_size()] if processes else work
     done, portions = {}, Portions(batch_size)
@@ -135,8 +139,9 @@ def evaluate(
     whole = {name: _joined([done[key] for key in work if key[0] == name]) for name in plan}
     natural = Outcome(whole[CLEAN]["right"])
     results = {name: _result(attack, whole[name]) for name, attack in plan.items() if attack}
+    nan = {name: part["nan"] for name, part in whole.items()}
     findings = checked(
-        model, data, natural, results, min(checks, portions.size), transferred=source is not None, train=train
+        model, data, natural, results, min(checks, portions.size), nan, transferred=source is not None, train=train
     )
     return Evaluation(data.name, label, natural, results, findings)
 
@@ -148,10 +153,11 @@ def _measured(
     started = time.perf_counter()
     x, y = data.x[ids], data.y[ids]
     if attack is None:
-        with isolated(model), torch.no_grad():
-            return {"right": (checked_logits(model, x, len(data.classes) - 1).argmax(1) == y).cpu()}
-    found = attack.run(model, x, y if label == "true" else None, ids, source=source)
-    part = {"right": found.target == y, "sizes": ops.row_norms(found.x_adv, "rms", x), "grads": found.grads}
+        classes = classify(model, x, len(data.classes) - 1)
+        return {"right": (classes == y).cpu(), "nan": (classes < 0).cpu()}
+    found = attack.outcome(model, x, y if label == "true" else None, ids, source=source)
+    part = {"right": found.target == y, "nan": found.target < 0}
+    part |= {"sizes": ops.row_norms(found.x_adv, "rms", x), "grads": found.grads}
     if not attack.has_budget:
         curve = radial_curve(model, x, found.x_adv, y)
         part |= {"correct": curve.correct, "flips": curve.flips}
@@ -175,16 +181,18 @@ def calibrated(
     pgd: PGD = PGD(eps=2.55 / 255, alpha=2.55 / 255 / 20, steps=20, random_start=0.0),  # noqa: B008
     *,
     batch_size: int = 500,
+    seed: int = 0,
 ) -> DRA:
     """`dra` with the `scale` at which it leaves `model` as much accuracy on `data` as `pgd` does.
 
     What eps means is not printed where DRA was published (Hou: thesis, chapter 4), but how strong it is: on a network
     trained normally, DRA at 1 grey level like PGD at 2.55, the defaults here. Scales from 1/16 to 16 are bisected, to
-    a thousandth. Raises ValueError where none of them does it.
+    a thousandth. `seed` is that of `evaluate`. Raises ValueError where none of them does it.
     """
 
     def accuracy(attack: Attack) -> float:
-        return evaluate(model, data, {"it": attack}, batch_size=batch_size, checks=0).results["it"].accuracy
+        found = evaluate(model, data, {"it": attack}, batch_size=batch_size, checks=0, seed=seed)
+        return found.results["it"].accuracy
 
     def scaled(exponent: float) -> DRA:
         return dataclasses.replace(dra, scale=2.0**exponent)
@@ -210,26 +218,26 @@ def swept_curve(
     label: str = "true",
     batch_size: int = 500,
     source: Model | None = None,
+    seed: int = 0,
 ) -> AACurve:
     """The AA curve of an attack with a budget, run at each of `budgets`, in the norm and units of the attack.
 
     A step function, which is right at the budgets themselves. With true labels a sample that is fooled at one budget
-    is fooled at all larger ones, and not attacked again. `label`, `batch_size` and `source` are those of `evaluate`.
-    Raises TypeError for an attack that has no budget, and what `evaluate` raises.
+    is fooled at all larger ones, and not attacked again. `label`, `batch_size`, `source` and `seed` are those of
+    `evaluate`. Raises TypeError for an attack that has no budget, and what `evaluate` raises.
     """
     check_label(label)
     data = beside(model, data)
-    attack = fitted(attack, data)
+    attack = fitted(attack, data, seed)
     budgets = sorted({eps for eps in budgets if eps})
 
     def curve(ids: Tensor) -> AACurve:
         x, y = data.x[ids], data.y[ids]
-        with isolated(model), torch.no_grad():
-            seen = [checked_logits(model, x, len(data.classes) - 1).argmax(1) == y]
+        seen = [classify(model, x, len(data.classes) - 1) == y]
         for eps in budgets:
             live = seen[-1].nonzero().squeeze(1) if label == "true" else torch.arange(len(x), device=x.device)
             labels = y[live] if label == "true" else None
-            found = attack.at(eps).run(model, x[live], labels, ids[live], source=source)
+            found = attack.at(eps).outcome(model, x[live], labels, ids[live], source=source)
             seen.append(seen[-1].index_copy(0, live, found.target == y[live]))
         history = torch.stack(seen, dim=1)
         flips = torch.where(history[:, 1:] != history[:, :-1], x.new_tensor(budgets, dtype=torch.float64), torch.inf)

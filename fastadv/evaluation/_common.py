@@ -25,8 +25,11 @@ def beside(model: Model, data: Dataset) -> Dataset:
     return data.to(device_of(model, data))
 
 
-def fitted(attack: Attack, data: Dataset) -> Attack:
-    """`attack` within the bounds of `data`. Raises TypeError for what is no attack, ValueError for a targeted one."""
+def fitted(attack: Attack, data: Dataset, seed: int) -> Attack:
+    """`attack` within the bounds of `data`, with `seed` if it has none of its own.
+
+    Raises TypeError for what is no attack, ValueError for a targeted one.
+    """
     if not isinstance(attack, Attack):
         raise TypeError(f"attacks must be of fastadv.attacks, such as PGD(), got {attack!r}")
     if attack.targeted:
@@ -34,7 +37,7 @@ def fitted(attack: Attack, data: Dataset) -> Attack:
             f"{type(attack).__name__} is targeted, and would lead towards the labels: set targeted to False, or call "
             "the attack itself with the classes to reach"
         )
-    return dataclasses.replace(attack, bounds=data.bounds)
+    return dataclasses.replace(attack, bounds=data.bounds, seed=seed if attack.seed is None else attack.seed)
 
 
 def check_label(label: str) -> None:

@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-
-from ..attacks import Model, checked_logits, isolated
+from ..attacks import Model, classify
 from ..data import Dataset
 from ._common import device_of
 
@@ -46,7 +44,6 @@ def corruption_accuracy(
 def _accuracy(model: Model, data: Dataset, batch_size: int) -> float:
     device = device_of(model, data)
     data, right = data.to(device), 0
-    with isolated(model), torch.no_grad():
-        for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True):
-            right += int((checked_logits(model, x, len(data.classes) - 1).argmax(1) == y).sum())
+    for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True):
+        right += int((classify(model, x, len(data.classes) - 1) == y).sum())
     return right / len(data)

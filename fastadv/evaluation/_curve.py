@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..attacks import Model, isolated
+from ..attacks import Model, isolated, predicted
 
 POINTS = 32
 BISECTIONS = 12
@@ -67,7 +67,7 @@ def radial_curve(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, norm: str = 
 
         def correct(rows: Tensor, t: Tensor) -> Tensor:
             weight = ops.as_rows(t.to(x.dtype), x)
-            return model(torch.lerp(x[rows], x_adv[rows], weight)).argmax(1) == y[rows]
+            return predicted(model(torch.lerp(x[rows], x_adv[rows], weight))) == y[rows]
 
         everyone = torch.arange(len(x), device=x.device)
         grid = torch.linspace(0, 1, POINTS + 1, dtype=torch.float64).tolist()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Attack, isolated
+from ..attacks import Attack, isolated, predicted
 from ..data import Dataset
 from ._common import beside, fitted
 
@@ -49,6 +49,7 @@ def features(
     layers: Sequence[str],
     *,
     batch_size: int = 500,
+    seed: int = 0,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Features:
     """The outputs of `layers` on `data` and on the samples that `attacks` make of it, away from the true labels.
@@ -59,6 +60,7 @@ def features(
         attacks: by the names that the kinds of samples will have.
         layers: names in ``model.named_modules()``.
         batch_size: samples at a time; it decides memory and speed only.
+        seed: of random numbers, for attacks that have none of their own.
         on_step: called with (kinds of samples done, kinds in all).
 
     Raises:
@@ -69,11 +71,11 @@ def features(
     batches = list(zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True))
     outputs: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
     rows = []
-    made = {name: fitted(attack, data) for name, attack in attacks.items()}
+    made = {name: fitted(attack, data, seed) for name, attack in attacks.items()}
     for done, (kind, attack) in enumerate({"natural": None, **made}.items(), start=1):
-        x = torch.cat([attack(model, *batch) for batch in batches]) if attack else data.x
+        x = torch.cat([attack.rows(model, *batch).x_adv for batch in batches]) if attack else data.x
         found = layer_outputs(model, x, [*layers, ""], batch_size=batch_size)  # "" is the model itself
-        wrong = float((found[""].argmax(1) != data.y).double().mean())
+        wrong = float((predicted(found[""]) != data.y).double().mean())
         for layer in layers:
             outputs[layer][kind] = found[layer]
             crossed = mixing(found[layer], data.y, natural=outputs[layer]["natural"])
@@ -116,7 +118,7 @@ def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str], *, batch_s
             hooks.callback(hook.remove)
         for part in x.split(batch_size):
             now: dict[str, Tensor] = {}
-            model(part)
+            model(part.clone())  # which may change it in place
             for name in layers:
                 if name not in now:
                     raise ValueError(f"layer {name!r} is not called when the model is: choose another")

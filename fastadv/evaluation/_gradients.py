@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..attacks import Model, isolated
+from ..attacks import Model, checked_logits, isolated, predicted
 from ..data import Dataset
 from ..losses import cross_entropy
 from ._common import beside
@@ -55,8 +55,8 @@ def gradient_norms(model: Model, data: Dataset, *, batch_size: int = 500) -> Gra
     with isolated(model):
         for start in range(0, len(data), batch_size):
             x, y = data.x[start : start + batch_size].clone().requires_grad_(), data.y[start : start + batch_size]
-            logits = model(x)
+            logits = checked_logits(model, x, len(data.classes) - 1)
             (grad,) = torch.autograd.grad(cross_entropy(logits, y).sum(), x)
             squares.append(grad.flatten(1).double().square().sum(1))
-            correct.append(logits.argmax(1) == y)
+            correct.append(predicted(logits) == y)
     return GradientNorms(torch.cat(squares), torch.cat(correct))

@@ -31,6 +31,7 @@ from ..attacks import (
 )
 from ..data import Dataset
 from ..losses import cross_entropy
+from ._common import fitted
 from ._results import Finding, Outcome, Result
 
 KINDS = {
@@ -49,6 +50,7 @@ def checked(
     natural: Outcome,
     results: Mapping[str, Result],
     samples: int,
+    nan: Mapping[str, Tensor],
     *,
     transferred: bool = False,
     train: Dataset | None = None,
@@ -57,14 +59,16 @@ def checked(
 
     Attacks of a few gradients are made on up to `samples` samples, spread over the data, at the budget of the first
     attack that has one; without such an attack there is no budget, and nothing is compared. No `samples`, no checks.
-    `transferred`: the results are of samples made on another model. `train`: what the model was trained on.
+    `nan`: which samples have NaN logits, by the names of `results`, and ``clean``; they are a finding whatever
+    `samples`. `transferred`: the results are of samples made on another model. `train`: what the model was trained on.
     """
+    found = [*_nan(nan)]
     if samples == 0:
-        return ()
+        return tuple(found)
     places = torch.linspace(0, len(data) - 1, min(samples, len(data)), dtype=torch.float64).round().long()
     few = data.subset(places.to(data.x.device))
     grad = _gradient(model, few)
-    found = [*_mode(model), *_inputs(data), *_classes(data), *_overlap(data, train), *_outputs(model, few)]
+    found += [*_mode(model), *_inputs(data), *_classes(data), *_overlap(data, train), *_outputs(model, few)]
     found += _zero_gradients(grad, len(few))
     if grad is not None:
         with warnings.catch_warnings():
@@ -75,6 +79,18 @@ def checked(
 
 
 # ------------------------------------------------------------------------------------------------------ model and data
+
+
+def _nan(nan: Mapping[str, Tensor]) -> Iterator[Finding]:
+    shares = {name: float(each.double().mean()) for name, each in nan.items() if bool(each.any())}
+    if shares:
+        yield Finding(
+            "nan",
+            "the model's logits are NaN for "
+            + ", ".join(f"{share:.1%} of the samples ({name})" for name, share in shares.items())
+            + ": these count as errors. Where all are, it has diverged: train it again with a smaller learning rate or "
+            "clipped gradients. Where some are, look for divisions by zero, logarithms and overflow in the model",
+        )
 
 
 def _mode(model: Model) -> Iterator[Finding]:
@@ -188,7 +204,7 @@ def _masking(
     far = (few.bounds[1] - few.bounds[0]) * {"linf": 1, "l2": few.x[0].numel() ** 0.5, "l1": few.x[0].numel()}[norm]
 
     def fooled(attack: Attack) -> Tensor:
-        found = attack.run(model, few.x, few.y, places.to(few.x.device))
+        found = fitted(attack, few, seed=0).outcome(model, few.x, few.y, places.to(few.x.device))
         return right & (found.target != few.y).cpu()
 
     def given(*kinds: type) -> Tensor:
@@ -262,7 +278,7 @@ def _square(
             continue
         tried = fooled[torch.linspace(0, len(fooled) - 1, min(samples, len(fooled))).round().long()].to(data.x.device)
         some, rest = data.subset(tried), dataclasses.replace(attack, version="custom", attacks_to_run=others)
-        left = int((rest.run(model, some.x, some.y, tried).target == some.y).sum())
+        left = int((rest.outcome(model, some.x, some.y, tried).target == some.y).sum())
         drop = left / len(tried) * len(fooled) / len(data)
         if drop > 0.002:  # the flag of AutoAttack's authors
             yield Finding(

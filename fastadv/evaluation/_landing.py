@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Attack, Model, checked_logits, isolated
+from ..attacks import Attack, Model, checked_logits, classify, isolated, predicted
 from ..data import Dataset
 from ._common import beside, fitted
 
@@ -17,7 +17,8 @@ class LandingRow(NamedTuple):
 
     `right`: how many the network classifies correctly; `fooled`: how many of these it does not under attack;
     `lands_in`: the class that most of them are taken for, and the `share` of them that is; `runner_up`: the share of
-    them that is taken for the class that was second for the sample itself. None where there are no such samples.
+    them that is taken for the class that was second for the sample itself. None where there are no such samples. Those
+    with NaN logits are fooled, and taken for no class.
     """
 
     label: str
@@ -38,7 +39,7 @@ class Landing:
     rows: list[LandingRow]
 
 
-def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 500) -> Landing:
+def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 500, seed: int = 0) -> Landing:
     """Where `attack` moves the samples of `data`, away from their labels.
 
     Args:
@@ -46,36 +47,39 @@ def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 50
         data: the samples; their `bounds` go to the attack, their places are their ids.
         attack: untargeted.
         batch_size: samples at a time; it decides memory and speed only.
+        seed: of random numbers, for an attack that has none of its own.
 
     Raises:
         ValueError: for a targeted attack, a model of another number of classes than `data` has, or what the attack
             finds wrong with model or data.
     """
     data = beside(model, data)
-    attack = fitted(attack, data)
+    attack = fitted(attack, data, seed)
     ids = torch.arange(len(data), device=data.y.device)
     count, found = len(data.classes), []
     for x, y, part in zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True):
-        x_adv = attack(model, x, y, part)
+        x_adv = attack.rows(model, x, y, part).x_adv
         with isolated(model), torch.no_grad():
-            clean = checked_logits(model, x)
+            clean = checked_logits(model, x.clone())
             if clean.shape[1] != count:
                 raise ValueError(f"landing: {data.name} has {count} classes, but the model {clean.shape[1]}")
             second = clean.scatter(1, y.unsqueeze(1), -torch.inf).argmax(1)
-            found.append(torch.stack((clean.argmax(1), second, model(x_adv).argmax(1))))
+            found.append(torch.stack((predicted(clean), second, classify(model, x_adv))))
     before, second, after = torch.cat(found, dim=1)
-    confusion = (data.y * count + after).bincount(minlength=count**2).view(count, count)
+    seen = after >= 0  # what has NaN logits lands in no class
+    confusion = (data.y * count + after)[seen].bincount(minlength=count**2).view(count, count)
     right = before == data.y
     fooled = right & (after != data.y)
 
     def row(label: str, own: Tensor) -> LandingRow:
-        gone = after[own & fooled]
+        numbers = int((own & right).sum()), int((own & fooled).sum())
+        gone = after[own & fooled & seen]
         if len(gone) == 0:
-            return LandingRow(label, int((own & right).sum()), 0, None, None, None)
+            return LandingRow(label, *numbers, None, None, None)
         counts = gone.bincount()
-        runner_up = float((gone == second[own & fooled]).double().mean())
+        runner_up = float((gone == second[own & fooled & seen]).double().mean())
         most = data.classes[int(counts.argmax())], float(counts.max() / len(gone))
-        return LandingRow(label, int((own & right).sum()), len(gone), *most, runner_up)
+        return LandingRow(label, *numbers, *most, runner_up)
 
     rows = [row(name, data.y == k) for k, name in enumerate(data.classes)]
     return Landing(confusion, [*rows, row("all", torch.ones_like(right))])

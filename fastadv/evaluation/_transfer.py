@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..attacks import Attack, Model, checked_logits, isolated
+from ..attacks import Attack, Model, classify
 from ..data import Dataset
 from ._common import Portions, beside, check_label, fitted
 from ._results import Outcome
@@ -34,6 +34,7 @@ def transfer(
     *,
     label: str = "true",
     batch_size: int = 500,
+    seed: int = 0,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[TransferRow]:
     """Every model's accuracy on clean samples, and on those that each of `attacks` makes on each model.
@@ -44,6 +45,7 @@ def transfer(
         attacks: by name; each makes its samples once a source, for all targets.
         label: what attacks move away from: the ``true`` label, or the source's own prediction (``pred``).
         batch_size: samples at a time, the most: where a GPU's memory runs out, fewer. It decides memory and speed only.
+        seed: of random numbers, for attacks that have none of their own.
         on_step: called with (batches done, batches in all).
 
     Raises ValueError for fewer than two models, an unknown `label`, a targeted attack, or what the attacks find wrong;
@@ -53,7 +55,7 @@ def transfer(
         raise ValueError(f"transfer is between models: give at least two, got {len(models)}")
     check_label(label)
     data = beside(next(iter(models.values())), data)
-    made = {name: fitted(attack, data) for name, attack in attacks.items()}
+    made = {name: fitted(attack, data, seed) for name, attack in attacks.items()}
     plan = [("clean", "")] + [(attack, source) for attack in attacks for source in models]
     batches = torch.arange(len(data), device=data.device).split(batch_size)
     portions, rows = Portions(batch_size), []
@@ -62,12 +64,8 @@ def transfer(
         """[models, B]: who classifies the samples correctly."""
         x, y = data.x[ids], data.y[ids]
         if source:
-            x = made[name](models[source], x, y if label == "true" else None, ids)
-        found = []
-        for model in models.values():
-            with isolated(model), torch.no_grad():
-                found.append(checked_logits(model, x, len(data.classes) - 1).argmax(1) == y)
-        return torch.stack(found).cpu()
+            x = made[name].rows(models[source], x, y if label == "true" else None, ids).x_adv
+        return torch.stack([classify(model, x, len(data.classes) - 1) == y for model in models.values()]).cpu()
 
     for i, (name, source) in enumerate(plan):
         parts = []

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import ops
-from ..attacks import Attack, Model, isolated
+from ..attacks import Attack, Model, classify
 from ..data import Dataset
 from ..evaluation import AACurve
 
@@ -262,16 +262,16 @@ def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, titl
 
     draw(0, "clean", x, [data.classes[k] for k in y])
     for m, (name, (model, attack)) in enumerate(cases.items()):
-        x_adv = dataclasses.replace(attack, bounds=data.bounds)(model, x, y, ids)
-        with isolated(model), torch.no_grad():
-            before, after = model(x).argmax(1), model(x_adv).argmax(1)
+        x_adv = dataclasses.replace(attack, bounds=data.bounds, seed=attack.seed or 0).rows(model, x, y, ids).x_adv
+        before, after = classify(model, x), classify(model, x_adv)
         delta = x_adv - x
         largest, mean = delta.flatten(1).abs().amax(1), delta.flatten(1).abs().mean(1)
         stretched = delta / ops.as_rows(largest.clamp_min(1e-12), x) / 2 * (hi - lo) + (lo + hi) / 2
         rms = ops.row_norms(x_adv, "rms", x)
         sizes = [f"max {a:.3f}, RMS {b:.3f}\nmean {c:.3f}" for a, b, c in zip(largest, rms, mean, strict=True)]
         draw(2 * m + 1, f"{name}\nperturbation", stretched, sizes)
-        classes = [f"clean: {data.classes[a]}\nhere: {data.classes[b]}" for a, b in zip(before, after, strict=True)]
+        names = (*data.classes, "NaN")  # the last is number -1
+        classes = [f"clean: {names[a]}\nhere: {names[b]}" for a, b in zip(before, after, strict=True)]
         draw(2 * m + 2, f"{name}\nadversarial", x_adv, classes, after != y)
     figure.suptitle(f"{title}: predicted classes, red where wrong in the end", fontsize=9)
     return figure

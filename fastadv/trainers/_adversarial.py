@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import Attack, Rows
-from ._method import Batch, Method, Source, check_count, check_share
+from ._method import Batch, Method, Source, accuracy, check_count, check_share
 
 
 @dataclass
@@ -55,7 +55,7 @@ class AttackMethod(Method):
     def at(self, eps: float) -> "AttackMethod":
         return dataclasses.replace(self, attack=self.attack.at(eps)) if self.attack.has_budget else self
 
-    def begin(self, train: Source, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:
         self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
 
     def attack_in(self, epoch: int) -> Attack:
@@ -110,8 +110,8 @@ def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
 
 def report(batch: Batch, clean: Tensor, adversarial: Tensor) -> None:
     """Puts the accuracies of both kinds of logits [B, K] into the batch's `stats`."""
-    batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
-    batch.stats["adversarial_accuracy"] = (adversarial.argmax(1) == batch.y).float().mean()
+    batch.stats["clean_accuracy"] = accuracy(clean, batch.y)
+    batch.stats["adversarial_accuracy"] = accuracy(adversarial, batch.y)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Rows
+from ..attacks import Rows, predicted
 from ._parallel import processes
 
 Stats = dict[str, Tensor]
@@ -31,22 +31,23 @@ class Batch:
     """What a method sees of the data at one step.
 
     `x` [B, ...] and `y` [B] on the model's device; `index` [B], the samples' places in the data set; `ids` [B], which
-    name the samples to random numbers and are new every epoch; `epoch`, from 0. `stats`: scalars that the method
-    reports; their means over the epoch go into the history. `made`: where it is a list, the attack that the
-    first call of `loss` made goes into it, and the second call takes it. `size`: the samples of the whole batch, where
-    several processes share it and `x` is the part of one; by default as many in each.
+    name the samples to random numbers: new every epoch in `fit`, by default their places; `epoch`, from 0. `stats`:
+    scalars that the method reports; their means over the epoch go into the history. `made`: where it is a list, the
+    attack that the first call of `loss` made goes into it, and the second call takes it. `size`: the samples of the
+    whole batch, where several processes share it and `x` is the part of one; by default as many in each.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor
-    ids: Tensor
-    epoch: int
+    ids: Tensor | None = None
+    epoch: int = 0
     stats: Stats = field(default_factory=dict)
     made: list[Rows] | None = None
     size: int = 0
 
     def __post_init__(self) -> None:
+        self.ids = self.index if self.ids is None else self.ids
         self.size = self.size or len(self.y) * processes()
 
 
@@ -71,8 +72,11 @@ class Method(ABC):
         """The method with another budget; itself where it has none."""
         return self
 
-    def begin(self, train: Source, seed: int, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare
-        """Called once, before the first epoch of a run of so many."""
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare
+        """Called once, before the first epoch of a run of so many.
+
+        `seed` None: attacks draw theirs from torch's default generator, as in a loop written by hand.
+        """
 
     def end_epoch(self, row: Row) -> None:  # noqa: B027 - most methods have nothing to adapt
         """Called after every epoch with its row of the history."""
@@ -84,6 +88,11 @@ class Method(ABC):
         Where several processes share a batch, each calls it with its part. What depends on the whole batch goes through
         `fastadv.trainers.mean`.
         """
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of `logits` [B, K] that are highest at the labels `y` [B], a scalar."""
+    return (predicted(logits) == y).float().mean()
 
 
 def check_share(name: str, value: float) -> None:

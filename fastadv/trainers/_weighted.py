@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import Rows
-from ._method import Batch, check_count
+from ._method import Batch, accuracy, check_count
 from .madry import Madry
 
 
@@ -30,7 +30,7 @@ class WeightedTraining(Madry):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows = self.attacked(model, batch, batch.y)
         logits = model(rows.x_adv)
-        batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+        batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         losses = F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
         if batch.epoch < self.burn_in:
             return losses.mean()

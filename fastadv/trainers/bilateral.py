@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..attacks import Attack, OneStepTargeted, Rows, isolated
 from ._adversarial import AttackMethod
-from ._method import Batch, Source
+from ._method import Batch, Source, accuracy
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Bilateral(AttackMethod):
         if self.top_k < 0:
             raise ValueError(f"top_k must be a number of classes, or 0 for all, got {self.top_k}")
 
-    def begin(self, train: Source, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:
         ratio = (train.bounds[1] - train.bounds[0]) / (self.attack.bounds[1] - self.attack.bounds[0])
         sizes = {name: getattr(self.attack, name, None) for name in ("eps", "alpha")}
         scaled = {name: size * ratio for name, size in sizes.items() if size is not None}
@@ -82,8 +82,8 @@ class Bilateral(AttackMethod):
         natural = logits.detach()
         if self.labels == "adversarial":
             natural = rows.natural
-            batch.stats["clean_accuracy"] = (natural.argmax(1) == batch.y).float().mean()
+            batch.stats["clean_accuracy"] = accuracy(natural, batch.y)
         y_adv = self.soft_labels(natural, batch.y)
-        batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+        batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         batch.stats["label_budget"] = 1 - y_adv.gather(1, batch.y.unsqueeze(1)).mean()  # eps_y
         return F.cross_entropy(logits, y_adv)

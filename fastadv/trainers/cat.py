@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import PGD, Attack
+from ..attacks._attack import drawn_seed
 from ._method import Batch, Row, Source, check_share
 from ._parallel import own_part
 from .madry import Madry
@@ -45,7 +46,7 @@ class CAT(Madry):
                 f"CAT: the attack must have eps, alpha and steps, as PGD has; {self.attack!r} has no {missing[0]}"
             )
 
-    def begin(self, train: Source, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:
         super().begin(train, seed, epochs)
         self.k = 0
 
@@ -59,7 +60,8 @@ class CAT(Madry):
         No longer than across the ball, where more is no further.
         """
         zero = torch.zeros(len(ids), 1, device=ids.device)
-        unit = ops.random_start(zero, ids, 0.5, self.attack.seed, _DRAW, "uniform", -0.5, 0.5).squeeze(1) + 0.5
+        seed = drawn_seed() if self.attack.seed is None else self.attack.seed
+        unit = ops.random_start(zero, ids, 0.5, seed, _DRAW, "uniform", -0.5, 0.5).squeeze(1) + 0.5
         sizes = self.attack.alpha * self.attack.steps / steps * (1 + unit * (10 / steps - 1))
         return sizes.clamp_max(2 * self.attack.eps)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..attacks import DRA, Attack
 from ._adversarial import AttackMethod, report
-from ._method import Batch, check_weight
+from ._method import Batch, accuracy, check_weight
 
 
 @dataclass
@@ -46,7 +46,7 @@ class DRAFineTuning(AttackMethod):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         if batch.epoch >= self.attack_epochs:
             logits = model(batch.x)
-            batch.stats["clean_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+            batch.stats["clean_accuracy"] = accuracy(logits, batch.y)
             batch.stats |= {"gradients": logits.new_zeros(()), "adversarial_accuracy": logits.new_tensor(math.nan)}
             return F.cross_entropy(logits, batch.y)
         logits = model(torch.cat((batch.x, self.examples(model, batch))))

@@ -36,7 +36,7 @@ class _Friendly(AttackMethod):
         if not callable(self.tau_schedule):
             check_epochs("tau_schedule", self.tau_schedule)
 
-    def begin(self, train: Source, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:
         super().begin(train, seed, epochs)
         for epoch in range(epochs):
             self.attack_in(epoch)  # raises for a tau that cannot be, before training and not in the midst of it

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, Attack
 from ._adversarial import AttackMethod
-from ._method import Batch, check_share
+from ._method import Batch, accuracy, check_share
 
 
 @dataclass
@@ -31,5 +31,5 @@ class Madry(AttackMethod):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(self.examples(model, batch))
-        batch.stats["adversarial_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+        batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         return F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..attacks import ANPGD
 from ..losses import soft_margin
 from ._adversarial import AttackMethod
-from ._method import Batch, Source
+from ._method import Batch, Source, accuracy
 
 
 @dataclass
@@ -43,14 +43,14 @@ class MMA(AttackMethod):
     def attack_in(self, epoch: int) -> ANPGD:
         return dataclasses.replace(self.attack, longest=1.05 * self.hinge, soft=True)
 
-    def begin(self, train: Source, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:
         super().begin(train, seed, epochs)
         self.distances = torch.full((len(train),), self.nearest, device=train.device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean = model(batch.x)
         right = soft_margin(clean.detach(), batch.y) < 0
-        batch.stats["clean_accuracy"] = (clean.argmax(1) == batch.y).float().mean()
+        batch.stats["clean_accuracy"] = accuracy(clean, batch.y)
         loss = F.cross_entropy(clean, batch.y)
         margin = F.cross_entropy(clean[~right], batch.y[~right], reduction="sum")
         index = batch.index[right]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-from ..attacks import EPGD, Rows, isolated
+from ..attacks import EPGD, Rows, isolated, predicted
 from ..losses import LOSSES
 from ._adversarial import AttackMethod
 from ._method import Batch, Row, Source
@@ -51,7 +51,7 @@ class SMD(AttackMethod):
         if self.misclassified not in ("keep", "reset"):
             raise ValueError(f"misclassified must be keep or reset, got {self.misclassified!r}")
 
-    def begin(self, train: Source, seed: int, epochs: int) -> None:
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:
         super().begin(train, seed, epochs)
         whole = (train.bounds[1] - train.bounds[0]) * (
             math.sqrt(math.prod(train.sample_shape)) if self.attack.norm == "l2" else 1
@@ -64,7 +64,7 @@ class SMD(AttackMethod):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean = model(batch.x)
-        right = clean.argmax(1) == batch.y
+        right = predicted(clean) == batch.y
         batch.stats["clean_accuracy"] = right.float().mean()
         loss = F.cross_entropy(clean, batch.y)
         if self.misclassified == "reset":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._method import Batch, Method, check_share
+from ._method import Batch, Method, accuracy, check_share
 
 
 @dataclass
@@ -23,5 +23,5 @@ class Standard(Method):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(batch.x)
-        batch.stats["clean_accuracy"] = (logits.argmax(1) == batch.y).float().mean()
+        batch.stats["clean_accuracy"] = accuracy(logits, batch.y)
         return F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)

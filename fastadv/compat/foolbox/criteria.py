@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .._models import predicted
+from ...attacks import predicted
 from .._names import only
 
 __all__ = ["Misclassification", "TargetedMisclassification"]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .._models import predicted
+from ...attacks import predicted
 from .._names import only
 from .models import PyTorchModel
 
