@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..losses import Loss
+from ._casts import keeping_casts
 from ._passes import faster_passes
 
 Model = Callable[[Tensor], Tensor]
@@ -45,7 +46,7 @@ def isolated(model: Model) -> Iterator[None]:
             parameter.requires_grad_(False)
         for module in parallel:
             module.forward = module.module.__call__
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), keeping_casts():
             yield
     finally:
         for module in training:
