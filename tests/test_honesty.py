@@ -98,6 +98,86 @@ def test_a_model_without_gradients() -> None:
     assert found(model, data(), {"square": Square(EPS, queries=50)}) == ["zero gradients"]
 
 
+def dead_at_bounds(x: Tensor) -> Tensor:
+    """A clamp as torch.clamp is from PyTorch 2.14 on: without a gradient at its bounds."""
+    return torch.where((x > 0) & (x < 1), x, x.detach().clamp(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("clamp", "ends"),
+    [
+        (lambda x: nn.functional.hardtanh(x, 0.0, 1.0), "0 or 1"),
+        (dead_at_bounds, "0 or 1"),
+        (lambda x: dead_at_bounds(x.bfloat16()).float(), "0 or 1"),
+        (torch.relu, "0"),
+        (lambda x: 1 - (1 - x).relu(), "1"),
+    ],
+)
+def test_a_clamped_input(clamp: Callable[[Tensor], Tensor], ends: str) -> None:
+    given = black_and_white()
+    whole = evaluate(lambda x: PLAIN(clamp(x)), given, {})
+    (finding,) = whole.findings
+    count = sum(int((given.x[::2] == float(end)).sum()) for end in ends.split(" or "))
+    assert finding.check == "clamped inputs"
+    assert finding.text.startswith(f"0 of the {count} values that are exactly {ends} have a gradient. ")
+    assert "Remove the clamp" in finding.text
+
+
+def black_and_white(n: int = 127) -> Dataset:
+    """A quarter of the values are black, a quarter white. 64 of the samples, every second, are looked at."""
+    x = (2 * samples(n, 3, 4, 4) - 0.5).clamp(0, 1)
+    return Dataset(x, PLAIN(x).argmax(1), tuple("abcde"))
+
+
+def test_clamped_pixels_hide_from_attacks() -> None:
+    """What the finding is for: half the pixels do not move, and the model seems more robust than it is."""
+    given, attacks = black_and_white(), {"pgd": PGD(0.1, 0.02, 10, random_start=0.0)}
+    plain = evaluate(PLAIN, given, attacks).results["pgd"].accuracy
+    clamped = evaluate(lambda x: PLAIN(nn.functional.hardtanh(x, 0.0, 1.0)), given, attacks)
+    assert clamped.results["pgd"].accuracy > plain + 0.1
+    assert "clamped inputs" in [finding.check for finding in clamped.findings]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        PLAIN,
+        lambda x: PLAIN(x + (nn.functional.hardtanh(x, 0.0, 1.0) - x).detach()),  # straight through
+        lambda x: PLAIN(nn.functional.hardtanh(x, -1.0, 2.0)),
+        lambda x: PLAIN(nn.functional.interpolate(nn.functional.max_pool2d(x, 2), scale_factor=2)),
+        lambda x: PLAIN(nn.functional.interpolate(-nn.functional.max_pool2d(-x, 2), scale_factor=2)),
+        lambda x: PLAIN(torch.cat((x[:, :, :2], x[:, :, 2:].detach()), 2)),  # half of the pixels change nothing
+    ],
+)
+def test_inputs_that_are_not_clamped(model: Callable[[Tensor], Tensor]) -> None:
+    given = black_and_white()
+    assert "clamped inputs" not in found(model, given, {})
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_layers_that_are_dead_on_black(bias: bool) -> None:
+    """ReLUs without a bias have no gradient where all is black, and get one with the first pixel that is not."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 8, 3, padding=1, bias=bias), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=bias), nn.ReLU()
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 6 * 6, 5)).eval()
+    x = samples(64, 3, 8, 8)
+    x[:, :, :4] = 0
+    for given in (x, 0 * x):
+        assert "clamped inputs" not in found(model, Dataset(given, model(x).argmax(1), tuple("abcde")), {})
+
+
+@pytest.mark.parametrize("first", ["quantised", "integer", "steep"])
+def test_layers_without_gradients_are_not_clamps(first: str) -> None:
+    layers = {
+        "quantised": quantised,
+        "integer": lambda x: PLAIN((255 * x).long().float()),
+        "steep": lambda x: PLAIN(torch.sigmoid(300 * (x - 0.5))),
+    }
+    assert "clamped inputs" not in found(layers[first], black_and_white(), {})
+    assert found(layers["integer"], data(), {}) == ["zero gradients"]
+
+
 class Rugged(nn.Module):
     """The margin falls, rises and falls again on the way to the boundary, all within the budget."""
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..losses import Loss
+from ._casts import keeping_casts
 from ._passes import faster_passes
 
 Model = Callable[[Tensor], Tensor]
@@ -46,7 +47,7 @@ def isolated(model: Model) -> Iterator[None]:
             for owner, name, value in _settings(module) if isinstance(module, nn.Module) else ():
                 _hold(owner, name, value)
                 held.append((owner, name))
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), keeping_casts():
             yield
     finally:
         with _lock:

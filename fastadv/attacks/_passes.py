@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from .. import ops
 
 _TAPS = 25  # of a first convolution's kernel: with more, ours is slower
-_COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "compiled")  # the last: Tuned, Autocast
+COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "compiled")  # the last: Tuned, Autocast
 
 
 def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> AbstractContextManager[Any]:
@@ -28,7 +28,7 @@ def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) ->
     - Batch norm in eval mode whose parameters are frozen: PyTorch also sums up the gradients of those and keeps the
       input for it. 64x64x28x28 take 2.5 ms in float32 and 1.4 in bfloat16; a product, which rounds otherwise, 0.5.
     """
-    compiled = any(getattr(model, name, None) for name in _COMPILED)
+    compiled = any(getattr(model, name, None) for name in COMPILED)
     return nullcontext() if compiled or not x.is_cpu else _FasterPasses()
 
 

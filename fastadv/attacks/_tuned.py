@@ -4,12 +4,14 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from ..losses import cross_entropy
 from ._ascend import Model, isolated, passes_again
+from ._casts import casting_once
 from ._passes import faster_passes
 
 
@@ -58,9 +60,11 @@ class Tuned(nn.Module):
         return self._logits(x) if size is None else self._replayed(x, size)
 
     def _logits(self, x: Tensor) -> Tensor:
+        way = self._ways["run"]
         # Graphs must not hold what autocast keeps between passes.
-        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None, cache_enabled=not self.buckets):
-            return self._ways["run"](x).to(x.dtype)
+        autocast = torch.autocast(x.device.type, self.dtype, self.dtype is not None, cache_enabled=not self.buckets)
+        with autocast, casting_once(way, x) if self.dtype else nullcontext():
+            return way(x).to(x.dtype)
 
     def _replayed(self, x: Tensor, size: int) -> Tensor:
         full = torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])

@@ -68,6 +68,7 @@ PROTOCOL: dict[str, Attack] = {
 """The Blind AT paper's white-box attacks (its Table 1) at its Fashion-MNIST budget; DeepFool with 50 steps, not 10."""
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: Model,
     data: Dataset,
@@ -209,6 +210,7 @@ def calibrated(
     return scaled(high)
 
 
+@torch.inference_mode(False)
 def swept_curve(
     model: Model,
     data: Dataset,

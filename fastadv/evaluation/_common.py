@@ -19,9 +19,14 @@ def device_of(model: Model, data: Dataset) -> torch.device:
 
 
 def beside(model: Model, data: Dataset) -> Dataset:
-    """`data` on the device of `model`. Raises TypeError for anything but a data set."""
+    """`data` on the device of `model`, as tensors that autograd can save. Raises TypeError for anything but a data set.
+
+    Call it under ``torch.inference_mode(False)``: what is computed within inference mode cannot be saved either.
+    """
     if not isinstance(data, Dataset):
         raise TypeError(f"data must be a fastadv.Dataset, got {type(data).__name__}: make one, Dataset(x, y, classes)")
+    if data.x.is_inference() or data.y.is_inference():
+        data = dataclasses.replace(data, x=data.x.clone(), y=data.y.clone())
     return data.to(device_of(model, data))
 
 

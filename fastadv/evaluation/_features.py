@@ -42,6 +42,7 @@ class Features:
     rows: list[MixingRow]
 
 
+@torch.inference_mode(False)
 def features(
     model: nn.Module,
     data: Dataset,

@@ -48,6 +48,7 @@ class GradientNorms:
         return {f"{row.samples} {name}": getattr(row, name) for row in self.rows for name in ("min", "mean", "max")}
 
 
+@torch.inference_mode(False)
 def gradient_norms(model: Model, data: Dataset, *, batch_size: int = 500) -> GradientNorms:
     """The squared norm of the loss gradient at every sample of `data`; the model is in eval mode and left as it was."""
     data = beside(model, data)

@@ -30,7 +30,7 @@ from ..attacks import (
     isolated,
 )
 from ..data import Dataset
-from ..losses import cross_entropy
+from ..losses import Loss, cross_entropy, lead
 from ._common import fitted
 from ._results import Finding, Outcome, Result
 
@@ -71,6 +71,7 @@ def checked(
     found += [*_mode(model), *_inputs(data), *_classes(data), *_overlap(data, train), *_outputs(model, few)]
     found += _zero_gradients(grad, len(few))
     if grad is not None:
+        found += _clamped(model, few, grad)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of gradients not finite: the evaluation has said so
             found += _masking(model, few, places, natural, results, transferred)
@@ -169,12 +170,14 @@ def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
         )
 
 
-def _gradient(model: Model, few: Dataset) -> Tensor | None:
+def _gradient(model: Model, few: Dataset, loss: Loss = cross_entropy) -> Tensor | None:
     """Of the loss, at the samples; None where the model lets none through."""
     with isolated(model):
         x = few.x.clone().requires_grad_()
         logits = model(x)
-        return torch.autograd.grad(cross_entropy(logits, few.y).sum(), x)[0] if logits.requires_grad else None
+        if not logits.requires_grad:
+            return None
+        return torch.autograd.grad(loss(logits, few.y).sum(), x, allow_unused=True)[0]
 
 
 def _zero_gradients(grad: Tensor | None, samples: int) -> Iterator[Finding]:
@@ -185,6 +188,36 @@ def _zero_gradients(grad: Tensor | None, samples: int) -> Iterator[Finding]:
             f"at {zero} of {samples} samples the loss has no gradient: attacks that follow it stand still there, "
             "which is not robustness. Look for quantisation, hard thresholds or saturated logits, and attack through "
             "them: a smooth stand-in in the backward pass, losses on logits such as margin or dlr, Square",
+        )
+
+
+def _clamped(model: Model, few: Dataset, grad: Tensor) -> Iterator[Finding]:
+    """Whether values at a bound have no gradient only because they are there, as under a clamp of the input.
+
+    A random half of the samples' values is moved inside. Under a clamp, that half alone has a gradient afterwards. In
+    a layer that is dead at the samples, such as a ReLU without a bias on black, the other half wakes up with it. In a
+    layer that pools its input, the moved half takes over a gradient that some values at the bound had before.
+    """
+    low, high = few.bounds
+    inside = (high - low) / 256  # bfloat16 still tells 1 - 1/256 from 1
+    half = (torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0)) < 0.5).to(few.x.device)
+    probe = dataclasses.replace(few, x=torch.where(half, few.x.clamp(low + inside, high - inside), few.x))
+    before, after = grad != 0, _gradient(model, probe, lead) != 0  # the lead in logits does not saturate
+    counts = {}
+    for bound in few.bounds:
+        at = few.x == bound
+        had, woken, still = (int((at & which).sum()) for which in (before, after & half, after & ~half))
+        if woken >= 10 and max(had, still) < FEW * woken:
+            counts[f"{bound:g}"] = had, int(at.sum()), woken
+    if counts:
+        had, all_there, woken = map(sum, zip(*counts.values(), strict=True))
+        yield Finding(
+            "clamped inputs",
+            f"{had} of the {all_there} values that are exactly {' or '.join(counts)} have a gradient. Of a random half "
+            f"of them, moved inside the bounds by {inside:.2g}, {woken} have one: the model clamps its input (clamp, "
+            "hardtanh, ReLU), attacks leave these values where they are, and what they leave is not robustness. "
+            "Remove the clamp: attacks stay within the bounds without it. Or give it the gradient of the identity, "
+            "x + (x.clamp(low, high) - x).detach(), and evaluate again",
         )
 
 

@@ -39,6 +39,7 @@ class Landing:
     rows: list[LandingRow]
 
 
+@torch.inference_mode(False)
 def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 500, seed: int = 0) -> Landing:
     """Where `attack` moves the samples of `data`, away from their labels.
 

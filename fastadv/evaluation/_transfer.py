@@ -27,6 +27,7 @@ class TransferRow(NamedTuple):
     high: float
 
 
+@torch.inference_mode(False)
 def transfer(
     models: Mapping[str, Model],
     data: Dataset,

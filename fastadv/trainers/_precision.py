@@ -1,9 +1,12 @@
 """Networks that compute in fewer bits: weights, losses and attacks stay in float32."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..attacks._casts import casting_once
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "float32": None,
@@ -36,7 +39,7 @@ class Autocast(nn.Module):
         if not (self.training or self.attacks):
             return self.model(x)
         scaled = self.dtype == torch.float16 and x.requires_grad and not self.training
-        with torch.autocast(x.device.type, self.dtype):
+        with torch.autocast(x.device.type, self.dtype), nullcontext() if self.training else casting_once(self.model, x):
             logits = self.model(_Scaled.apply(x, 1 / SCALE) if scaled else x)
         logits = logits.to(x.dtype)
         return _Scaled.apply(logits, SCALE) if scaled else logits
