@@ -19,6 +19,7 @@ from ..runs import CONFIG, Run
 from ..trainers import METHODS, AttackMethod, Stopped
 from ._estimate import estimate
 from ._launch import launched
+from ._parser import unknown
 from ._settings import Testing, Training, as_yaml, budgeted
 from ._terminal import asked_to_stop, console, say
 
@@ -98,7 +99,7 @@ def compare(names: Sequence[str], options: Training, testing: Testing, how: Comp
     names = list(dict.fromkeys(name.replace("-", "_") for name in names))
     for name in names:
         if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
+            raise ValueError(unknown("method", name, METHODS))
     methods = {name: METHODS[name]() for name in names}
     for method in methods.values():
         if isinstance(method, AttackMethod):

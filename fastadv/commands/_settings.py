@@ -18,6 +18,7 @@ from ..evaluation import PROTOCOL, Evaluation, evaluate
 from ..trainers import Settings, processes
 from ._loggers import LOGGERS
 from ._networks import build_network, load_weights
+from ._parser import unknown
 from ._terminal import progress
 
 
@@ -201,7 +202,7 @@ class Testing:
         names = listed(self.attacks)
         for name in names:
             if name not in known:
-                raise ValueError(f"unknown attack {name!r}: choose among {', '.join(sorted(known))}")
+                raise ValueError(unknown("attack", name, sorted(known)))
         return {name: budgeted(known[name], self.eps) for name in names}
 
     def samples(self, source: Data) -> Dataset:
