@@ -3,11 +3,12 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 import torch
 
+from . import __version__
 from .commands import (
     Comparison,
     Conduct,
@@ -15,11 +16,13 @@ from .commands import (
     Data,
     Diagnosis,
     LandingTest,
+    Parser,
     Reproduction,
     Testing,
     Training,
     broken,
     compare,
+    completion,
     diagnose,
     evaluate_model,
     joined,
@@ -39,27 +42,11 @@ from .trainers import METHODS, Stopped
 MODEL = "a run folder or its checkpoint, package.module:function, or a file of TorchScript or torch.export (.pt2)"
 
 
-class Parser(jsonargparse.ArgumentParser):
-    """Flags may be written --batch-size as well as --batch_size, and methods friendly-trades as friendly_trades."""
-
-    def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> jsonargparse.Namespace:
-        args = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
-        if args[:1] == ["train"] and (method := "".join(args[1:2]).replace("-", "_")) in METHODS:
-            args[1] = method  # no other word: it may be a path
-        return super().parse_args(args, **kwargs)
-
-
-def _underscored(arg: str) -> str:
-    if not arg.startswith("--"):
-        return arg
-    flag, equals, value = arg[2:].partition("=")
-    return "--" + flag.replace("-", "_") + equals + value
-
-
 def parser() -> Parser:
     """The command line: every method's options from its own fields."""
-    main = Parser(prog="fastadv", description="Adversarial training and robustness evaluation on fused kernels.")
-    commands = main.add_subcommands(dest="command")
+    about = "Adversarial training and robustness evaluation on fused kernels."
+    main = Parser(prog="fastadv", description=about, version=__version__)
+    commands = main.add_subcommands(dest="command", metavar="COMMAND")
 
     def add(to: Any, name: str, help: str, *settings: type, config: bool = True) -> Parser:
         sub = Parser(description=help)
@@ -71,7 +58,7 @@ def parser() -> Parser:
         return sub
 
     train = add(commands, "train", "Train a network by one method and evaluate it.", config=False)
-    methods = train.add_subcommands(dest="method")
+    methods = train.add_subcommands(dest="method", metavar="METHOD")
     for name, method in METHODS.items():
         sub = add(methods, name, (method.__doc__ or name).splitlines()[0], method, Training)
         sub.add_class_arguments(Testing, "test")
@@ -101,6 +88,8 @@ def parser() -> Parser:
     sub = add(commands, "report", "One HTML page of the tables and figures of many runs.", config=False)
     sub.add_argument("runs", type=str, nargs="*", help="the --out of train, compare, evaluate, corruptions, reproduce")
     sub.add_argument("--out", type=str, required=True, help="a new folder for the page and its figures")
+    sub = add(commands, "completion", "Print the script that completes commands and flags in a shell.", config=False)
+    sub.add_argument("shell", type=Literal["bash", "zsh", "tcsh"], help="bash, zsh or tcsh")
     add(commands, "info", "What is installed, which kernels run, and how to repair what is missing.", config=False)
     return main
 
@@ -120,13 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = "a run keeps its last checkpoint, an evaluation in --out its finished batches"
         print(f"fastadv: stopped; {kept}", file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError as error:
-        print(f"fastadv: out of memory; try a smaller --batch-size: {error}", file=sys.stderr)
-        return 2
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"fastadv: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            hint = "a smaller --batch-size, or --at-once where samples are attacked"
+            reason = str(error).partition("\n")[0]
+            print(f"fastadv: out of memory; try {hint}: {reason}", file=sys.stderr)
+            return 2
         if not launched() or not broken(error):
             raise
         print(
@@ -137,11 +128,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether it says so; PyTorch's allocator on the CPU raises no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
     """Builds what the flags say and calls the command's function."""
     command = chosen.command
     if command == "info":
         print(doctor())
+        return
+    if command == "completion":
+        print(completion(cli, chosen.completion.shell))
         return
     options = cli.instantiate(chosen)[command]
     if command == "train":

@@ -46,7 +46,7 @@ def doctor() -> str:
     else:
         cuda = f"CUDA {build['cuda']} for {build['cuda_architectures']}" if build["cuda"] else "none"
         lines += [
-            f"build   against torch {build['torch']} by {build['compiler']}",
+            f"build   against torch {build['torch']} by {build['compiler']}{_runs_with(build['torch'])}",
             f"        CPU kernels for {build['cpu_targets']}; this machine runs {build['cpu_selected']}",
             f"        CUDA kernels: {cuda}",
         ]
@@ -59,14 +59,22 @@ def doctor() -> str:
     return "\n".join([*lines, "", *_repairs()])
 
 
+def _runs_with(built: str) -> str:
+    return "" if built == torch.__version__ else f"; it runs with {torch.__version__}, as any torch from 2.10 on"
+
+
 def _repairs() -> list[str]:
     if os.environ.get("FASTADV_NO_EXT") == "1":
         return ["The kernels are switched off: unset FASTADV_NO_EXT to use them."]
     if ops.MISSING["cpu"]:
         return [f"Plain PyTorch runs in place of the CPU kernels: correct, but slower. To compile them: {ops.repair()}"]
-    if ops.MISSING["cuda"] and torch.cuda.is_available():
+    if ops.MISSING["cuda"] and torch.version.cuda:
+        major = torch.version.cuda.split(".")[0]
         return [
-            "Plain PyTorch runs on the GPU in place of the CUDA kernels: correct, but slower.",
-            f"To compile them, with nvcc on PATH: {ops.repair(cuda=True)}",
+            "On a GPU, plain PyTorch runs in place of the CUDA kernels: correct, but slower.",
+            f"To compile them, with the nvcc of a CUDA {major} toolkit on PATH: {ops.repair(cuda=True)}",
+            *([] if torch.cuda.is_available() else ["No GPU is visible here: without one there is nothing to do."]),
         ]
+    if ops.MISSING["cuda"]:
+        return ["Everything that this PyTorch can run is in place: it is a CPU build."]
     return ["Everything that can run here is in place."]

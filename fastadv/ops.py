@@ -778,8 +778,9 @@ def _load(module: str) -> str | None:
     spec = importlib.util.find_spec(f"fastadv.{module}")
     if spec is None or spec.origin is None:
         build = build_info()
-        obstacle = build["cuda_obstacle"] if module == "_cuda" and isinstance(build, dict) else ""
-        return obstacle or f"fastadv/{module} is not installed"
+        if module == "_cuda" and isinstance(build, dict) and build["cuda_obstacle"]:
+            return f"fastadv was built without them, against torch {build['torch']}: {build['cuda_obstacle']}"
+        return f"fastadv/{module} is not installed"
     try:
         torch.ops.load_library(spec.origin)
     except OSError as error:

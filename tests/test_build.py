@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,9 @@ def setup(*command: str, **environment: str) -> subprocess.CompletedProcess:
 def only_setuptools(folder: Path) -> Path:
     """A folder to put on PYTHONPATH of an interpreter without packages."""
     source = Path(setuptools.__file__).parent.parent
-    for name in ("setuptools", "pkg_resources", "_distutils_hack", "wheel"):
-        if (source / name).is_dir():
-            (folder / name).symlink_to(source / name)
+    names = ("setuptools", "setuptools-*.dist-info", "pkg_resources", "_distutils_hack", "wheel")
+    for package in (path for name in names for path in source.glob(name)):
+        (folder / package.name).symlink_to(package)
     return folder
 
 
@@ -53,23 +55,88 @@ def fake_nvcc(folder: Path, release: str) -> str:
     return str(home)
 
 
-def test_without_torch_the_message_names_the_interpreter_and_the_fix(tmp_path: Path) -> None:
+def copy_of_the_checkout(folder: Path) -> Path:
+    """The checkout's files in `folder`, without what was built or run."""
+    built = (".git", ".venv", "build", "dist", "runs", "site", "*.so", "*.egg-info", "PKG-INFO", "setup.cfg")
+    caches = (".*_cache", "__pycache__", ".benchmarks", ".hypothesis")
+    return shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*built, *caches))
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a Python that has setuptools and no other package."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     (tmp_path / "packages").mkdir()
-    python = tmp_path / "venv" / "bin" / "python"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(only_setuptools(tmp_path / "packages"))}
-    done = subprocess.run(
-        [python, "setup.py", "--name"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
+
+    def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+        command = [tmp_path / "venv" / "bin" / "python", *arguments]
+        return subprocess.run(command, cwd=cwd, env=env | environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+# pip asks for the metadata first, by dist_info: it stops there, rather than fetch a torch that the build cannot find.
+@pytest.mark.parametrize("command", ["dist_info", "bdist_wheel", "--name"])
+def test_without_torch_the_message_names_the_interpreter_and_the_fix(
+    command: str, bare: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    done = bare("setup.py", command)
     assert done.returncode == 1
     assert "no PyTorch found" in done.stderr
-    assert str(python) in done.stderr
-    assert "--no-build-isolation" in done.stderr
+    assert str(tmp_path / "venv" / "bin" / "python") in done.stderr
+    assert "uv pip install --no-build-isolation ." in done.stderr
+    assert "python -m build --no-isolation" in done.stderr
     assert "Traceback" not in done.stderr
-    allowed = subprocess.run(
-        [python, "setup.py", "--name"], cwd=ROOT, env=env | {"FASTADV_NO_EXT": "1"}, capture_output=True, text=True
+
+
+def test_without_torch_or_kernels_there_is_metadata(bare: Callable[..., subprocess.CompletedProcess]) -> None:
+    done = bare("setup.py", "--name", FASTADV_NO_EXT="1")
+    assert "fastadv" in done.stdout, done.stderr
+
+
+def test_the_source_distribution_is_whole_and_needs_no_torch(
+    bare: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    source = copy_of_the_checkout(tmp_path / "source")
+    (source / "tests" / "stray.so").touch()
+    (source / "benchmarks" / "__pycache__").mkdir()
+    (source / "benchmarks" / "__pycache__" / "stray.cpython-311.pyc").touch()
+    done = bare("setup.py", "sdist", cwd=source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (archive,) = (source / "dist").iterdir()
+    with tarfile.open(archive) as file:
+        packed = {name.partition("/")[2] for name in (member.name for member in file if member.isfile())}
+        told = file.extractfile(f"{archive.name.removesuffix('.tar.gz')}/PKG-INFO").read().decode()
+    kept = [path.relative_to(source) for path in source.rglob("*") if path.is_file() and "stray" not in path.name]
+    folders = ("fastadv", "csrc", "tests", "benchmarks", "docs", ".ci")
+    wanted = {str(path) for path in kept if path.parts[0] in folders}
+    wanted |= {"setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "mkdocs.yml", "constraints.txt", ".gitignore"}
+    wanted |= {f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "REPRODUCTION")} | {"LICENSE"}
+    assert {
+        "tests/conftest.py",
+        "tests/toys.py",
+        "tests/simt/driver.cpp",
+        "docs/results/two-circles/table.csv",
+    } < wanted
+    made = {name for name in packed if name in ("PKG-INFO", "setup.cfg") or name.startswith("fastadv.egg-info/")}
+    assert packed - made == wanted
+    for line in ("License-Expression: MIT", "Author: the fastadv authors", "Classifier: Typing :: Typed"):
+        assert f"\n{line}\n" in told
+    assert re.search("^Keywords: .*adversarial training", told, re.MULTILINE)
+
+
+def test_an_old_setuptools_is_refused_before_its_traceback(tmp_path: Path) -> None:
+    package = tmp_path / "setuptools"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "__version__ = '65.5.0'\ndef setup(**_): raise ValueError('project.license')\n"
     )
-    assert "fastadv" in allowed.stdout, allowed.stderr
+    done = setup("build_ext", "--inplace", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "setuptools 65.5.0 is too old: the metadata in pyproject.toml needs 77 or later" in done.stderr
+    assert "pip install --upgrade setuptools" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_a_compiler_the_message_says_how_to_get_one(tmp_path: Path) -> None:
@@ -103,10 +170,7 @@ def test_a_torch_without_the_stable_abi_is_refused(tmp_path: Path) -> None:
 
 
 def test_pip_installs_a_copy_without_isolation_or_network(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "build", "runs", "*.so", "*.egg-info", ".*_cache")
-    )
+    source, target = copy_of_the_checkout(tmp_path / "source"), tmp_path / "target"
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-index", "--no-deps"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FASTADV", "PIP_FIND"))}
     done = subprocess.run([*pip, "--target", target, source], env=env, capture_output=True, text=True, check=False)
@@ -128,7 +192,7 @@ def test_a_missing_nvcc_is_said(tmp_path: Path) -> None:
 def test_cuda_cannot_be_demanded_of_a_cpu_torch() -> None:
     done = setup("--name", FASTADV_CUDA="1")
     assert done.returncode == 1
-    assert f"is a CPU build ({torch.__version__})" in done.stderr
+    assert f"PyTorch {torch.__version__} is a CPU build" in done.stderr
 
 
 def test_an_unknown_switch_is_refused() -> None:

@@ -353,7 +353,7 @@ def test_unknown_methods_and_types_are_refused_by_the_parser(capsys: pytest.Capt
     for arguments in (["train", "blnd"], ["train", "blind", "--rho", "much"], ["fly"]):
         with pytest.raises(SystemExit):
             main(arguments)
-    assert "'blnd' (choose from" in capsys.readouterr().err
+    assert "unknown method 'blnd'; did you mean 'blind'?" in capsys.readouterr().err
 
 
 def test_checkpoints_are_read_without_running_code(tmp_path: Path, images: str) -> None:
@@ -381,7 +381,8 @@ def test_every_method_has_its_flags(name: str, capsys: pytest.CaptureFixture) ->
     with pytest.raises(SystemExit, match="0"):
         main(["train", name, "--help"])
     printed = capsys.readouterr().out
-    assert [field.name for field in dataclasses.fields(METHODS[name]) if f"--{field.name}" not in printed] == []
+    flags = [f"--{field.name}".replace("_", "-") for field in dataclasses.fields(METHODS[name])]
+    assert [flag for flag in flags if flag not in printed] == []
 
 
 def test_info_is_a_doctor() -> None:
@@ -393,6 +394,46 @@ def test_info_is_a_doctor() -> None:
         assert "reference" in report
     else:
         assert "against torch" in report
+
+
+BUILT_FOR_CPU = {
+    "torch": "2.13.0+cpu",
+    "compiler": "g++ 12",
+    "cpu_targets": "AVX2, x86-64",
+    "cpu_selected": "AVX2",
+    "cuda": "",
+    "cuda_architectures": "",
+    "cuda_obstacle": "PyTorch 2.13.0+cpu is a CPU build",
+}
+
+
+@pytest.mark.parametrize("visible", [False, True])
+def test_kernels_built_for_the_cpu_are_not_all_that_a_cuda_torch_can_run(
+    visible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "build_info", lambda: BUILT_FOR_CPU)
+    monkeypatch.setattr(ops.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("FASTADV_NO_EXT", raising=False)
+    monkeypatch.setattr(ops, "MISSING", {"cpu": None, "cuda": ops._load("_cuda")})
+    monkeypatch.setattr(torch, "__version__", "2.14.0+cu130")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
+    report = info.doctor()
+    assert "build   against torch 2.13.0+cpu by g++ 12; it runs with 2.14.0+cu130" in report
+    why = "fastadv was built without them, against torch 2.13.0+cpu: PyTorch 2.13.0+cpu is a CPU build"
+    assert f"No compiled cuda kernels: {why}\n" in report
+    assert "installed here" not in report
+    assert f"with the nvcc of a CUDA 13 toolkit on PATH: {ops.repair(cuda=True)}" in report
+    assert ("No GPU is visible here" in report) == (not visible)
+    assert "in place:" not in report
+    assert "is in place" not in report
+
+
+def test_a_cpu_torch_runs_all_that_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTADV_NO_EXT", raising=False)
+    monkeypatch.setattr(ops, "MISSING", {"cpu": None, "cuda": "a reason"})
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert info.doctor().endswith("Everything that this PyTorch can run is in place: it is a CPU build.")
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:

@@ -6,6 +6,7 @@ from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
 from ._landing import LandingTest, land
 from ._launch import broken, joined, launched
+from ._parser import Parser, completion, number
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
@@ -19,11 +20,13 @@ __all__ = [
     "Data",
     "Diagnosis",
     "LandingTest",
+    "Parser",
     "Reproduction",
     "Testing",
     "Training",
     "broken",
     "compare",
+    "completion",
     "diagnose",
     "evaluate_model",
     "joined",
@@ -31,6 +34,7 @@ __all__ = [
     "launched",
     "list_recipes",
     "measure_corruptions",
+    "number",
     "report_runs",
     "reproduce",
     "train",

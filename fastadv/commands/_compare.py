@@ -19,6 +19,7 @@ from ..runs import CONFIG, Run
 from ..trainers import METHODS, Stopped
 from ._estimate import estimate
 from ._launch import launched
+from ._parser import unknown
 from ._plan import plan_evaluation, plan_training
 from ._settings import Testing, Training, as_yaml
 from ._terminal import asked_to_stop, console, drawn, say
@@ -99,7 +100,7 @@ def compare(names: Sequence[str], options: Training, testing: Testing, how: Comp
     names = list(dict.fromkeys(name.replace("-", "_") for name in names))
     for name in names:
         if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
+            raise ValueError(unknown("method", name, METHODS))
     data = options.training_data()
     measurement = plan_evaluation(testing, options, None, train=data)
     testing = measurement.testing

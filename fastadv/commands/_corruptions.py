@@ -9,6 +9,7 @@ from ..evaluation import corruption_accuracy
 from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
+from ._parser import unknown
 from ._settings import Data, as_yaml, check_samples, listed
 from ._terminal import console, drawn, progress, say
 
@@ -38,7 +39,7 @@ class CorruptionTest(Data):
         check_samples(self.limit, self.at_once)
         for name in listed(self.corruptions):
             if name not in CORRUPTIONS:
-                raise ValueError(f"unknown corruption {name!r}: choose among {', '.join(CORRUPTIONS)}")
+                raise ValueError(unknown("corruption", name, CORRUPTIONS))
         for severity in listed(self.severities):
             if severity not in ("1", "2", "3", "4", "5"):
                 raise ValueError(f"severities must be of 1 to 5, with commas between, got {self.severities!r}")

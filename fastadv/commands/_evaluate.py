@@ -15,6 +15,7 @@ from ..trainers import rank
 from ._batches import Batches, fingerprint
 from ._launch import shared
 from ._networks import load_model, trained_on
+from ._parser import number
 from ._plan import EvaluationPlan, plan_evaluation
 from ._settings import Data, Testing, as_yaml, listed
 from ._terminal import console, drawn, say
@@ -52,11 +53,13 @@ class Conduct:
 
     def budgets(self) -> list[float]:
         try:
-            found = [float(eps) for eps in listed(self.sweep)]
+            found = [number(eps) for eps in listed(self.sweep)]
         except ValueError:
             found = [-1.0]
         if not all(0 <= eps < float("inf") for eps in found):
-            raise ValueError(f"sweep must be budgets with commas between, such as 0.02,0.05,0.1, got {self.sweep!r}")
+            raise ValueError(
+                f"sweep must be budgets with commas between, such as 0.02,0.05 or 4/255,8/255, got {self.sweep!r}"
+            )
         return found
 
     def numbers(self) -> list[int]:

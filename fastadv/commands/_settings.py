@@ -15,6 +15,7 @@ from ..data import AUGMENTATIONS, Dataset, load
 from ..evaluation import PROTOCOL
 from ..trainers import Settings
 from ._loggers import LOGGERS
+from ._parser import unknown
 
 
 @dataclass
@@ -167,7 +168,7 @@ class Testing:
         names = listed(self.attacks)
         for name in names:
             if name not in known:
-                raise ValueError(f"unknown attack {name!r}: choose among {', '.join(sorted(known))}")
+                raise ValueError(unknown("attack", name, sorted(known)))
         return {name: known[name] for name in names}
 
     def samples(self, source: Data) -> Dataset:
