@@ -81,7 +81,8 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
     folder = Path(options.out) if options.out else None
     if folder:
         config = as_yaml(source, testing, options, checkpoint=given)
-        shared(lambda: Run(folder, config, environment(), resume=options.resume))
+        run = shared(lambda: Run(folder, config, environment(), resume=options.resume))
+        folder = run.folder
     how = {"label": testing.label, "batch_size": testing.batch_size(test)}
     with progress(f"evaluating {name}", "batches") as step:
         found = evaluate(

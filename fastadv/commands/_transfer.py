@@ -24,7 +24,8 @@ def transfer_between(given: list[str], source: Data, testing: Testing, out: str)
     models = {name: load_model(each, test)[0] for name, each in zip(names, given, strict=True)}
     if len(models) < len(given):
         raise ValueError(f"transfer is between models that differ: {', '.join(given)} has one twice")
-    folder = Run(out, as_yaml(source, testing, models=given), environment()).folder
+    run = Run(out, as_yaml(source, testing, models=given), environment())
+    folder = run.folder
     with progress("transferring", "batches") as step:
         how = {"label": testing.label, "batch_size": testing.batch_size(test)}
         rows = transfer(models, test, testing.chosen(), **how, on_step=step)
