@@ -1,7 +1,6 @@
 """``fastadv compare``: methods and seeds in processes of their own, one table, one page; stopped and resumed."""
 
 import csv
-import fcntl
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import torch
 
 from fastadv.__main__ import main
 from fastadv.commands._compare import gpus, places
-from fastadv.runs import load_checkpoint
+from fastadv.runs import Run, load_checkpoint
 
 QUICK = ["--per-class", "3", "--epochs", "1", "--attacks", "fgsm,pgd", "--limit", "10", "--device", "cpu"]
 
@@ -85,14 +84,16 @@ def test_going_on(done: Path, capfd: pytest.CaptureFixture) -> None:
         (folder / "evaluation.json").unlink()
     checkpoint = (broken / "checkpoint.pt").read_bytes()
     (broken / "checkpoint.pt").write_bytes(b"something else")
-    with (done / "friendly_mart/seed-6/log.txt").open() as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
-        (done / "friendly_mart/seed-6/evaluation.json").unlink()
-        assert main([*command, "--resume", "auto"]) == 2
+    other = done / "friendly_mart/seed-6"
+    (other / "evaluation.json").unlink()
+    held = Run(other, (other / "config.yaml").read_text(), {}, resume=True)
+    assert main([*command, "--resume", "auto"]) == 2
+    del held
     shown = capfd.readouterr()
     assert "standard/seed-5: failed, with exit status 2" in shown.out
     assert "is damaged, or no checkpoint of fastadv" in shown.out
-    assert "friendly_mart/seed-6: a process that outlived an earlier compare still trains it" in shown.out
+    assert f"friendly_mart/seed-6: process {os.getpid()} on " in shown.out
+    assert "still trains it: wait for it, or stop it" in shown.out
     assert (
         f"2 of 4 runs failed (standard/seed-5, friendly_mart/seed-6): go on with --resume auto --out {done}"
         in shown.err
@@ -110,6 +111,31 @@ def test_going_on(done: Path, capfd: pytest.CaptureFixture) -> None:
             path.unlink()
     assert main([*command, "--resume", "auto"]) == 0
     assert (killed / "evaluation.json").is_file()
+
+
+def test_two_comparisons_in_one_folder(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (tmp_path / "c").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastadv.commands._compare.run_all", lambda *_: [])
+        command = ["compare", "standard", *QUICK, "--out", str(tmp_path / "c"), "--resume", "auto"]
+        assert main(command) == 0
+        held = Run(tmp_path / "c", (tmp_path / "c/config.yaml").read_text(), {}, resume=True)
+        assert main(command) == 2
+        assert held.folder.is_dir()
+    assert f"{tmp_path / 'c'} is in use by process {os.getpid()}" in capfd.readouterr().err
+
+
+def test_runs_import_what_the_comparison_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what lies in the working directory; and each says of its own process where it ran."""
+    (tmp_path / "queue.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    (tmp_path / "fastadv").mkdir()
+    (tmp_path / "fastadv" / "__init__.py").write_text("raise SystemExit('another checkout')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastadv.commands._compare.environment", lambda: {"torch": "the comparison's"})
+    assert main(["compare", "standard", *QUICK, "--out", "c"]) == 0
+    assert not Path("ran").exists()
+    assert json.loads(Path("c/environment.json").read_text()) == {"torch": "the comparison's"}
+    assert json.loads(Path("c/standard/environment.json").read_text())["torch"] == torch.__version__
 
 
 def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:

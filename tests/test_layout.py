@@ -30,7 +30,7 @@ BELOW = {
     "functional": "attacks",
     "trainers": "ops losses attacks data.Dataset",
     "evaluation": "ops losses attacks data.Dataset",
-    "recipes": "ops losses attacks data models trainers evaluation",
+    "recipes": "ops losses attacks data models runs trainers evaluation",
     "report": "ops losses attacks data.Dataset runs trainers evaluation recipes",
     "compat": "ops models runs attacks",
     "commands": "ops losses models data runs info attacks trainers evaluation recipes report",

@@ -1,9 +1,12 @@
 """Runs that are killed, interrupted or short of disk, in processes of their own, and how they go on."""
 
+import errno
+import fcntl
 import json
 import math
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import resource
@@ -13,6 +16,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +28,7 @@ import fastadv.__main__ as command_line
 from fastadv.commands import _train
 from fastadv.commands._launch import broken
 from fastadv.commands._loggers import LOGGERS
-from fastadv.runs import Run, load_checkpoint, replace_file
+from fastadv.runs import Run, digest, in_use, load_checkpoint, replace_file
 from fastadv.trainers import METHODS
 
 SERVER = multiprocessing.get_context("forkserver")  # its children have torch already
@@ -90,7 +94,7 @@ def same(one: Path, other: Path) -> bool:
 def test_a_killed_run_goes_on_to_the_same_bits(method, tmp_path):
     """Killed after a random step, or in the midst of writing a checkpoint: the third of its files, or a later one."""
     chance = random.Random(method)
-    place = chance.choice([{"step": chance.randint(1, 7)}, {"write": chance.randint(3, 6)}])
+    place = chance.choice([{"step": chance.randint(1, 7)}, {"write": chance.randint(3, 9)}])
     assert run(command(method, tmp_path / "whole")) == 0
     assert run(command(method, tmp_path / "killed"), **place) == -signal.SIGKILL
     assert run(command(method, tmp_path / "killed")) == 0
@@ -99,12 +103,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(method, tmp_path):
 
 def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path):
     folder = tmp_path / "run"
-    # environment.json, config.yaml, then the checkpoints after 2 steps, 4 (an epoch), 6 and 8.
-    assert run(command("standard", folder), write=5) == -signal.SIGKILL
+    # environment.json, config.yaml, the checkpoint after 2 steps, the metrics, the checkpoints after 4, 6 and 8.
+    assert run(command("standard", folder), write=7) == -signal.SIGKILL
     assert (load_checkpoint(folder)["epoch"], load_checkpoint(folder)["step"]) == (1, 0)
     assert [path.name for path in folder.glob(".checkpoint*")], "it was in the midst"
     assert run(command("standard", folder)) == 0
-    assert not list(folder.glob(".*")), "and what it left is gone"
+    assert not list(folder.glob(".*")), "and what it left is gone, the lock as well"
 
 
 @pytest.mark.parametrize("write", [1, 2])
@@ -142,8 +146,11 @@ def test_metrics_stand_in_the_column_of_their_name(tmp_path):
     assert last == {"epoch": 2, "accuracy": 0.75, "gradients": None, "late": 1.0}
 
 
+ABOUT = {"method": "standard", "model": "lenet5", "data": "toys", "shape": [3], "classes": ["a", "b"]}
+
+
 def checkpoint(epoch: int) -> dict[str, object]:
-    return {"state": {"weight": torch.full((3,), float(epoch))}, "history": [], "epoch": epoch}
+    return {**ABOUT, "state": {"weight": torch.full((3,), float(epoch))}, "history": [], "epoch": epoch}
 
 
 def test_a_kill_after_a_damaged_checkpoint_leaves_the_good_one(tmp_path, monkeypatch):
@@ -151,6 +158,7 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_the_good_one(tmp_path, monkeyp
     for epoch in range(3):
         run.save(checkpoint(epoch))
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"damaged")
+    del run
     with pytest.warns(UserWarning, match="going on from previous.pt"):
         run = Run(tmp_path / "run", "epochs: 9\n", {}, resume=True)
     with monkeypatch.context() as patch:
@@ -197,7 +205,7 @@ def test_the_best_is_never_older_than_the_last_tells(links, tmp_path, monkeypatc
         assert last == int(len(counts) < place), "nothing is done half"
         for also in ("best.pt", "epoch-0001.pt") if last else ():
             assert load_checkpoint(folder / also)["epoch"] == 1
-    assert len(counts) == 4
+    assert len(counts) == 4, "previous.pt, best.pt, epoch-0001.pt, checkpoint.pt"
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
@@ -206,8 +214,8 @@ def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monke
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(torch, "load", refuse)
-    with pytest.raises(OSError, match=r"cannot read .*checkpoint.pt \(Permission denied\)"):
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=r"cannot read .*checkpoint.pt \(Permission denied\): make it readable"):
         load_checkpoint(tmp_path / "run")
 
 
@@ -276,8 +284,9 @@ def test_a_full_disk_loses_nothing(tmp_path):
     (folder / "config.yaml").write_text("".join(longer))
     assert run(command("standard", folder), bytes_at_most=100_000) == 2
     told = Path(errors(command("standard", folder))).read_text()
-    assert f"cannot write a checkpoint to {folder}" in told
-    assert "the last one that was written stands; make room" in told
+    assert (
+        f"cannot write {folder / 'checkpoint.pt'} (File too large): what was there stays as it was. Make room" in told
+    )
     assert (folder / "checkpoint.pt").read_bytes() == before
     assert not list(folder.glob(".checkpoint*"))
     assert run(command("standard", folder)) == 0
@@ -304,6 +313,203 @@ def test_others_may_read_what_their_umask_lets_them(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+# Damage
+
+
+def flipped(path: Path, bit: int) -> bytes:
+    """The bytes of a file with one bit flipped."""
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
+    assert run(command("standard", tmp_path / "run", "--epochs", "1", "--save-every", "0")) == 0
+    whole, path = tmp_path / "run" / "checkpoint.pt", tmp_path / "flipped.pt"
+    wanted, chance, noticed = load_checkpoint(whole), random.Random(0), 0
+    for bit in chance.sample(range(8 * whole.stat().st_size), 60):
+        path.write_bytes(flipped(whole, bit))
+        try:
+            found = load_checkpoint(path)
+        except ValueError as error:
+            noticed += 1
+            assert f"{path} is damaged" in str(error)  # noqa: PT017 - or it is harmless
+        else:
+            assert digest(found) == digest(wanted)
+    assert noticed >= 57
+
+
+def test_values_are_verified_whatever_the_file_says(tmp_path):
+    """The CRCs of this file are right."""
+    Run(tmp_path / "run", "epochs: 9\n", {}).save(checkpoint(0))
+    path = tmp_path / "run" / "checkpoint.pt"
+    stored = torch.load(path, weights_only=True)
+    stored["state"]["weight"][1] = 1.5e36
+    torch.save(stored, path)
+    with pytest.raises(ValueError, match=r"checkpoint.pt is damaged.*digest"):
+        load_checkpoint(path)
+    del stored["digest"]  # as older versions wrote it
+    torch.save(stored, path)
+    assert load_checkpoint(path)["state"]["weight"][1] == 1.5e36
+
+
+def test_digests_tell_values_apart():
+    values = [
+        {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"a": torch.zeros(2, 1)}, {"a": torch.zeros(2).bfloat16()},
+        {"a": torch.tensor([0.0, -0.0])}, {"a": [1, 2]}, {"a": [1, 2.0]}, {"a": [True, 2]}, {"a": "[1, 2]"}, {},
+        {"a": torch.zeros(())}, {"a": torch.zeros(0)}, {"a": torch.zeros(2, dtype=torch.bool)},
+    ]  # fmt: skip
+    assert len({digest(value) for value in values}) == len(values)
+    grid = torch.arange(24.0).view(1, 4, 3, 2)
+    assert digest(grid) == digest(grid.contiguous(memory_format=torch.channels_last))
+    assert digest({"a": math.nan}) == digest({"a": math.nan})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"format": 1, "state": {}}, "no checkpoint of fastadv train: 'method' is missing"),
+        ({"format": "x", "state": {}}, "its format is 'x', not a number"),
+        ({"format": 1, **ABOUT, "state": [1]}, "'state' is a list"),
+        ({"format": 1, **ABOUT, "state": {"weight": 1}}, "other values than tensors"),
+        ({"format": 1, **ABOUT, "state": {}, "shape": 3}, "'shape' is a int"),
+        ({"format": 1, **ABOUT, "state": {}, "history": [1]}, "'history' has other values than rows"),
+    ],
+)
+def test_checkpoints_of_something_else(content, message, tmp_path, capfd):
+    torch.save(content, tmp_path / "other.pt")
+    assert command_line.main(["evaluate", str(tmp_path / "other.pt")]) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1\n", b"a: [\n", b"\xff\xfe", b"!!python/object/apply:os.getcwd []"])
+def test_a_damaged_config_is_named(content, tmp_path, capfd):
+    Run(tmp_path / "run", "epochs: 2\n", {})
+    (tmp_path / "run" / "config.yaml").write_bytes(content)
+    assert command_line.main(command("standard", tmp_path / "run")) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{tmp_path / 'run' / 'config.yaml'} is damaged" in line
+    assert "choose another --out" in line
+
+
+def test_a_torn_line_of_metrics_is_mended(tmp_path):
+    first = Run(tmp_path / "run", "epochs: 9\n", {})
+    row = {"epoch": 1, "loss": 0.5}
+    first.log(row)
+    first.save({**checkpoint(1), "history": [row]})
+    whole = [(tmp_path / "run" / name).read_bytes() for name in ("metrics.jsonl", "metrics.csv")]
+    del first
+    for name, content in zip(("metrics.jsonl", "metrics.csv"), whole, strict=True):
+        (tmp_path / "run" / name).write_bytes(content + content[:5])
+    Run(tmp_path / "run", "epochs: 9\n", {}, resume=True)
+    assert [(tmp_path / "run" / name).read_bytes() for name in ("metrics.jsonl", "metrics.csv")] == whole
+
+
+# Two runs in one folder
+
+
+def hold(folder: Path, held: Any, over: Any) -> None:
+    sys.argv = ["fastadv", "train", "standard"]
+    run = Run(folder, "epochs: 2\n", {}, resume=True)
+    held.set()
+    over.wait(60)
+    del run
+
+
+def test_a_folder_is_of_one_run_at_a_time(tmp_path, capfd):
+    held, over = SERVER.Event(), SERVER.Event()
+    process = SERVER.Process(target=hold, args=(tmp_path / "run", held, over))
+    process.start()
+    assert held.wait(60)
+    assert command_line.main(command("standard", tmp_path / "run")) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{tmp_path / 'run'} is in use by process {process.pid} on " in line
+    assert "fastadv train standard. Wait for it, stop it" in line
+    assert in_use(tmp_path / "run")
+    process.kill()
+    process.join()
+    assert (tmp_path / "run" / ".lock").is_file(), "a killed run leaves it"
+    assert in_use(tmp_path / "run") is None, "but not the lock"
+    run = Run(tmp_path / "run", "epochs: 2\n", {}, resume=True)
+    with pytest.raises(BlockingIOError, match=f"in use by process {os.getpid()}"):
+        Run(tmp_path / "run", "epochs: 2\n", {}, resume=True)
+    assert {path.name for path in run.folder.iterdir()} == {"config.yaml", "environment.json", ".lock"}
+    del run
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "environment.json"}
+
+
+def test_a_run_killed_before_its_config_leaves_only_its_lock(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("process 1")
+    assert Run(tmp_path / "run", "epochs: 2\n", {}, resume=True).folder.is_dir()
+
+
+def test_a_forked_process_leaves_the_lock(tmp_path):
+    run = Run(tmp_path / "run", "epochs: 2\n", {})
+    if (child := os.fork()) == 0:
+        with suppress(BaseException):
+            del run
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert in_use(tmp_path / "run")
+    assert run.folder.is_dir()
+
+
+def test_a_run_that_another_process_receives_locks_nothing(tmp_path):
+    run = Run(tmp_path / "run", "epochs: 2\n", {})
+    pickle.loads(pickle.dumps(run))  # as torchrun's processes get it
+    assert in_use(run.folder)
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): make sure that no other process"):
+        run = Run(tmp_path / "run", "epochs: 2\n", {})
+    assert (run.folder / "config.yaml").is_file()
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for fail_at in (0, 1):
+        calls = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                os, "fsync", lambda *_, at=fail_at, calls=calls: calls.append(0) or len(calls) <= at or full()
+            )
+            name = ("environment.json", "config.yaml")[fail_at]
+            with pytest.raises(OSError, match=rf"cannot write .*{name} \(No space left on device\).*Make room"):
+                Run(tmp_path / "run", "epochs: 2\n", {})
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_leaves_every_file_as_it_was(tmp_path, monkeypatch):
+    """Whichever of the files of a run is being written."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = Run(tmp_path / "run", "epochs: 9\n", {})
+    run.log({"epoch": 1})
+    run.save(checkpoint(1), "best.pt")
+    run.save(checkpoint(2))
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
+    for write, name in (
+        (lambda: run.log({"epoch": 2}), "metrics.jsonl"),
+        (lambda: run.save(checkpoint(3)), "checkpoint.pt"),
+    ):
+        with pytest.raises(
+            OSError, match=rf"^cannot write .*run/{name} \(No space left on device\): what was there stays"
+        ):
+            write()
+        assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
 
 
 # Several processes

@@ -1,6 +1,7 @@
 """Finished batches of an evaluation, in its folder."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -8,28 +9,44 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import __version__
 from ..data import Dataset
-from ..runs import replace_file
+from ..runs import digest, make_folder, replace_file
+
+_DIGEST = "digest"
 
 
 class Batches(MutableMapping[str, dict[str, Tensor]]):
-    """Finished batches, an .npz file each in `folder`: it appears there complete, or not at all."""
+    """Finished batches, an .npz file each in `folder`: it appears there complete, or not at all.
+
+    A file that is damaged, or that another version of fastadv wrote, is as good as missing, with a warning.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
 
     def __getitem__(self, key: str) -> dict[str, Tensor]:
-        if not self._path(key).is_file():
+        path = self._path(key)
+        if not path.is_file():
             raise KeyError(key)
-        with np.load(self._path(key), allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                part = {name: torch.from_numpy(array) for name, array in arrays.items() if name != _DIGEST}
+                intact = str(arrays[_DIGEST]) == _digest(key, part)
+        except Exception:  # numpy and zipfile raise whatever the bytes lead them to
+            intact = False
+        if not intact:
+            warnings.warn(f"{path} is damaged, or of another version of fastadv: measured again", stacklevel=2)
+            raise KeyError(key)
+        return part
 
     def __setitem__(self, key: str, part: dict[str, Tensor]) -> None:
-        replace_file(self._path(key), lambda file: np.savez(file, **{name: t.numpy() for name, t in part.items()}))
+        arrays = {name: tensor.numpy() for name, tensor in part.items()} | {_DIGEST: np.array(_digest(key, part))}
+        replace_file(self._path(key), lambda file: np.savez(file, **arrays))
 
     def __delitem__(self, key: str) -> None:
         self._path(key).unlink()
@@ -39,6 +56,10 @@ class Batches(MutableMapping[str, dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+
+def _digest(key: str, part: dict[str, Tensor]) -> str:
+    return digest([__version__, key, part])
 
 
 def fingerprint(test: Dataset, *models: nn.Module | None) -> str:

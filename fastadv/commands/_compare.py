@@ -1,7 +1,6 @@
 """``fastadv compare``."""
 
 import dataclasses
-import fcntl
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from rich.markup import escape
 
 from .. import report
 from ..info import environment
-from ..runs import CONFIG, Run
+from ..runs import CONFIG, Run, in_use, make_folder, write_text
 from ..trainers import METHODS, Stopped
 from ._estimate import estimate
 from ._launch import launched
@@ -66,6 +65,16 @@ class Job:
         return (self.folder / "evaluation.json").is_file()  # what training writes last
 
 
+def command_line(*arguments: str) -> list[str]:
+    """The command of a process that runs ``fastadv`` with `arguments`.
+
+    It imports what this one does: ``python -m`` would import from the working directory first.
+    """
+    path = [*filter(None, sys.path), str(Path(__file__).parents[2])]
+    begin = f"import sys; sys.path[:] = {path}; sys.argv[0] = 'fastadv'"
+    return [sys.executable, "-c", f"{begin}; from fastadv.__main__ import main; sys.exit(main())", *arguments]
+
+
 class Running:
     """A job that is trained and evaluated in a process of its own, with `place` in its environment.
 
@@ -74,13 +83,13 @@ class Running:
 
     def __init__(self, job: Job, place: dict[str, str]):
         self.job, self.place = job, place
+        if holder := in_use(job.folder):  # the process would be refused as well
+            raise BlockingIOError(f"{holder} still trains it: wait for it, or stop it")
         flags = ["--config", str(job.folder / CONFIG), "--out", str(job.folder), "--resume", "auto"]
-        command = [sys.executable, "-m", "fastadv", "train", job.method, *flags]
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with job.log.open("a") as log:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process inherits the lock and, ending, gives it up
             self.told = log.tell()
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | path | place)
+            command = command_line("train", job.method, *flags)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | place)
 
     def pass_on(self) -> None:
         """Says what training has said since the last call, a line an epoch."""
@@ -112,15 +121,16 @@ def compare(names: Sequence[str], options: Training, testing: Testing, how: Comp
         return
     say(f"eps {testing.eps:.4g} in the test, and in the training of methods that have a budget")
     config = as_yaml(options, testing, how, methods=names)
-    folder = Run(options.run_folder("compare"), config, environment(), resume=bool(options.resume)).folder
+    run = Run(options.run_folder("compare"), config, environment(), resume=bool(options.resume))
+    folder = run.folder
     jobs = []
     for name, plan in plans.items():
         for seed in range(options.seed, options.seed + how.seeds):
             job = Job(f"{name}/seed-{seed}" if how.seeds > 1 else name, name, seed, folder)
             if not (job.folder / CONFIG).is_file():
                 settings = dataclasses.replace(options, seed=seed)
-                own = as_yaml(plan.method, settings, test=dataclasses.asdict(testing))
-                Run(job.folder, own, environment(), resume=True)
+                make_folder(job.folder)
+                write_text(job.folder / CONFIG, as_yaml(plan.method, settings, test=dataclasses.asdict(testing)))
             jobs.append(job)
     with asked_to_stop() as stop:
         failed = run_all(jobs, places(how.at_a_time, len(jobs), gpus(options.device), torch.get_num_threads()), stop)
@@ -159,8 +169,8 @@ def run_all(jobs: Sequence[Job], free: list[dict[str, str]], stop: Callable[[], 
                 job, place = waiting.pop(0), free.pop(0)
                 try:
                     running.append(Running(job, place))
-                except BlockingIOError:
-                    say(f"{job.name}: a process that outlived an earlier compare still trains it: await it, or end it")
+                except BlockingIOError as error:
+                    say(escape(f"{job.name}: {error}"))
                     free.append(place)
                     failed.append(job)
             time.sleep(0.1)

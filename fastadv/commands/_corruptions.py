@@ -75,7 +75,8 @@ def measure_corruptions(checkpoint: str, options: CorruptionTest, out: str) -> N
     test = None if options.published() else options.samples(options.load("test"))
     first = next(options.sets(test))[2]  # what is wrong with the files or the images shows before a folder is made
     model, _ = load_network(checkpoint, first)
-    folder = Run(out, as_yaml(options, checkpoint=checkpoint), environment()).folder
+    run = Run(out, as_yaml(options, checkpoint=checkpoint), environment())
+    folder = run.folder
     count = len(listed(options.corruptions)) * len(listed(options.severities))
     with progress("evaluating", "sets") as step:
 

@@ -108,7 +108,8 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
     folder = Path(options.out) if options.out else None
     if folder:
         config = as_yaml(source, plan.testing, options, checkpoint=given)
-        shared(lambda: Run(folder, config, environment(), resume=options.resume))
+        run = shared(lambda: Run(folder, config, environment(), resume=options.resume))
+        folder = run.folder
     say(f"{name}: {plan.budgets}")
     kept = Batches(folder / "batches" / fingerprint(test, model, other)) if folder else None
     found = plan.measure(model, name, source=other, checks=options.checks, train=train, kept=kept)

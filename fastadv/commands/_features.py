@@ -85,7 +85,8 @@ def diagnose(checkpoint: str, source: Data, options: Diagnosis, out: str) -> Non
     model, _ = load_network(checkpoint, test)
     layers = options.chosen_layers(model)
     features(model, test, {}, layers)  # what is wrong with layers or samples shows before a folder is made
-    folder = Run(out, as_yaml(source, options), environment()).folder
+    run = Run(out, as_yaml(source, options), environment())
+    folder = run.folder
     with progress("attacking", "kinds of samples") as step:
         found = features(model, test, attacks, layers, batch_size=options.at_once, on_step=step)
     console.print(report.records_table(found.rows, f"{len(test)} test samples of {test.name}, eps {options.eps:g}"))

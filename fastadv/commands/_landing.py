@@ -54,7 +54,8 @@ def land(checkpoint: str, options: LandingTest, out: str) -> None:
     attacks = options.attacks(options.eps)
     model, _ = load_network(checkpoint, test)
     norms = weight_norms(model, test.classes)
-    folder = Run(out, as_yaml(options), environment()).folder
+    run = Run(out, as_yaml(options), environment())
+    folder = run.folder
     found = landing(model, test, attacks["PGD"], batch_size=options.at_once)
     title = f"PGD-{options.steps} at eps {options.eps:g} on {len(test)} test samples of {test.name}"
     console.print(report.records_table(found.rows, title))

@@ -15,7 +15,7 @@ from torch import nn
 from .. import models
 from ..attacks import checked_logits
 from ..data import Dataset
-from ..runs import load_checkpoint
+from ..runs import load_checkpoint, verify_archive
 from ._terminal import first_line
 
 
@@ -94,16 +94,19 @@ def trained_on(given: str) -> dict[str, Any]:
 
 def _archive(path: Path) -> Literal["script", "export"] | None:
     """What a file is that is no checkpoint of fastadv, by what is packed in it."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except Exception:  # no zip file, or what is left of one
         return "export" if path.suffix == ".pt2" and path.is_file() else None
-    with zipfile.ZipFile(path) as archive:
-        names = {name.partition("/")[2] for name in archive.namelist()}
     if "archive_format" in names or path.suffix == ".pt2":
         return "export"
     return "script" if "constants.pkl" in names else None
 
 
 def _from_archive(path: Path, kind: Literal["script", "export"]) -> nn.Module:
+    form = "TorchScript" if kind == "script" else "of torch.export"
+    verify_archive(path, f"file {form}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is; its files are still there
@@ -112,7 +115,6 @@ def _from_archive(path: Path, kind: Literal["script", "export"]) -> nn.Module:
             with path.open("rb") as file:  # whatever its name
                 return torch.export.load(file).module()
     except Exception as error:  # torch raises whatever the bytes lead it to
-        form = "TorchScript" if kind == "script" else "of torch.export"
         raise ValueError(f"{path} is damaged, or not {form}: {first_line(error)}") from None
 
 

@@ -14,6 +14,7 @@ def report_runs(folders: Sequence[str], out: str) -> None:
     if not folders:
         raise ValueError("give a run folder, or several: the --out of train, compare, evaluate or reproduce")
     runs = [report.read_run(folder) for folder in folders]
-    folder = Run(out, as_yaml(runs=list(folders)), environment()).folder
+    run = Run(out, as_yaml(runs=list(folders)), environment())
+    folder = run.folder
     path = report.write_report(runs, folder)
     say(f"written: {path}, and {len(list(folder.glob('*.svg')))} figures beside it, as PNG and SVG")

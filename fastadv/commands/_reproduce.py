@@ -1,19 +1,22 @@
 """``fastadv reproduce``."""
 
+import csv
 import dataclasses
 import functools
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from .. import recipes, report
 from ..data import Dataset, check_halves
 from ..info import environment
-from ..runs import Run, replace_file
+from ..runs import Run, make_folder, write_text
 from ..trainers import Method
 from ._corruptions import CorruptionTest
 from ._plan import plan_training, split
@@ -130,7 +133,8 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         plan_training(recipe.name, options.method(recipe), training, data)
 
     out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
-    folder = Run(out, as_yaml(options, names=list(names)), environment(), options.resume).folder
+    whole = Run(out, as_yaml(options, names=list(names)), environment(), options.resume)
+    folder = whole.folder
     for name in experiments:
         run_experiment(name, options.epochs, folder / name)
     networks: dict[str, nn.Module] = {}
@@ -155,7 +159,7 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         console.print(report.figures_table(recipe, results[recipe.name], settings_in_words(training, options)))
     if results:
         notes = [f"{name}: {settings_in_words(trainings[name], options)}." for name in results]
-        replace_file(folder / "results.md", lambda file: file.write(report.markdown(results, notes).encode()))
+        write_text(folder / "results.md", report.markdown(results, notes))
         say(f"written: {folder / 'results.md'}, and a folder a recipe beside it")
     for recipe in (recipe for recipe in chosen if recipe.vary):
         written = drawn(report.plot_variants, recipe, results, folder / f"{recipe.name}.png")
@@ -165,14 +169,25 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
 
 
 def run_experiment(name: str, epochs: int | None, folder: Path) -> None:
-    """Runs an experiment that has a program of its own, unless its folder has its table already."""
-    if list(folder.glob("*.csv")):
+    """Runs an experiment that has a program of its own, unless it has ended before: ``results.md`` is written last."""
+    if (folder / "results.md").is_file():
         say(f"{folder} has the table of {name} already")
         return
     with progress(name, "epochs") as step:
         rows = recipes.EXPERIMENTS[name](folder, epochs=epochs, on_step=step)
     console.print(report.records_table(rows, name))
-    say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.csv"), *folder.glob("*.png")])))
+    write_text(folder / "results.md", records_markdown(rows))
+    say("written: " + ", ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
+
+
+def records_markdown(rows: Sequence[Any]) -> str:
+    """Named tuples as a Markdown table."""
+    cells = [rows[0]._fields, ["---"] * len(rows[0]), *([_cell(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def settings_in_words(training: Training, options: Reproduction) -> str:
@@ -194,8 +209,8 @@ def measure_recipe(
 ) -> list[recipes.Figure]:
     """The figures of a trained recipe, from ``figures.csv`` in its folder where they are there already."""
     path = folder / "figures.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)  # not there where the network is another recipe's
-    if not path.is_file():
+    make_folder(folder)  # not there where the network is another recipe's
+    if (found := measured_before(path)) is None:
         place = {"data": training.data, "folder": options.folder, "device": options.device, "limit": options.limit}
 
         def sets(corruption: str) -> Iterator[tuple[str, int, Dataset]]:
@@ -205,5 +220,19 @@ def measure_recipe(
         with progress(f"measuring {recipe.name}", "figures") as step:
             settings = {"sets": sets, "batch_size": options.at_once, "on_step": step}
             found = recipes.measure(recipe, networks[recipe.name], test, networks, **settings)
-        replace_file(path, lambda file: file.write(report.figures_csv(found).encode()))
-    return report.read_figures(path)
+        write_text(path, report.figures_csv(found))
+    return found
+
+
+def measured_before(path: Path) -> list[recipes.Figure] | None:
+    """The figures in a ``figures.csv``; None where there is none, or, with a warning, none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        if found := report.read_figures(path):
+            return found
+        reason = "it holds none"
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        reason = f"{type(error).__name__}: {error}"
+    warnings.warn(f"{path} is damaged ({reason}): its figures are measured again", stacklevel=2)
+    return None

@@ -28,7 +28,8 @@ def transfer_between(given: list[str], source: Data, testing: Testing, out: str)
     models = {name: load_model(each, plan.test)[0] for name, each in zip(names, given, strict=True)}
     if len(models) < len(given):
         raise ValueError(f"transfer is between models that differ: {', '.join(given)} has one twice")
-    folder = Run(out, as_yaml(source, plan.testing, models=given), environment()).folder
+    run = Run(out, as_yaml(source, plan.testing, models=given), environment())
+    folder = run.folder
     say(plan.budgets)
     with progress("transferring", "batches") as step:
         how = {"label": testing.label, "batch_size": plan.batch_size}

@@ -9,12 +9,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ._files import save_figure
+
 COLOURS = ("tab:blue", "tab:red")
 """Of the inner and the outer circle."""
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110)
 
 
 def plot_boundaries(panels: Mapping[str, tuple[Tensor, Tensor]], radii: tuple[float, float], path: Path) -> None:
@@ -28,7 +26,7 @@ def plot_boundaries(panels: Mapping[str, tuple[Tensor, Tensor]], radii: tuple[fl
             axes.plot(*some.numpy().T, ".", color=colour, markersize=1.5)
         axes.add_collection(LineCollection(pieces.numpy(), color="0.3", linewidth=1.5))
         axes.set(title=title, aspect="equal", xlim=(-0.85, 0.85), ylim=(-0.85, 0.85), xticks=[], yticks=[])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_training(epochs: Tensor, curves: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
@@ -45,7 +43,7 @@ def plot_training(epochs: Tensor, curves: Mapping[str, Mapping[str, Tensor]], pa
     grid[1, 0].set_ylabel("distance from the boundary")
     for axes, place in zip(grid[:, -1], ("center right", "upper right"), strict=True):
         axes.legend(loc=place, fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_robustness(epochs: Tensor, eta: Mapping[str, Tensor], bounds: Mapping[int, float], path: Path) -> None:
@@ -63,7 +61,7 @@ def plot_robustness(epochs: Tensor, eta: Mapping[str, Tensor], bounds: Mapping[i
         axes.annotate(f" {corners} corners", (first, value), fontsize="small", color="0.4", va="bottom")
     axes.set(xlabel="epoch", ylabel="robustness eta", xscale="log", ylim=(0, 0.2), xlim=(first, x[-1] + 1))
     axes.legend(title="median, middle half;\nbest dashed", loc="lower right", fontsize="small", title_fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_angles(angle: Tensor, gaps: Mapping[str, Tensor], radii: tuple[float, float], path: Path) -> None:
@@ -77,4 +75,4 @@ def plot_angles(angle: Tensor, gaps: Mapping[str, Tensor], radii: tuple[float, f
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("distance from the boundary")
     figure.legend(list(gaps), loc="outside right upper", fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)

@@ -5,7 +5,6 @@ point. Everything follows from one loss, in float64: gradients and second deriva
 are bisected.
 """
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,9 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from ..runs import make_folder
+from ._files import save_figure, write_rows
 
 LAMBDA = 1e-5
 """The weight of the regularisation in the paper's figures."""
@@ -142,10 +144,9 @@ def reproduce(folder: Path, *, epochs: int | None = None, on_step: object = None
     """
     if epochs is not None:
         raise ValueError(f"the propositions train nothing: leave epochs out, got {epochs}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     rows = findings()
-    with (folder / "findings.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([Finding._fields, *rows])
+    write_rows(rows, folder / "findings.csv")
 
     def draw(name: str, *panels: tuple[Tensor, Tensor, dict[str, str]]) -> None:
         figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
@@ -153,7 +154,7 @@ def reproduce(folder: Path, *, epochs: int | None = None, on_step: object = None
             axes.plot(x.numpy(), y.numpy())
             axes.grid(alpha=0.3)
             axes.set(**settings)
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        save_figure(figure, folder / f"{name}.png")
 
     lam = torch.logspace(-8, -0.5, 301, dtype=torch.float64)
     weight = stationary_weight(torch.zeros_like(lam), lam)

@@ -7,7 +7,6 @@ printed figure it is said that beyond a cosine of 0.6 losses are reduced: the fa
 equations is not. From beta on it is above the loss without factors.
 """
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..losses import cross_entropy
+from ..runs import make_folder
 from ..trainers import SPAT
+from ._files import save_figure, write_rows
 
 BETAS = (0.0, 0.2, 0.4, 0.6)
 """Those of Table 3.6b."""
@@ -54,7 +55,7 @@ def reproduce(folder: Path, *, epochs: int | None = None, on_step: object = None
     """
     if epochs is not None:
         raise ValueError(f"the self-paced loss is only drawn: leave epochs out, got {epochs}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     cosine = torch.arange(-40, 41, dtype=torch.float64) / 40
     figure = Figure(figsize=(8, 6), layout="constrained")
     grid = figure.subplots(2, len(SCALES), sharex=True)
@@ -74,7 +75,6 @@ def reproduce(folder: Path, *, epochs: int | None = None, on_step: object = None
             axes.grid(alpha=0.3)
     grid[0, 0].set_ylabel("loss")
     grid[1, 0].set_ylabel("its slope")
-    figure.savefig(folder / "losses.png", dpi=110)
-    with (folder / "losses.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([Point._fields, *points])
+    write_rows(points, folder / "losses.csv")
+    save_figure(figure, folder / "losses.png")
     return [point for point in points if 2 * point.cosine == round(2 * point.cosine)]

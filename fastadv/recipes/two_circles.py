@@ -5,7 +5,6 @@ starts are trained at once, as one tensor program, and robustness is exact: the 
 straight pieces.
 """
 
-import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from torch import Tensor
 from .. import ops
 from ..data import load
 from ..data.circles import RADII
+from ..runs import make_folder
 from ._boundary import Boundary, relu_boundary
+from ._files import write_rows
 from ._two_circles_plots import plot_angles, plot_boundaries, plot_robustness, plot_training
 
 HIDDEN = 6
@@ -199,7 +200,7 @@ def reproduce(
     for name, value in (("seeds", seeds), ("epochs", epochs), ("points", points)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     data, done, runs = load("two-circles", "train").take(points), 0, {}
 
     def on_epoch() -> None:
@@ -210,8 +211,7 @@ def reproduce(
     for name, attack in ADVERSARIES.items():
         runs[name] = train(attack, Nets.start(seeds), data.x, data.y.float(), epochs, on_epoch)
     rows = table(runs)
-    with (folder / "table.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([Row._fields, *rows])
+    write_rows(rows, folder / "table.csv")
     draw(runs, folder)
     return rows
 
