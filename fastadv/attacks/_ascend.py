@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -125,18 +126,24 @@ def _for_several() -> Iterator[None]:
 def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
     """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K.
 
-    Also for a model that changes `x` in place: give it a tensor that may be lost.
+    A model that changes its input in place is given a copy. Whether it does shows at its first call.
     """
-    version = None if x.is_inference() else x._version  # counts changes in place
+    owner = getattr(model, "__self__", model)
     try:
-        with faster_passes(x, model):
-            logits = model(x)
-    except RuntimeError as error:
-        if "requires grad is being used in an in-place operation" not in str(error):
-            raise
-        raise ValueError(_IN_PLACE) from error
-    if version is not None and x._version != version:
-        raise ValueError(_IN_PLACE)
+        changes = _changes_input.get(owner)
+    except TypeError:  # it can be no key of such a dictionary
+        changes = True
+    given = x if changes is False else x.clone()
+    version = given._version  # counts changes in place
+    with faster_passes(given, model):
+        logits = model(given)
+    if changes is None:
+        _changes_input[owner] = given._version != version
+    elif changes is False and given._version != version:
+        raise ValueError(
+            "the model changes its input in place, which it did not do when it was first called: begin its forward "
+            "with x = x.clone()"
+        )
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the model must return logits [{len(x)}, classes] with at least 2 classes, got {got}")
@@ -145,10 +152,8 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
     return logits
 
 
-_IN_PLACE = (
-    "the model changes its input in place, and with it the samples that are attacked. Use x.sub(mean).div(std) for "
-    "x.sub_(mean).div_(std) in its forward, inplace=False in its first layer, or begin the forward with x = x.clone()"
-)
+_changes_input: WeakKeyDictionary[object, bool] = WeakKeyDictionary()
+"""Models that have been called, and whether they change their input in place."""
 
 
 def predicted(logits: Tensor) -> Tensor:
@@ -165,7 +170,7 @@ def classify(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
     `predicted`.
     """
     with isolated(model), torch.no_grad():
-        return predicted(checked_logits(model, x.clone(), highest_label))
+        return predicted(checked_logits(model, x, highest_label))
 
 
 _FEW = 3

@@ -27,6 +27,7 @@ from ..attacks import (
     Noise,
     OneStepTargeted,
     Square,
+    checked_logits,
     isolated,
 )
 from ..data import Dataset
@@ -145,8 +146,8 @@ def _hashes(x: Tensor) -> Iterator[bytes]:
 
 def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
     with isolated(model), torch.no_grad():
-        first, again = model(few.x), model(few.x)
-        part = model(few.x[: -(-len(few) // 2)])
+        first, again = checked_logits(model, few.x), checked_logits(model, few.x)
+        part = checked_logits(model, few.x[: -(-len(few) // 2)])
     # A GPU's convolutions may round to TensorFloat32, by a way that depends on the batch size.
     rounding = (2**-8 if first.is_cuda else torch.finfo(first.dtype).eps ** 0.5) * first.abs().max()
     if (first - again).abs().max() > rounding:
@@ -174,7 +175,7 @@ def _gradient(model: Model, few: Dataset, loss: Loss = cross_entropy) -> Tensor 
     """Of the loss, at the samples; None where the model lets none through."""
     with isolated(model):
         x = few.x.clone().requires_grad_()
-        logits = model(x)
+        logits = checked_logits(model, x)
         if not logits.requires_grad:
             return None
         return torch.autograd.grad(loss(logits, few.y).sum(), x, allow_unused=True)[0]

@@ -61,7 +61,7 @@ def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 50
     for x, y, part in zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True):
         x_adv = attack.rows(model, x, y, part).x_adv
         with isolated(model), torch.no_grad():
-            clean = checked_logits(model, x.clone())
+            clean = checked_logits(model, x)
             if clean.shape[1] != count:
                 raise ValueError(f"landing: {data.name} has {count} classes, but the model {clean.shape[1]}")
             second = clean.scatter(1, y.unsqueeze(1), -torch.inf).argmax(1)
