@@ -472,6 +472,9 @@ def spoilt(kind: str) -> bytes:
     elif kind == "cut":
         np.save(file, np.zeros((50_000,), np.uint8))
         return file.getvalue()[:-1]
+    elif kind == "header":
+        np.save(file, np.zeros((50_000,), np.uint8))
+        return file.getvalue().replace(b"}", b" ")
     elif kind == "zip":
         np.savez(file, x=np.zeros(3))
     elif kind == "float":
@@ -488,6 +491,7 @@ def spoilt(kind: str) -> bytes:
     [
         ("empty", "found no whole array"),
         ("zip", "found no whole array"),
+        ("header", "found no whole array"),
         ("pickled", "found no whole array"),
         ("cut", "found no whole array"),
         ("float", r"found float64 \[50000\]; expected uint8 \[50000\]"),

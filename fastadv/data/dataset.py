@@ -15,7 +15,8 @@ class Dataset:
     """Samples and labels in memory, both on one device; checked when made.
 
     Args:
-        x: samples [N, ...], any floating-point type in, float32 kept; finite and inside ``bounds``.
+        x: samples [N, ...] as the model takes them, images [N, C, H, W] where they are to be augmented; any
+            floating-point type in, float32 kept; finite and inside ``bounds``.
         y: labels [N], any integer type in, int64 kept; 0..len(classes)-1.
         classes: the name of each class.
         bounds: the least and the greatest value a sample may hold, which attacks respect too.
