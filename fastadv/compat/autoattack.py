@@ -129,6 +129,7 @@ class AutoAttack:
             raise ValueError(f"AutoAttack needs samples and a positive bs, got {len(x)} samples and bs {bs}")
         if not suite:
             raise ValueError("AutoAttack of version custom has no attacks: name them in attacks_to_run")
+        suite = {name: attack.seeded(self.seed) for name, attack in suite.items()}
         state = _State.begun(x, y)
         self._log(f"using {self.version} version including {', '.join(suite)}.")
         if path is not None:
