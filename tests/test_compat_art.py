@@ -13,6 +13,8 @@ from toys import BatchNormNet, Wavy, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import art
 
+pytestmark = pytest.mark.usefixtures("seed_zero")
+
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
 Y = MODEL(X).argmax(1)
 Y[::4] = (Y[::4] + 1) % 5

@@ -11,6 +11,8 @@ from fastadv import attacks
 from fastadv.attacks import FABT, PGD, Attack, Model, Noise
 from fastadv.compat.autoattack import AutoAttack
 
+pytestmark = pytest.mark.usefixtures("seed_zero")
+
 MODEL, X = Wavy(48, 5), samples(60, 3, 4, 4)
 Y = MODEL(X).argmax(1)
 Y[::8] = (Y[::8] + 1) % 5

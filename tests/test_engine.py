@@ -267,6 +267,7 @@ def test_awp_moves_up_the_loss_by_its_share_of_every_layer():
     assert all(torch.equal(value, was[name]) for name, value in model.named_parameters())
 
 
+@pytest.mark.usefixtures("seed_zero")
 def test_awp_in_training_attacks_once_and_descends_from_the_perturbed_weights(images):
     @dataclass
     class Counting(Madry):
@@ -321,6 +322,7 @@ def test_awp_refuses_methods_that_learn_from_every_call(method, images):
 
 
 @pytest.mark.parametrize("kind", [Madry, GAIRAT, MAIL, TRADES, MAILTRADES])
+@pytest.mark.usefixtures("seed_zero")
 def test_label_smoothing_mixes_the_label_with_all(kind):
     model, x, y = linear(12, 5), torch.rand(8, 3, 2, 2), torch.arange(8) % 5
     batch = Batch(x, y, torch.arange(8), torch.arange(8), epoch=0)

@@ -141,7 +141,7 @@ def test_training_by_fit_leaves_the_generator_alone():
         assert not drawn(lambda method=method: fit(copy.deepcopy(LINEAR), method, data, epochs=1, batch_size=16))
 
 
-@pytest.mark.parametrize("method", [Madry(attack=PGD(0.1, steps=0)), CAT(attack=PGD(0.1, random_start=0.0))])
+@pytest.mark.parametrize("method", [Madry(attack=PGD(0.1, steps=0)), CAT(attack=PGD(0.1, 0.01, 2, random_start=0.0))])
 def test_a_method_in_a_loop_of_your_own_has_new_noise_at_every_step(method):
     """Without a seed, and without ids: those are needed by `fit`, which keys noise by them."""
     data = Dataset(X, Y, classes=tuple("abcde"))

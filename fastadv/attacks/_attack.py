@@ -133,8 +133,7 @@ class Attack(ABC):
         """
         with isolated(model):
             rows = Rows(model, *self._checked(x, y, ids), self.targeted)
-            unseeded = self.seed is None and self.is_random
-            attack = dataclasses.replace(self, seed=drawn_seed()) if unseeded else self
+            attack = self.seeded(drawn_seed()) if self.seed is None and self.is_random else self
             if rows.own_labels and bool(rows.nonfinite.any()):
                 index = (~rows.nonfinite).nonzero().squeeze(1)
                 part = rows.take(index)
@@ -169,6 +168,10 @@ class Attack(ABC):
             RuntimeWarning,
             stacklevel=3,
         )
+
+    def seeded(self, seed: int) -> "Attack":
+        """The same attack, with `seed` if it has none of its own."""
+        return dataclasses.replace(self, seed=seed) if self.seed is None else self
 
     def at(self, eps: float) -> "Attack":
         """The same attack with another budget; step sizes scale with it. TypeError where it has no budget."""

@@ -147,6 +147,6 @@ def plan_evaluation(
     if train:
         check_halves(train, test)
     eps = first(testing.eps, given, trained, usual_eps(source.data, test))
-    attacks = {name: fitted(attack, test) for name, attack in testing.chosen().items()}
+    attacks = {name: fitted(attack, test, seed=0) for name, attack in testing.chosen().items()}
     attacks = {name: attack.at(eps) if attack.has_budget else attack for name, attack in attacks.items()}
     return EvaluationPlan(test, attacks, eps, trained, dataclasses.replace(testing, eps=eps))

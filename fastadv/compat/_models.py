@@ -1,6 +1,5 @@
 """What the adapters ask of a model, and of PyTorch's random numbers."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -35,4 +34,4 @@ def drawn(seed: int | None) -> int:
 
 def seeded(attack: Attack) -> Attack:
     """`attack`, with a number from PyTorch's generator for its seed where it has none and needs one."""
-    return dataclasses.replace(attack, seed=drawn_seed()) if attack.seed is None and attack.is_random else attack
+    return attack.seeded(drawn_seed()) if attack.seed is None and attack.is_random else attack

@@ -42,7 +42,7 @@ def fitted(attack: Attack, data: Dataset, seed: int) -> Attack:
             f"{type(attack).__name__} is targeted, and would lead towards the labels: set targeted to False, or call "
             "the attack itself with the classes to reach"
         )
-    return dataclasses.replace(attack, bounds=data.bounds, seed=seed if attack.seed is None else attack.seed)
+    return dataclasses.replace(attack, bounds=data.bounds).seeded(seed)
 
 
 def check_label(label: str) -> None:

@@ -262,7 +262,7 @@ def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, titl
 
     draw(0, "clean", x, [data.classes[k] for k in y])
     for m, (name, (model, attack)) in enumerate(cases.items()):
-        x_adv = dataclasses.replace(attack, bounds=data.bounds, seed=attack.seed or 0).rows(model, x, y, ids).x_adv
+        x_adv = dataclasses.replace(attack, bounds=data.bounds).seeded(0).rows(model, x, y, ids).x_adv
         before, after = classify(model, x), classify(model, x_adv)
         delta = x_adv - x
         largest, mean = delta.flatten(1).abs().amax(1), delta.flatten(1).abs().mean(1)
