@@ -22,6 +22,7 @@ import fastadv
 from fastadv.attacks import PGD, DeepFool
 from fastadv.commands import Training
 from fastadv.commands._estimate import estimate, timed
+from fastadv.commands._plan import plan_training
 from fastadv.trainers import METHODS, Blind, Madry, Method, fit
 
 from . import models
@@ -48,8 +49,8 @@ def random_images(size: int, classes: int, channels: int = 3, count: int = 512) 
 
 def cost(method: Method, data: fastadv.Dataset, **settings) -> float:
     """Milliseconds of a step."""
-    options = Training(**settings)
-    return 1e3 * timed(method, options.build(data), data, options)[0]
+    plan = plan_training("it", method, Training(**settings), data)
+    return 1e3 * timed(method, plan.build(), data, plan.options)[0]
 
 
 def line(what: list[float], milliseconds: list[float]) -> str:
@@ -124,11 +125,10 @@ def estimates() -> None:
     for network, images in (("lenet5", 10_000), ("small-cnn", 2_000)):
         train = models.data("train").take(images).to(DEVICE)
         for name in ESTIMATED:
-            options = Training(model=network, epochs=2)
-            said = estimate(METHODS[name](), options, train)
-            model = options.build(train)
+            plan = plan_training(name, METHODS[name](), Training(model=network, epochs=2), train)
+            said, model = estimate(plan), plan.build()
             started = time.perf_counter()
-            fit(model, METHODS[name](), train, **options.fit_settings())
+            fit(model, plan.method, train, **plan.options.fit_settings())
             took = time.perf_counter() - started
             most = f"{said.at_most:.1f}" if said.at_most is not None else ""
             cells = f"{said.at_least:.1f} | {said.seconds:.1f} | {most} | {took:.1f} | {took / said.seconds:.2f}"

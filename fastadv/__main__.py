@@ -92,7 +92,8 @@ def parser() -> Parser:
     sub = add(commands, "landing", "Tell in which classes an untargeted attack lands.", LandingTest)
     sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
     sub.add_argument("--out", type=str, required=True, help="a new folder for the tables and the figures")
-    sub = add(commands, "compare", "Train by several methods on the same data.", Training, Testing, Comparison)
+    sub = add(commands, "compare", "Train by several methods on the same data.", Training, Comparison)
+    sub.add_class_arguments(Testing, skip={"eps"})  # which is that of training
     sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
     sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
     sub.add_argument("names", type=str, nargs="*", help="recipes, or patterns such as 'blind-fashion-mnist-*'")

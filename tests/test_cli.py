@@ -21,7 +21,8 @@ from fastadv.__main__ import main
 from fastadv.attacks import DDN, PGD, DeepFool, FriendlyPGD
 from fastadv.commands import Training, _estimate
 from fastadv.commands._estimate import estimate
-from fastadv.data import Dataset, load
+from fastadv.commands._plan import TrainingPlan, plan_training
+from fastadv.data import load
 from fastadv.evaluation import AACurve
 from fastadv.runs import CHECKPOINT, Run, load_checkpoint
 from fastadv.trainers import METHODS, Blind, Friendly, Madry, Standard, fit
@@ -208,14 +209,14 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.passes = 0
-        build = Training.build
+        build = TrainingPlan.build
 
-        def counted(options: Training, train: Dataset) -> torch.nn.Module:
-            model = build(options, train)
+        def counted(plan: TrainingPlan) -> torch.nn.Module:
+            model = build(plan)
             model.register_forward_pre_hook(self.tick)
             return model
 
-        monkeypatch.setattr(Training, "build", counted)
+        monkeypatch.setattr(TrainingPlan, "build", counted)
         monkeypatch.setattr(_estimate, "time", SimpleNamespace(perf_counter=lambda: float(self.passes)))
 
     def tick(self, *_: object) -> None:
@@ -224,12 +225,11 @@ class Clock:
 
 def test_estimates_are_what_runs_then_take(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, options = Clock(monkeypatch), Training(data=images, epochs=3, batch_size=40, held_out=6, patience=2)
-    data = options.training_data()
     for method in (Standard(), Madry(attack=PGD(eps=0.1, alpha=0.01, steps=7))):
-        found = estimate(method, options, data)
-        train, held_out = options.split(data)
-        model, clock.passes = options.build(data), 0
-        fit(model, method, train, epochs=3, batch_size=40, validate=options.watch(held_out))
+        plan = plan_training("it", method, options)
+        found = estimate(plan)
+        model, clock.passes = plan.build(), 0
+        fit(model, method, plan.train, epochs=3, batch_size=40, validate=plan.watch)
         assert found.seconds == pytest.approx(clock.passes, rel=0.2)  # what validation takes follows from the network
         assert found.at_most == found.seconds
         assert str(found).startswith("about ")
@@ -237,17 +237,18 @@ def test_estimates_are_what_runs_then_take(images: str, monkeypatch: pytest.Monk
 
 def test_estimates_of_attacks_that_stop_early_are_bounded(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, options = Clock(monkeypatch), Training(data=images, epochs=2, batch_size=40)
-    data = options.training_data()
     friendly = Friendly(attack=FriendlyPGD(eps=0.3, alpha=0.1, steps=9), tau_schedule=[])
-    found = estimate(friendly, options, data)
-    model, clock.passes = options.build(data), 0
-    fit(model, friendly, data, epochs=2, batch_size=40)
+    plan = plan_training("friendly", friendly, options)
+    found = estimate(plan)
+    model, clock.passes = plan.build(), 0
+    fit(model, friendly, plan.train, epochs=2, batch_size=40)
     assert 0 < found.gradients < found.most == 9
     assert found.a_pass == 1
     assert found.at_least <= clock.passes <= found.at_most
     assert " to " in str(found)
-    assert estimate(Blind(attack=DeepFool(steps=4, candidates=3)), options, data).most == 8
-    assert estimate(Blind(attack=DDN(steps=2)), options, data).at_most is None
+    deepfool, ddn = Blind(attack=DeepFool(steps=4, candidates=3)), Blind(attack=DDN(steps=2))
+    assert estimate(dataclasses.replace(plan, method=deepfool)).most == 8
+    assert estimate(dataclasses.replace(plan, method=ddn)).at_most is None
 
 
 def test_estimating_trains_nothing(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -18,7 +18,18 @@ import pytest
 import torch
 from PIL import Image
 
-from fastadv.data import DATASETS, Dataset, cifar, fashion_mnist, files, load, mnist, svhn
+from fastadv.data import (
+    DATASETS,
+    Dataset,
+    check_halves,
+    cifar,
+    fashion_mnist,
+    files,
+    load,
+    load_halves,
+    mnist,
+    svhn,
+)
 from fastadv.data.idx import IdxFile, image_files, write_idx
 from fastadv.data.make_mini import make_mini, mini_rows
 
@@ -113,6 +124,32 @@ def test_to_cuda():
     assert data.x.is_cuda
     assert data.y.is_cuda
     assert data.subset([1, 0]).x.is_cuda
+
+
+# -------------------------------------------------------------------------------------------------------- both halves
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.rand(4, 5)}, r"toy: the test half has samples of shape \[5\], the training half \[3\]: save both"),
+        ({"bounds": (-1.0, 1.0)}, r"the test half has the bounds \(-1.0, 1.0\), the training half \(0.0, 1.0\): scale"),
+        ({"classes": ("a", "c", "b")}, r"the test half has as class 1 c, the training half b: name the classes"),
+        ({"classes": ("a", "b", "c", "d")}, r"the test half has as class 3 d, the training half nothing: "),
+    ],
+)
+def test_halves_of_different_kinds_are_refused(change, message):
+    check_halves(dataset(), dataset(torch.rand(2, 3), torch.tensor([0, 2]), name="other"))
+    with pytest.raises(ValueError, match=message):
+        check_halves(dataset(), dataset(**change))
+
+
+def test_load_halves_compares_the_halves(tmp_path):
+    train, test = load_halves(archive(tmp_path))
+    assert (len(train), len(test)) == (4, 2)
+    file = archive(tmp_path, x_test=np.zeros((2, 3, 5), np.uint8))
+    with pytest.raises(ValueError, match=r"toy: the test half has samples of shape \[1, 3, 5\], .*half \[1, 3, 2\]"):
+        load_halves(file)
 
 
 # ------------------------------------------------------------------------------------------------------- IDX reader

@@ -835,10 +835,11 @@ def test_two_processes_train_as_one(images, tmp_path):
 def test_what_a_normal_epoch_takes_is_asked_without_the_schedule(images):
     """Which may need more than the one epoch that is timed."""
     from fastadv.commands import Training
+    from fastadv.commands._plan import plan_training
     from fastadv.commands._train import seconds_of_normal_epoch
 
     options = Training(epochs=9, warmup=3, patience=2, held_out=4, schedule="cosine", batch_size=8)
-    assert seconds_of_normal_epoch(options, images) > 0
+    assert seconds_of_normal_epoch(plan_training("standard", Standard(), options, images)) > 0
 
 
 def test_settings_are_the_fields_of_the_command_line():

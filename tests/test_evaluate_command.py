@@ -18,6 +18,7 @@ from toys import labels, linear, samples
 
 from fastadv import commands
 from fastadv.__main__ import main
+from fastadv.commands._plan import EvaluationPlan
 from fastadv.data import load
 from fastadv.models import LeNet5
 from fastadv.runs import Run
@@ -186,9 +187,10 @@ def test_a_batch_size_that_is_found(place: Path) -> None:
         assert main(["evaluate", "networks:linear", *FLAGS[:-1], name, "--out", name]) == 0
     assert rows("auto") == rows("7")
     test = load("fashion-mnist-mini", "test").take(7)
-    assert commands.Testing(at_once="auto").batch_size(test) == 500
+    testing = commands.Testing(at_once="auto")
+    assert EvaluationPlan(test, {}, 0.1, None, testing).batch_size == 500
     on_a_gpu = type("OnGPU", (), {"device": torch.device("cuda"), "__len__": lambda _: 7})()
-    assert commands.Testing(at_once="auto").batch_size(on_a_gpu) == 7
+    assert EvaluationPlan(on_a_gpu, {}, 0.1, None, testing).batch_size == 7
 
 
 def test_an_evaluation_that_is_killed_goes_on(place: Path, capsys) -> None:

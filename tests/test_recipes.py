@@ -399,7 +399,7 @@ def test_variants_differ_in_one_option():
     assert [variant.build_method().attack.eps for variant in variants] == [n / 255 for n in (1, 2, 4, 8, 12)]
     assert len({variant.name for variant in variants}) == 5
     assert all(variant.variants() == [variant] for variant in variants)
-    cutoffs = [variant.build_method().eps for variant in recipes.load("blind-figure4-cutoff").variants()]
+    cutoffs = [variant.build_method().cutoff for variant in recipes.load("blind-figure4-cutoff").variants()]
     assert None in cutoffs
     assert 0 in cutoffs
 

@@ -51,7 +51,7 @@ def child(arguments: list[str], step: int, write: int, bytes_at_most: int) -> No
     """The command, in a process that kills itself after a step, or in the midst of writing a file; 0 does not."""
     torch.set_num_threads(1)
     os.dup2(os.open(errors(arguments), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    _train.plot_histories = _train.conclude = lambda *_: None  # what comes after training takes longer than it
+    _train.conclude = lambda *_: None  # what comes after training takes longer than it
     counts = {"steps": 0, "writes": 0}
 
     def die(what: str, at: int) -> None:

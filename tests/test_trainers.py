@@ -172,12 +172,12 @@ def test_blind_is_algorithm_1(rho, smoothing):
 
 
 def test_blind_as_in_the_paper_by_default():
-    assert Blind() == Blind(rho=0.9, eps=None, label_smoothing=0.1, attack=DeepFool(steps=10, overshoot=0.02))
+    assert Blind() == Blind(rho=0.9, cutoff=None, label_smoothing=0.1, attack=DeepFool(steps=10, overshoot=0.02))
     model, batch = a_batch()
     assert_same_loss(model, Blind().loss(model, batch), algorithm_1(model, batch.x, batch.y, 0.9, 0.1))
 
 
-@pytest.mark.parametrize("method", [Blind(rho=0), Blind(eps=0), Blind(rho=0, eps=0)])
+@pytest.mark.parametrize("method", [Blind(rho=0), Blind(cutoff=0), Blind(rho=0, cutoff=0)])
 def test_blind_with_nothing_left_is_twice_the_clean_loss(method):
     model, batch = a_batch()
     assert torch.equal(method.examples(model, batch), batch.x)
@@ -189,7 +189,7 @@ def test_blind_with_nothing_left_is_twice_the_clean_loss(method):
 
 def test_blind_without_cut_and_scale_is_deepfool_training():
     model, batch = a_batch()
-    blind, deepfool = Blind(rho=1, eps=math.inf), DeepFoolTraining()
+    blind, deepfool = Blind(rho=1, cutoff=math.inf), DeepFoolTraining()
     assert torch.equal(blind.examples(model, batch), deepfool.examples(model, batch))
     losses = blind.loss(model, batch), deepfool.loss(model, batch)
     assert losses[0] == losses[1]
@@ -200,13 +200,13 @@ def test_blind_without_cut_and_scale_is_deepfool_training():
 def test_the_cut_shortens_what_is_too_long(eps):
     model, batch = a_batch()
     before = DeepFool(steps=10)(model, batch.x) - batch.x
-    after = Blind(rho=1, eps=eps).examples(model, batch) - batch.x
+    after = Blind(rho=1, cutoff=eps).examples(model, batch) - batch.x
     budget = rms(before).mean() if eps is None else torch.tensor(eps, dtype=torch.float64)
     assert rms(after).mean() <= budget
     torch.testing.assert_close(rms(after).max(), torch.minimum(rms(before).max(), budget))
     torch.testing.assert_close(rms(after), rms(before).clamp(max=budget))
     torch.testing.assert_close(F.cosine_similarity(after.flatten(1), before.flatten(1)), torch.ones(16).double())
-    scaled = Blind(rho=0.5, eps=eps).examples(model, batch) - batch.x
+    scaled = Blind(rho=0.5, cutoff=eps).examples(model, batch) - batch.x
     torch.testing.assert_close(scaled, 0.5 * after)
 
 
@@ -216,8 +216,8 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: Blind(rho=1.1), r"rho must be in \[0, 1\], got 1.1"),
         (lambda: Blind(rho=-0.1), "rho must be in"),
         (lambda: Blind(rho=math.nan), "rho must be in"),
-        (lambda: Blind(eps=-1), "eps must not be negative, got -1"),
-        (lambda: Blind(eps=math.nan), "eps must not be negative"),
+        (lambda: Blind(cutoff=-1), "cutoff must not be negative, got -1"),
+        (lambda: Blind(cutoff=math.nan), "cutoff must not be negative"),
         *[(lambda kind=kind: kind(label_smoothing=1.0), "label_smoothing must be in") for kind in SMOOTHED],
         *[(lambda kind=kind: kind(label_smoothing=-0.1), "label_smoothing must be in") for kind in SMOOTHED],
         (lambda: Blind(norm="linf"), "norm must be one of rms, l2, rel, got 'linf'"),
@@ -308,7 +308,7 @@ def test_blind_cuts_in_the_norm_asked_for(norm, eps):
     sizes = delta.flatten(1).norm(dim=1) * per_pixel
     cut = (sizes.mean() if eps is None else eps) / sizes
     expected = x + 0.9 * cut.clamp(max=1).view(-1, 1, 1, 1) * delta
-    torch.testing.assert_close(Blind(norm=norm, eps=eps).examples(model, batch), expected)
+    torch.testing.assert_close(Blind(norm=norm, cutoff=eps).examples(model, batch), expected)
     torch.testing.assert_close(batch.stats["mean_norm"], sizes.mean())
 
 
@@ -320,7 +320,7 @@ def test_blind_is_the_same_in_rms_and_l2():
 def test_blind_takes_other_attacks():
     model, batch = a_batch()
     for attack in (FAB(steps=3), DDN(steps=20, gamma=0.2)):
-        method = Blind(rho=1, eps=math.inf, attack=attack)
+        method = Blind(rho=1, cutoff=math.inf, attack=attack)
         assert torch.equal(method.examples(model, batch), attack(model, batch.x))
         assert Blind(attack=attack).loss(model, batch).isfinite()
 

@@ -15,11 +15,12 @@ from rich.markup import escape
 from .. import report
 from ..info import environment
 from ..runs import CONFIG, Run, in_use, make_folder, write_text
-from ..trainers import METHODS, AttackMethod, Stopped
+from ..trainers import METHODS, Stopped
 from ._estimate import estimate
 from ._launch import launched
-from ._settings import Testing, Training, as_yaml, budgeted
-from ._terminal import asked_to_stop, console, say
+from ._plan import plan_evaluation, plan_training
+from ._settings import Testing, Training, as_yaml
+from ._terminal import asked_to_stop, console, drawn, say
 
 
 @dataclass
@@ -101,35 +102,35 @@ class Running:
 
 
 def compare(names: Sequence[str], options: Training, testing: Testing, how: Comparison) -> None:
-    """``fastadv compare METHOD METHOD ...``; training attacks that have a budget take the one of the evaluation."""
+    """``fastadv compare METHOD METHOD ...``, all at one budget in training and test."""
     if launched():
         raise ValueError("compare starts processes of its own: leave torchrun out, and say how many with --at-a-time")
     names = list(dict.fromkeys(name.replace("-", "_") for name in names))
     for name in names:
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}: choose among {', '.join(METHODS)}")
-    methods = {name: METHODS[name]() for name in names}
-    for method in methods.values():
-        if isinstance(method, AttackMethod):
-            method.attack = budgeted(method.attack, testing.eps)
-    train_set = options.training_data()
-    options.check(train_set)
+    data = options.training_data()
+    measurement = plan_evaluation(testing, options, None, train=data)
+    testing = measurement.testing
+    options = dataclasses.replace(options, eps=testing.eps)
+    plans = {name: plan_training(name, METHODS[name](), options, data) for name in names}
     if options.estimate:
-        for name, method in methods.items():
-            say(f"{name}, for each of {how.seeds} seeds: {estimate(method, options, train_set)}")
+        for name, plan in plans.items():
+            say(f"{name}, for each of {how.seeds} seeds: {estimate(plan)}")
         return
-    testing.samples(options)  # what is wrong with them is told before a folder is made
+    say(f"eps {testing.eps:.4g} in the test, and in the training of methods that have a budget")
     config = as_yaml(options, testing, how, methods=names)
     run = Run(options.run_folder("compare"), config, environment(), resume=bool(options.resume))
     folder = run.folder
     jobs = []
-    for name, method in methods.items():
+    for name, plan in plans.items():
         for seed in range(options.seed, options.seed + how.seeds):
             job = Job(f"{name}/seed-{seed}" if how.seeds > 1 else name, name, seed, folder)
             if not (job.folder / CONFIG).is_file():
                 settings = dataclasses.replace(options, seed=seed)
+                own = as_yaml(plan.method, settings, test=dataclasses.asdict(testing))
                 make_folder(job.folder)
-                write_text(job.folder / CONFIG, as_yaml(method, settings, test=dataclasses.asdict(testing)))
+                write_text(job.folder / CONFIG, own)
             jobs.append(job)
     with asked_to_stop() as stop:
         failed = run_all(jobs, places(how.at_a_time, len(jobs), gpus(options.device), torch.get_num_threads()), stop)
@@ -201,5 +202,5 @@ def conclude(folder: Path, runs: Mapping[tuple[str, int], report.RunFolder]) -> 
     for (method, seed), run in runs.items():
         for finding in run.findings:
             say(f"[yellow]{method}, seed {seed}: {escape(finding)}[/yellow]")
-    page = report.write_report([whole], folder)
-    say(f"written: {folder / 'table.csv'}, {page}, and a folder a run")
+    written = [folder / "table.csv", *drawn(report.write_report, [whole], folder)]
+    say(f"written: {', '.join(map(str, written))}, and a folder a run")

@@ -10,7 +10,7 @@ from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
 from ._settings import Data, as_yaml, check_samples, listed
-from ._terminal import console, progress, say
+from ._terminal import console, drawn, progress, say
 
 
 @dataclass
@@ -70,7 +70,7 @@ class CorruptionTest(Data):
 
 def measure_corruptions(checkpoint: str, options: CorruptionTest, out: str) -> None:
     """``fastadv corruptions CHECKPOINT``: accuracy under common corruptions."""
-    options.data = options.data or load_checkpoint(checkpoint)["data"]
+    options = options.named(load_checkpoint(checkpoint).get("data"), checkpoint)
     test = None if options.published() else options.samples(options.load("test"))
     first = next(options.sets(test))[2]  # what is wrong with the files or the images shows before a folder is made
     model, _ = load_network(checkpoint, first)
@@ -89,5 +89,5 @@ def measure_corruptions(checkpoint: str, options: CorruptionTest, out: str) -> N
     title = f"accuracy in % on {len(first)} test images: {kind}"
     console.print(report.corruptions_table(found, options.means(), title))
     written = [report.write_corruptions(found, options.means(), folder / "corruptions.csv")]
-    written.append(report.plot_corruptions(found, title, folder / "corruptions.png"))
+    written += drawn(report.plot_corruptions, found, title, folder / "corruptions.png")
     say("written: " + ", ".join(str(path) for path in written))

@@ -15,6 +15,7 @@ from torch import nn
 from ..attacks import ANPGD, EPGD, PGD, DeepFool, FriendlyPGD
 from ..data import Dataset
 from ..trainers import AttackMethod, Madry, Method, Standard, Stopped, fit
+from ._plan import TrainingPlan, watch
 from ._settings import Training
 
 STEPS, SECONDS = 50, 5.0  # what is timed ends with the first of them, but not before three steps
@@ -69,15 +70,15 @@ class Estimate:
         return f"{least} to {most}, about {long} if training is long ({figures}; the most is {self.most:g})"
 
 
-def estimate(method: Method, options: Training, data: Dataset) -> Estimate:
+def estimate(plan: TrainingPlan) -> Estimate:
     """Times a few steps of the run, on a new network and after as many of normal training.
 
     Raises ValueError where the run is for minutes.
     """
+    method, options, train, held_out = plan.method, plan.options, plan.train, plan.held_out
     if options.minutes:
         raise ValueError(f"training for {options.minutes:g} minutes takes as long: leave out minutes, or estimate")
-    train, held_out = options.split(data)
-    model = options.build(data)
+    model = plan.build()
     first, _ = timed(method, copy.deepcopy(model), train, options)
     normal, _ = timed(Standard(), model, train, options)
     two, _ = timed(Madry(attack=PGD(eps=0.1, alpha=0.05, steps=2)), model, train, options)
@@ -86,7 +87,7 @@ def estimate(method: Method, options: Training, data: Dataset) -> Estimate:
     if held_out:
         some = held_out.take(200)
         started = time.perf_counter()
-        options.watch(some)(model)
+        watch(some)(model)
         validation = (time.perf_counter() - started) * len(held_out) / len(some) * options.epochs
     steps = options.epochs * -(-len(train) // options.batch_size)
     return Estimate(steps, first, step, gradients, max(0.0, two - normal) / 2, _most(method), validation)

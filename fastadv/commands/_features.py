@@ -1,5 +1,6 @@
 """``fastadv features``."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,13 +9,13 @@ from torch import nn
 
 from .. import report
 from ..attacks import PGD, Attack, FriendlyPGD
-from ..data import Dataset
+from ..data import Dataset, usual_eps
 from ..evaluation import features, last_layers, reducer
 from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
-from ._settings import Data, as_yaml, check_samples, listed
-from ._terminal import console, progress, say
+from ._settings import Data, as_yaml, check_samples, first, listed
+from ._terminal import console, drawn, progress, say
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Diagnosis:
     Args:
         layers: names of modules, with commas between; by default the last three that have parameters.
         classes: test samples of these classes only, their numbers or names, with commas between; by default of all.
-        eps: L-infinity budget of PGD and of its friendly form (PGD-K-tau), which both start at the natural sample.
+        eps: L-infinity budget of PGD and of its friendly form (PGD-K-tau), which both start at the natural sample; by
+            default the one of training, or the data set's usual one.
         alpha: their step size; by default eps/10.
         steps: their steps at the most.
         tau: steps of the friendly form after a sample is first misclassified.
@@ -35,7 +37,7 @@ class Diagnosis:
 
     layers: str = ""
     classes: str = ""
-    eps: float = 0.1
+    eps: float | None = None
     alpha: float | None = None
     steps: int = 20
     tau: int = 0
@@ -51,8 +53,8 @@ class Diagnosis:
     def reductions(self) -> list[str]:
         return ["pca", "tsne"] if self.reduction == "both" else [self.reduction]
 
-    def attacks(self) -> dict[str, Attack]:
-        settings = (self.eps, self.eps / 10 if self.alpha is None else self.alpha, self.steps)
+    def attacks(self, eps: float) -> dict[str, Attack]:
+        settings = (eps, eps / 10 if self.alpha is None else self.alpha, self.steps)
         return {"PGD": PGD(*settings, random_start=0), "friendly": FriendlyPGD(*settings, self.tau, random_start=0)}
 
     def chosen_layers(self, model: nn.Module) -> list[str]:
@@ -75,8 +77,11 @@ class Diagnosis:
 
 def diagnose(checkpoint: str, source: Data, options: Diagnosis, out: str) -> None:
     """``fastadv features CHECKPOINT``: what layers give for natural, PGD's and friendly samples."""
-    source.data = source.data or load_checkpoint(checkpoint)["data"]
-    test, attacks = options.samples(source), options.attacks()
+    trained = load_checkpoint(checkpoint)
+    source = source.named(trained.get("data"), checkpoint)
+    test = options.samples(source)
+    options = dataclasses.replace(options, eps=first(options.eps, trained.get("eps"), usual_eps(source.data, test)))
+    attacks = options.attacks(options.eps)
     model, _ = load_network(checkpoint, test)
     layers = options.chosen_layers(model)
     features(model, test, {}, layers)  # what is wrong with layers or samples shows before a folder is made
@@ -87,5 +92,5 @@ def diagnose(checkpoint: str, source: Data, options: Diagnosis, out: str) -> Non
     console.print(report.records_table(found.rows, f"{len(test)} test samples of {test.name}, eps {options.eps:g}"))
     written = [report.write_records(found.rows, folder / "mixing.csv")]
     for method in options.reductions():
-        written.append(report.plot_features(found, test.classes, method, folder / f"features_{method}.png"))
+        written += drawn(report.plot_features, found, test.classes, method, folder / f"features_{method}.png")
     say("written: " + ", ".join(str(path) for path in written))

@@ -1,15 +1,17 @@
 """``fastadv landing``."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from .. import report
 from ..attacks import DRA, PGD, Attack
+from ..data import usual_eps
 from ..evaluation import gradient_norms, landing, weight_norms
 from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
-from ._settings import Data, as_yaml, check_samples
-from ._terminal import console, say
+from ._settings import Data, as_yaml, check_samples, first
+from ._terminal import console, drawn, say
 
 
 @dataclass
@@ -18,8 +20,9 @@ class LandingTest(Data):
 
     Args:
         data: other data than those the network was trained with.
-        eps: L-infinity budget of PGD, from a random start. DRA, drawn beside it, has a mean change of eps/2.55, as
-            strong on a network trained normally where it was published.
+        eps: L-infinity budget of PGD, from a random start; by default the one of training, or the data set's usual one.
+            DRA, drawn beside it, has a mean change of eps/2.55, as strong on a network trained normally where it was
+            published.
         alpha: PGD's step size; by default eps/10.
         steps: its steps.
         limit: how many test samples, from the first on; 0 takes all.
@@ -27,7 +30,7 @@ class LandingTest(Data):
     """
 
     data: str | None = None
-    eps: float = 0.1
+    eps: float | None = None
     alpha: float | None = None
     steps: int = 20
     limit: int = 1000
@@ -35,18 +38,20 @@ class LandingTest(Data):
 
     def __post_init__(self) -> None:
         check_samples(self.limit, self.at_once)
-        self.attacks()
 
-    def attacks(self) -> dict[str, Attack]:
-        pgd = PGD(self.eps, self.eps / 10 if self.alpha is None else self.alpha, self.steps)
-        return {"PGD": pgd, "DRA": DRA(self.eps / 2.55)}
+    def attacks(self, eps: float) -> dict[str, Attack]:
+        pgd = PGD(eps, eps / 10 if self.alpha is None else self.alpha, self.steps)
+        return {"PGD": pgd, "DRA": DRA(eps / 2.55)}
 
 
 def land(checkpoint: str, options: LandingTest, out: str) -> None:
     """``fastadv landing CHECKPOINT``: where PGD moves samples; norms of weights and gradients; noise of PGD and DRA."""
-    options.data = options.data or load_checkpoint(checkpoint)["data"]
-    test, attacks = options.load("test"), options.attacks()
+    trained = load_checkpoint(checkpoint)
+    options = options.named(trained.get("data"), checkpoint)
+    test = options.load("test")
     test = test.take(options.limit) if options.limit else test
+    options = dataclasses.replace(options, eps=first(options.eps, trained.get("eps"), usual_eps(options.data, test)))
+    attacks = options.attacks(options.eps)
     model, _ = load_network(checkpoint, test)
     norms = weight_norms(model, test.classes)
     run = Run(out, as_yaml(options), environment())
@@ -60,10 +65,10 @@ def land(checkpoint: str, options: LandingTest, out: str) -> None:
     written = [
         report.write_records(found.rows, folder / "landing.csv"),
         report.write_confusion(found.confusion, test.classes, folder / "confusion.csv"),
-        report.plot_confusion(found.confusion, test.classes, title, folder / "confusion.png"),
         report.write_records(norms, folder / "weight_norms.csv"),
         report.write_records(gradients, folder / "gradient_norms.csv"),
     ]
+    written += drawn(report.plot_confusion, found.confusion, test.classes, title, folder / "confusion.png")
     if len(test.sample_shape) == 3:
-        written.append(report.plot_noise(model, test, attacks, folder / "noise.png"))
+        written += drawn(report.plot_noise, model, test, attacks, folder / "noise.png")
     say("written: " + ", ".join(str(path) for path in written))

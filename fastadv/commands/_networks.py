@@ -16,6 +16,7 @@ from .. import models
 from ..attacks import checked_logits
 from ..data import Dataset
 from ..runs import load_checkpoint, verify_archive
+from ._terminal import first_line
 
 
 def build_network(
@@ -79,16 +80,16 @@ def load_model(given: str, test: Dataset) -> tuple[nn.Module, str]:
             fix = "export it for batches of any size (dynamic_shapes)" if kind == "export" else "choose other data"
             raise ValueError(
                 f"{given} gives no logits for {count} samples of {test.name}, {list(test.sample_shape)} in "
-                f"{len(test.classes)} classes: {_first_line(error)}: {fix}"
+                f"{len(test.classes)} classes: {first_line(error)}: {fix}"
             ) from None
     return model, name
 
 
-def data_of(given: str) -> str | None:
-    """The data that the network of a run was trained with; None for a model from elsewhere."""
+def trained_on(given: str) -> dict[str, Any]:
+    """What a run's checkpoint says of the network's training: ``data``, ``eps``; empty for a model from elsewhere."""
     if _archive(Path(given)) or (":" in given and not Path(given).exists()):
-        return None
-    return load_checkpoint(given)["data"]
+        return {}
+    return load_checkpoint(given)
 
 
 def _archive(path: Path) -> Literal["script", "export"] | None:
@@ -114,7 +115,7 @@ def _from_archive(path: Path, kind: Literal["script", "export"]) -> nn.Module:
             with path.open("rb") as file:  # whatever its name
                 return torch.export.load(file).module()
     except Exception as error:  # torch raises whatever the bytes lead it to
-        raise ValueError(f"{path} is damaged, or not {form}: {_first_line(error)}") from None
+        raise ValueError(f"{path} is damaged, or not {form}: {first_line(error)}") from None
 
 
 def _from_function(module: str, function: str) -> nn.Module:
@@ -128,20 +129,16 @@ def _from_function(module: str, function: str) -> nn.Module:
         raise ValueError(f"{module} has no {function!r}, which {given} asks for") from None
     except Exception as error:  # whatever the module does when it is imported
         raise ValueError(
-            f"cannot import {module!r} for {given}: {_first_line(error)}. Give a run folder, a file, or "
+            f"cannot import {module!r} for {given}: {first_line(error)}. Give a run folder, a file, or "
             "package.module:function, from the folder that has the package"
         ) from error
     try:
         model = build()
     except Exception as error:  # whatever the function does
-        raise ValueError(f"{given}() failed: {_first_line(error)}. It must return a model without arguments") from error
+        raise ValueError(f"{given}() failed: {first_line(error)}. It must return a model without arguments") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{given}() must return a torch.nn.Module, got {type(model).__name__}")
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def load_weights(model: nn.Module, name: str, checkpoint: str | Path) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 from torch import nn
 
 from .. import recipes, report
-from ..data import Dataset
+from ..data import Dataset, check_halves
 from ..info import environment
 from ..runs import Run, make_folder, write_text
 from ..trainers import Method
 from ._corruptions import CorruptionTest
+from ._plan import plan_training, split
 from ._settings import Data, Training, as_yaml, check_samples, listed
-from ._terminal import console, progress, say
+from ._terminal import console, drawn, progress, say
 from ._train import History, train_one
 
 
@@ -120,8 +121,16 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
     def training_data(data: str, per_class: int) -> Dataset:
         return Training(data=data, per_class=per_class, **place).training_data()
 
-    for training in trainings.values():
-        training.check(training_data(training.data, training.per_class))
+    @functools.cache
+    def test_data(data: str) -> Dataset:
+        found = Data(data=data, **place).load("test")
+        return found.take(options.limit) if options.limit else found
+
+    for recipe in (*first, *rows):
+        training = trainings[recipe.name]
+        data = training_data(training.data, training.per_class)
+        check_halves(data, test_data(training.data))
+        plan_training(recipe.name, options.method(recipe), training, data)
 
     out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
     whole = Run(out, as_yaml(options, names=list(names)), environment(), options.resume)
@@ -139,22 +148,23 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
             run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
             data = training_data(training.data, training.per_class)
             if not training.patience:  # what is held out chooses nothing: it need not be measured every epoch
-                data, training = training.split(data)[0], dataclasses.replace(training, held_out=0)
-            networks[name], histories[name] = train_one(name, method, training, data, run)
+                data, training = split(data, training.held_out)[0], dataclasses.replace(training, held_out=0)
+            networks[name], histories[name] = train_one(plan_training(name, method, training, data), run)
         networks[recipe.name], histories[recipe.name] = networks[name], histories[name]
     results = {}
     for recipe in rows:
         training = trainings[recipe.name]
-        results[recipe.name] = measure_recipe(recipe, training, networks, options, folder / recipe.name)
+        test = test_data(training.data)
+        results[recipe.name] = measure_recipe(recipe, training, networks, test, options, folder / recipe.name)
         console.print(report.figures_table(recipe, results[recipe.name], settings_in_words(training, options)))
     if results:
         notes = [f"{name}: {settings_in_words(trainings[name], options)}." for name in results]
         write_text(folder / "results.md", report.markdown(results, notes))
         say(f"written: {folder / 'results.md'}, and a folder a recipe beside it")
     for recipe in (recipe for recipe in chosen if recipe.vary):
-        written = [report.plot_variants(recipe, results, folder / f"{recipe.name}.png")]
+        written = drawn(report.plot_variants, recipe, results, folder / f"{recipe.name}.png")
         if "gradients" in histories[recipe.variants()[0].name][0]:
-            written.append(report.plot_variant_gradients(recipe, histories, folder / f"{recipe.name}-gradients.png"))
+            written += drawn(report.plot_variant_gradients, recipe, histories, folder / f"{recipe.name}-gradients.png")
         say("written: " + ", ".join(str(path) for path in written))
 
 
@@ -190,14 +200,17 @@ def settings_in_words(training: Training, options: Reproduction) -> str:
 
 
 def measure_recipe(
-    recipe: recipes.Recipe, training: Training, networks: Mapping[str, nn.Module], options: Reproduction, folder: Path
+    recipe: recipes.Recipe,
+    training: Training,
+    networks: Mapping[str, nn.Module],
+    test: Dataset,
+    options: Reproduction,
+    folder: Path,
 ) -> list[recipes.Figure]:
     """The figures of a trained recipe, from ``figures.csv`` in its folder where they are there already."""
     path = folder / "figures.csv"
     make_folder(folder)  # not there where the network is another recipe's
     if (found := measured_before(path)) is None:
-        test = training.load("test")
-        test = test.take(options.limit) if options.limit else test
         place = {"data": training.data, "folder": options.folder, "device": options.device, "limit": options.limit}
 
         def sets(corruption: str) -> Iterator[tuple[str, int, Dataset]]:

@@ -3,22 +3,18 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
-from torch import nn
 
-from ..attacks import ATTACKS, Attack, DeepFool, MultiAttack
+from ..attacks import ATTACKS, Attack, MultiAttack
 from ..data import AUGMENTATIONS, Dataset, load
-from ..evaluation import PROTOCOL, Evaluation, evaluate
-from ..trainers import Settings, processes
+from ..evaluation import PROTOCOL
+from ..trainers import Settings
 from ._loggers import LOGGERS
-from ._networks import build_network, load_weights
-from ._terminal import progress
 
 
 @dataclass
@@ -38,6 +34,12 @@ class Data:
     folder: str | None = None
     download: bool = False
     device: str = "auto"
+
+    def named(self, known: str | None, model: str) -> "Data":
+        """These, or the data called `known` where no others are named. Raises ValueError for neither."""
+        if not (self.data or known):
+            raise ValueError(f"what data {model} is for is not known: name it with --data")
+        return dataclasses.replace(self, data=self.data or known)
 
     def load(self, split: Literal["train", "test"]) -> Dataset:
         found = load(self.data, split, folder=self.folder, download=self.download)
@@ -74,6 +76,8 @@ class Training(Data, Settings):
         save_every: steps between checkpoints within an epoch; 0 saves after epochs only.
         keep_every: epochs between checkpoints that are kept for good; 0 keeps the last two and the best.
         log: metrics also to tensorboard, to wandb, or, with a comma between, to both.
+        eps: the L-infinity budget, in training, where the method's attack has one, and in the test; step sizes scale
+            with it. By default the method's own.
         estimate: only say how long training would take here, from a few steps that are timed.
     """
 
@@ -90,6 +94,7 @@ class Training(Data, Settings):
     save_every: int = 0
     keep_every: int = 0
     log: str = ""
+    eps: float | None = None
     estimate: bool = False
 
     def __post_init__(self) -> None:
@@ -111,40 +116,6 @@ class Training(Data, Settings):
         found = self.load("train")
         return found.per_class(self.per_class) if self.per_class else found
 
-    def split(self, train: Dataset) -> tuple[Dataset, Dataset | None]:
-        """What is trained on, and what is held out."""
-        if not self.held_out:
-            return train, None
-        if self.held_out >= len(train):
-            raise ValueError(f"held_out must leave samples to train on: {self.held_out} of {len(train)} were asked for")
-        parts = train.take(len(train) - self.held_out), train.subset(slice(-self.held_out, None))
-        for part, what in zip(parts, ("the others", f"the last {self.held_out} samples"), strict=True):
-            lacking = [name for k, name in enumerate(train.classes) if k in train.y and k not in part.y]
-            if lacking and len(part) >= 10 * len(train.classes):
-                raise ValueError(
-                    f"held_out: {what} hold none of class {', '.join(lacking)}: the training samples are sorted by "
-                    "class; save them in random order"
-                )
-        return parts
-
-    @staticmethod
-    def watch(held_out: Dataset) -> Callable[[nn.Module], dict[str, float]]:
-        """What measures a network on held-out samples after every epoch; in several processes, each has a part."""
-
-        def avg_aa(model: nn.Module) -> dict[str, float]:
-            how = {"batch_size": min(500, -(-len(held_out) // processes())), "checks": 0, "processes": processes() > 1}
-            found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)}, **how)
-            return {"avg_aa": found.results["deepfool"].curve.average(1.0), "held_out_accuracy": found.clean}
-
-        return avg_aa
-
-    def build(self, train: Dataset) -> nn.Module:
-        torch.manual_seed(self.seed)
-        model = build_network(train.sample_shape, len(train.classes), **self.network())
-        if self.weights:
-            load_weights(model, self.model, self.weights)
-        return model.to(train.x.device)
-
     def network(self) -> dict[str, Any]:
         """What `build_network` takes of these."""
         return {name: getattr(self, name) for name in ("model", "mean", "std", "cosine")}
@@ -153,13 +124,6 @@ class Training(Data, Settings):
         """What `fit` takes of these."""
         names = [field.name for field in dataclasses.fields(Settings)]
         return {name: getattr(self, name) for name in names} | {"augment": AUGMENTATIONS[self.augment]}
-
-    def check(self, data: Dataset) -> None:
-        """Raises ValueError where network, split or augmentation cannot take `data`, before a folder is made."""
-        self.build(data)
-        self.split(data)
-        if augment := AUGMENTATIONS[self.augment]:
-            augment(data.x[:1], torch.zeros(1, dtype=torch.int64, device=data.x.device), self.seed)
 
     def run_folder(self, what: str) -> Path:
         name = f"{what}-{Path(self.data).stem}-{self.model}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -173,7 +137,8 @@ class Testing:
     Args:
         attacks: which attacks, with commas between: deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
             within eps/2) as in the Blind AT paper; autoattack, square or any other with its usual settings.
-        eps: budget of the attacks that have one; `compare` trains with it, too, where a method's attack has one.
+        eps: budget of the attacks that have one; by default the one that the network was trained at, or, where it was
+            trained at none, the data set's usual one (see `fastadv.data.usual_eps`).
         theta: average adversarial accuracy is taken over budgets from 0 to theta, RMS norm.
         limit: how many test samples, from the first on; 0 takes all.
         label: attacks move away from the true label, or from the model's own prediction (as in the Blind AT paper).
@@ -182,7 +147,7 @@ class Testing:
     """
 
     attacks: str = ",".join(PROTOCOL)
-    eps: float = 0.1
+    eps: float | None = None
     theta: float = 0.08
     limit: int = 1000
     label: Literal["true", "pred"] = "true"
@@ -190,37 +155,24 @@ class Testing:
 
     def __post_init__(self) -> None:
         for name, value in (("eps", self.eps), ("theta", self.theta), ("at_once", self.at_once)):
-            if value != "auto" and not value > 0:
+            if value not in (None, "auto") and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         if self.limit < 0:
             raise ValueError(f"limit must be a number of samples, or 0 for all, got {self.limit}")
         self.chosen()
 
     def chosen(self) -> dict[str, Attack]:
+        """The attacks by name, at budgets of their own."""
         known = {name: kind() for name, kind in ATTACKS.items() if kind is not MultiAttack} | PROTOCOL
         names = listed(self.attacks)
         for name in names:
             if name not in known:
                 raise ValueError(f"unknown attack {name!r}: choose among {', '.join(sorted(known))}")
-        return {name: budgeted(known[name], self.eps) for name in names}
+        return {name: known[name] for name in names}
 
     def samples(self, source: Data) -> Dataset:
         test = source.load("test")
         return test.take(self.limit) if self.limit else test
-
-    def batch_size(self, test: Dataset) -> int:
-        """How many samples of `test` are attacked at a time."""
-        if self.at_once != "auto":
-            return self.at_once
-        return len(test) if test.device.type == "cuda" else 500
-
-    def evaluate(self, model: nn.Module, test: Dataset, name: str, source: nn.Module | None = None) -> Evaluation:
-        """Measures `model`; all processes share the work, and have the result."""
-        model.eval()
-        settings = {"label": self.label, "batch_size": self.batch_size(test), "source": source}
-        settings["processes"] = processes() > 1
-        with progress(f"evaluating {name}", "batches") as step:
-            return evaluate(model, test, self.chosen(), **settings, on_step=step)
 
 
 def check_samples(limit: int, at_once: int) -> None:
@@ -229,14 +181,14 @@ def check_samples(limit: int, at_once: int) -> None:
         raise ValueError(f"limit and at_once must be numbers of samples, got {limit} and {at_once}")
 
 
+def first(*budgets: float | None) -> float | None:
+    """The first of these that is given."""
+    return next((budget for budget in budgets if budget is not None), None)
+
+
 def listed(names: str) -> list[str]:
     """The names in a flag that takes several, with commas between."""
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def budgeted(attack: Attack, eps: float) -> Attack:
-    """`attack` at the budget `eps`, where it has one."""
-    return attack.at(eps) if attack.has_budget else attack
 
 
 _OF_THE_CALL = ("out", "resume", "estimate")

@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(width=None if sys.stdout.isatty() else 130)
@@ -64,6 +66,20 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def drawn(plot: Callable[..., Path], *of: Any) -> list[Path]:
+    """The figure that ``plot(*of)`` writes; nothing, after a line of warning, where it cannot be drawn."""
+    try:
+        return [plot(*of)]
+    except Exception as error:  # figures are the last step: none may cost what was measured
+        say(f"[yellow]{escape(Path(of[-1]).name)} was not drawn: {escape(first_line(error))}[/yellow]")
+        return []
+
+
+def first_line(error: Exception) -> str:
+    """An error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def say(line: str) -> None:

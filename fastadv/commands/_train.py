@@ -1,14 +1,13 @@
 """``fastadv train``."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from .. import report
-from ..data import Dataset
 from ..info import environment
 from ..runs import BEST, Run
 from ..trainers import Method, Standard, Stopped, fit, rank
@@ -16,46 +15,47 @@ from ._estimate import estimate
 from ._launch import shared
 from ._loggers import LOGGERS
 from ._networks import load_weights
+from ._plan import EvaluationPlan, TrainingPlan, plan_evaluation, plan_training
 from ._settings import Testing, Training, as_yaml, listed
-from ._terminal import asked_to_stop, console, figures, progress, say
+from ._terminal import asked_to_stop, console, drawn, figures, progress, say
 
 History = list[dict[str, float]]
 
 
 def train(name: str, method: Method, options: Training, testing: Testing) -> None:
     """``fastadv train METHOD``."""
-    train_set, test = options.training_data(), testing.samples(options)
-    options.check(train_set)
+    plan = plan_training(name, method, options)
+    measurement = plan_evaluation(testing, options, plan.method.budget, given=options.eps, train=plan.train)
     if options.estimate:
-        say(f"{name}: {estimate(method, options, train_set)}")
+        say(f"{name}: {estimate(plan)}")
         return
-    config = as_yaml(method, options, test=dataclasses.asdict(testing))
+    config = as_yaml(plan.method, options, test=dataclasses.asdict(measurement.testing))
     run = shared(lambda: Run(options.run_folder(name), config, environment(), resume=bool(options.resume)))
-    model, history = train_one(name, method, options, train_set, run)
-    trained_on, _ = options.split(train_set)
-    seconds, normal = seconds_per_epoch(history, len(trained_on)), seconds_of_normal_epoch(options, trained_on)
-    entry = report.Entry(name, testing.evaluate(model, test, name), seconds)
+    say(f"{name}: {measurement.budgets}")
+    model, history = train_one(plan, run)
+    seconds, normal = seconds_per_epoch(history, len(plan.train)), seconds_of_normal_epoch(plan)
+    entry = report.Entry(name, measurement.measure(model.eval(), name), seconds)
     if rank() > 0:
         return
-    plot_histories({name: history}, run.folder)
     say(
-        f"an epoch of {len(trained_on)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
+        f"an epoch of {len(plan.train)} samples took {seconds:.2f} s; one of normal training takes {normal:.2f} s here "
         f"(from at most 50 batches of it): {seconds / normal:.1f} times as long"
     )
-    conclude(run.folder, [entry], [model], test, testing.theta)
+    conclude(run.folder, [entry], [model], measurement, lambda: plot_history(name, plan.method, history, run.folder))
 
 
-def train_one(name: str, method: Method, options: Training, data: Dataset, run: Run) -> tuple[nn.Module, History]:
-    """Trains a fresh network by `method`; after every epoch, `run` has its metrics and all that is needed to go on.
+def train_one(plan: TrainingPlan, run: Run) -> tuple[nn.Module, History]:
+    """Trains the network of `plan`; after every epoch, `run` has its metrics and all that is needed to go on.
 
     Raises Stopped, with the way to go on, where a signal asked for it.
     """
-    model = options.build(data)
-    train, held_out = options.split(data)
+    name, method, options, train = plan.name, plan.method, plan.options, plan.train
+    model = plan.build()
     about = {
         "method": name,
         **options.network(),
         "data": options.data,
+        "eps": method.budget,
         "shape": list(train.sample_shape),
         "classes": list(train.classes),
     }
@@ -91,7 +91,7 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
                 method,
                 train,
                 **options.fit_settings(),
-                validate=options.watch(held_out) if held_out else None,
+                validate=plan.watch,
                 resume=stopped,
                 on_step=step,
                 on_epoch=on_epoch,
@@ -103,23 +103,22 @@ def train_one(name: str, method: Method, options: Training, data: Dataset, run: 
                 raise Stopped
         except Stopped:
             raise Stopped(f"stopped, and all is saved: go on with --resume auto --out {run.folder}") from None
-    if len(history) < options.epochs and held_out and not options.minutes:
+    if len(history) < options.epochs and plan.held_out and not options.minutes:
         figure = "avg_aa"
         say(f"{name}: stopped after {len(history)} of {options.epochs} epochs: {figure} no longer rises, or fell")
         if history[-1][figure] < options.collapse * max(row[figure] for row in history):
             load_weights(model, options.model, run.folder / BEST)
             say(f"{name}: it collapsed; the network is that of its best epoch again, {run.folder / BEST}")
-    if hasattr(method, "histogram") and rank() == 0:
-        report.plot_margins(method.histogram, run.folder / "margins.png")
     return model, history
 
 
-def seconds_of_normal_epoch(options: Training, train: Dataset, batches: int = 50) -> float:
+def seconds_of_normal_epoch(plan: TrainingPlan, batches: int = 50) -> float:
     """What an epoch of normal training takes here, from `batches` batches of it on a network of its own."""
+    options, train = plan.options, plan.train
     sample = train.take(batches * options.batch_size)
     names = ("batch_size", "optimizer", "weight_decay", "precision", "augment")
     same = {name: options.fit_settings()[name] for name in names}
-    model, plain = options.build(train), {**same, "epochs": 1, "lr": 0.0}  # weights that stay cannot diverge
+    model, plain = plan.build(), {**same, "epochs": 1, "lr": 0.0}  # weights that stay cannot diverge
     fit(model, Standard(), sample.take(5 * options.batch_size), **plain)  # warm-up
     return fit(model, Standard(), sample, **plain)[0]["seconds"] * len(train) / len(sample)
 
@@ -130,25 +129,36 @@ def seconds_per_epoch(history: History, samples: int) -> float:
     return samples * sum(row["seconds"] for row in history) / seen
 
 
-def plot_histories(histories: Mapping[str, History], folder: Path) -> None:
+def plot_history(name: str, method: Method, history: History, folder: Path) -> None:
     """Draws what training reported."""
-    report.plot_history(histories, folder / "history.png")
-    if counted := {name: history for name, history in histories.items() if "gradients" in history[0]}:
-        report.plot_gradients(counted, folder / "gradients.png")
+    drawn(report.plot_history, {name: history}, folder / "history.png")
+    if "gradients" in history[0]:
+        drawn(report.plot_gradients, {name: history}, folder / "gradients.png")
+    if hasattr(method, "histogram"):
+        drawn(report.plot_margins, method.histogram, folder / "margins.png")
 
 
-def conclude(folder: Path, entries: list[report.Entry], networks: list[nn.Module], test: Dataset, theta: float) -> None:
-    """Prints the table and writes it to `folder`, with the figures that can be drawn of these models."""
+def conclude(
+    folder: Path,
+    entries: list[report.Entry],
+    networks: list[nn.Module],
+    measurement: EvaluationPlan,
+    draw_more: Callable[[], object] = lambda: None,
+) -> None:
+    """Prints and writes what was measured, then draws it; ``evaluation.json`` comes last: what has it is finished."""
+    test, theta = measurement.test, measurement.testing.theta
+    console.print(report.table(entries, theta))
     report.write_table(entries, theta, folder / "table.csv")
+    evaluation = report.write_samples(entries, test, theta, folder)
+    draw_more()
     results = entries[0].evaluation.results
     for name, result in results.items():
         if result.curve is not None:
             curves = {entry.name: entry.evaluation.results[name].curve for entry in entries}
-            report.plot_aa_curves(curves, theta, name, folder / f"aa_{name}.png")
+            drawn(report.plot_aa_curves, curves, theta, name, folder / f"aa_{name}.png")
     attacks = [result.attack for result in results.values() if result.curve is None]
     if attacks and len(test.sample_shape) == 3:
         models = {entry.name: network for entry, network in zip(entries, networks, strict=True)}
-        report.plot_examples(models, test, attacks[-1], folder / "examples.png")
-    report.write_evaluation(entries, test, theta, folder)  # the last: what has it is finished
-    console.print(report.table(entries, theta))
+        drawn(report.plot_examples, models, test, attacks[-1], folder / "examples.png")
+    report.write_evaluation(evaluation, folder)
     say("written: " + ", ".join(str(path) for path in sorted([*folder.glob("*.png"), folder / "table.csv"])))

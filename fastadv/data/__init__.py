@@ -1,5 +1,7 @@
 """Data sets as tensors: ``load(name, split)`` gives a `Dataset`; ``DATASETS`` holds the names.
 
+``load_halves(name)`` gives both halves, which ``check_halves`` has compared.
+
 ``AUGMENTATIONS`` holds the random changes that training may make to a batch of images (see `augment`), ``CORRUPTIONS``
 those that tests of robustness make (see `corruptions`), of which ``load_cifar10_c`` reads the published images.
 
@@ -15,11 +17,12 @@ from pathlib import Path
 from typing import Literal
 
 from .augment import AUGMENTATIONS, Augmentation, CropFlip, ShiftFlip
+from .budgets import usual_eps
 from .cifar import load_cifar10, load_cifar100
 from .cifar_c import find_cifar10_c, load_cifar10_c
 from .circles import load_two_circles
 from .corruptions import CORRUPTIONS, EXTRA, corrupt, corrupted
-from .dataset import Dataset
+from .dataset import Dataset, check_halves
 from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
 from .image_folder import load_image_folder
 from .mnist import load_mnist
@@ -35,11 +38,14 @@ __all__ = [
     "CropFlip",
     "Dataset",
     "ShiftFlip",
+    "check_halves",
     "corrupt",
     "corrupted",
     "find_cifar10_c",
     "load",
     "load_cifar10_c",
+    "load_halves",
+    "usual_eps",
 ]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -86,3 +92,13 @@ def load(
     if folder is not None:
         raise ValueError(f"{name} reads no folder: leave folder={str(folder)!r} out")
     return read(split)
+
+
+def load_halves(name: str, *, folder: str | Path | None = None, download: bool = False) -> tuple[Dataset, Dataset]:
+    """The training and the test half of the data set ``name``, on the CPU, both of one kind.
+
+    Raises the errors of ``load``, whose arguments these are, and those of ``check_halves``.
+    """
+    train, test = (load(name, split, folder=folder, download=download) for split in ("train", "test"))
+    check_halves(train, test)
+    return train, test

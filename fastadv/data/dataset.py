@@ -108,6 +108,23 @@ class Dataset:
         return replace(self, x=self.x[index], y=self.y[index])
 
 
+def check_halves(train: Dataset, test: Dataset) -> None:
+    """Raise ValueError unless a network that is trained on ``train`` can be tested on ``test``.
+
+    Both need the same shape of a sample, the same bounds, and the same classes in the same order; the message names the
+    first that differs, in both halves, and the fix. Numbers of samples and devices may differ.
+    """
+    named = dict(enumerate(train.classes)), dict(enumerate(test.classes))
+    first = next((k for k in range(max(map(len, named))) if named[0].get(k) != named[1].get(k)), None)
+    for what, here, there, fix in (
+        ("samples of shape", [*train.sample_shape], [*test.sample_shape], "save both in one size and colour mode"),
+        ("the bounds", tuple(train.bounds), tuple(test.bounds), "scale both to one range"),
+        (f"as class {first}", *(half.get(first, "nothing") for half in named), "name the classes of both alike"),
+    ):
+        if here != there:
+            raise ValueError(f"{test.name}: the test half has {what} {there}, the training half {here}: {fix}")
+
+
 def from_pixels(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> Dataset:
     """Images of 0..255, [N, C, H, W], as a data set in [0, 1]; raises ``Dataset``'s errors."""
     x = torch.from_numpy(np.divide(images, 255, dtype=np.float32))

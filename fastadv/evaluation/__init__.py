@@ -40,6 +40,7 @@ __all__ = [
     "corruption_accuracy",
     "evaluate",
     "features",
+    "fitted",
     "gradient_norms",
     "landing",
     "last_layers",

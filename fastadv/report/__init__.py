@@ -2,7 +2,7 @@
 
 from ._bootstrap import paired_bootstrap
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
-from ._evaluation import write_evaluation
+from ._evaluation import write_evaluation, write_samples
 from ._features import plot_features
 from ._folders import RunFolder, read_run
 from ._landing import plot_confusion, write_confusion
@@ -65,6 +65,7 @@ __all__ = [
     "write_evaluation",
     "write_records",
     "write_report",
+    "write_samples",
     "write_seeds",
     "write_table",
 ]

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ..attacks import Attack
 from ..data import Dataset
+from ..runs import replace_file, write_text
 from ._table import Entry
 
 
-def write_evaluation(entries: Sequence[Entry], test: Dataset, theta: float, folder: Path) -> None:
-    """``evaluation.json`` and ``evaluation.npz``, which `fastadv report` reads: all fields of every `Evaluation`.
+def write_samples(entries: Sequence[Entry], test: Dataset, theta: float, folder: Path) -> dict[str, Any]:
+    """Writes ``evaluation.npz``, and returns what `write_evaluation` writes: in both are all fields of an `Evaluation`.
 
-    Tensors are in the second, by their path in the first: ``blind/results/pgd/correct`` is of shape [N]. With them go
+    Tensors are in the first, by their path in the second: ``blind/results/pgd/correct`` is of shape [N]. With them go
     `theta`, up to which accuracies are averaged, and the SHA-256 of the samples and labels of `test`: only models
     evaluated on the same samples are compared pair by pair.
     """
@@ -26,8 +27,13 @@ def write_evaluation(entries: Sequence[Entry], test: Dataset, theta: float, fold
     arrays: dict[str, np.ndarray] = {}
     about = {"theta": theta, "test_sha256": digest}
     found = {entry.name: about | _plain(entry.evaluation, entry.name, arrays) for entry in entries}
-    np.savez_compressed(folder / "evaluation.npz", **arrays)
-    (folder / "evaluation.json").write_text(json.dumps(found, indent=2, default=str) + "\n")
+    replace_file(folder / "evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
+    return found
+
+
+def write_evaluation(found: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``evaluation.json``, with which the evaluation in `folder` is finished."""
+    write_text(folder / "evaluation.json", json.dumps(found, indent=2, default=str) + "\n")
 
 
 def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

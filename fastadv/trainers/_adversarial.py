@@ -48,6 +48,13 @@ class AttackMethod(Method):
                     f"got {value.numel()}"
                 )
 
+    @property
+    def budget(self) -> float | None:
+        return float(self.attack.eps) if self.attack.has_budget and self.attack.norm == "linf" else None
+
+    def at(self, eps: float) -> "AttackMethod":
+        return dataclasses.replace(self, attack=self.attack.at(eps)) if self.attack.has_budget else self
+
     def begin(self, train: Source, seed: int, epochs: int) -> None:
         self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
 

@@ -62,6 +62,15 @@ class Method(ABC):
     def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
         """Raises ValueError for options out of range."""
 
+    @property
+    def budget(self) -> float | None:
+        """The L-infinity budget that the method trains at; None where it has none."""
+        return None
+
+    def at(self, eps: float) -> "Method":
+        """The method with another budget; itself where it has none."""
+        return self
+
     def begin(self, train: Source, seed: int, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare
         """Called once, before the first epoch of a run of so many."""
 

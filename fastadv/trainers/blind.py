@@ -17,27 +17,27 @@ class Blind(DeepFoolTraining):
     """DeepFool samples cut off at their mean size and scaled: training without a prescribed budget.
 
     Not to be confused with bilateral adversarial training, which is also abbreviated BAT. With `rho` 1 only the cutoff
-    is left, with `eps` infinite only the scale, with both DeepFool training; with `rho` or `eps` 0 normal training,
+    is left, with `cutoff` infinite only the scale, with both DeepFool training; with either of them 0 normal training,
     whose loss counts twice. Under ``torch.distributed``, the mean size is that over all processes' batches. The paper
     would try ``DDN`` as the attack: with few steps it needs a large gamma, ``DDN(steps=20, gamma=0.2)``.
 
     Args:
         rho: the scale, in [0, 1]; 0.9 in the paper.
-        eps: the cutoff, in the units of `norm`; by default the mean over the batch.
+        cutoff: the size at which perturbations are cut off, in the units of `norm`; by default the mean over the batch.
         norm: how size is measured: ``rms`` (L2 over the root of the number of pixels, the paper's), ``l2``, or ``rel``,
             L2 relative to that of the sample, which weighs the samples of a batch differently.
     """
 
     rho: float = 0.9
-    eps: float | None = None
+    cutoff: float | None = None
     norm: str = "rms"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho must be in [0, 1], got {self.rho}")
-        if self.eps is not None and not self.eps >= 0:
-            raise ValueError(f"eps must not be negative, got {self.eps}")
+        if self.cutoff is not None and not self.cutoff >= 0:
+            raise ValueError(f"cutoff must not be negative, got {self.cutoff}")
         if self.norm not in ("rms", "l2", "rel"):
             raise ValueError(f"norm must be one of rms, l2, rel, got {self.norm!r}")
 
@@ -51,7 +51,7 @@ class Blind(DeepFoolTraining):
         rows = super().craft(model, batch, y)  # delta = x_adv - x
         sizes = self.sizes(rows.x_adv, batch.x)
         mean_size = mean(sizes.nan_to_num(0, 0, 0).double()).to(sizes.dtype)
-        eps = mean_size if self.eps is None else self.eps
-        ops.cutoff_scale(rows.x_adv, batch.x, sizes, eps, self.rho)  # x + rho * cut(delta, eps)
+        cutoff = mean_size if self.cutoff is None else self.cutoff
+        ops.cutoff_scale(rows.x_adv, batch.x, sizes, cutoff, self.rho)  # x + rho * cut(delta, cutoff)
         batch.stats["mean_norm"] = mean_size
         return rows

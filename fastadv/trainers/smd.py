@@ -39,6 +39,7 @@ class SMD(AttackMethod):
     rho: float = 0.9
     misclassified: str = "keep"
 
+    budget = None  # the margins are
     kept = ("margins", "histogram")
     per_sample = ("margins",)
     repeatable = False

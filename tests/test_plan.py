@@ -1,0 +1,166 @@
+"""A command plans, then acts, then writes: budgets, what is refused early, what is written when."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from toys import labels, samples
+
+from fastadv import report
+from fastadv.__main__ import main
+from fastadv.data import Dataset, usual_eps
+from fastadv.runs import load_checkpoint
+from fastadv.trainers import METHODS, Madry
+
+
+def write(path: Path, *shape: int, test_shape: tuple[int, ...] = ()) -> str:
+    """An archive of 40 training and 20 test images in 3 classes."""
+    arrays = {"x_train": samples(40, *shape), "x_test": samples(20, *(test_shape or shape), seed=1)}
+    arrays |= {"y_train": labels(40, 3), "y_test": labels(20, 3, seed=1)}
+    np.savez(path, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    return str(path)
+
+
+@pytest.fixture
+def grey(tmp_path: Path) -> str:
+    return write(tmp_path / "grey.npz", 1, 28, 28)
+
+
+def train(method: str, data: str, out: Path, *flags: str) -> int:
+    quick = ["--epochs", "1", "--test.attacks", "fgsm,pgd", "--out", str(out)]
+    return main(["train", method, "--data", data, *quick, *flags])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def budgets_in(folder: Path) -> set[float]:
+    return {float(row["eps"]) for row in rows(folder / "attacks.csv") if row["eps"]}
+
+
+# ------------------------------------------------------------------------------------------------------------- budgets
+
+
+def test_one_budget_for_training_and_test(grey: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    assert train("madry", grey, run, "--eps", "0.05", "--attack.steps", "2") == 0
+    attack = yaml.safe_load((run / "config.yaml").read_text())["attack"]["init_args"]
+    assert (attack["eps"], attack["alpha"]) == (0.05, pytest.approx(0.007 * 0.05 / (8 / 255)))
+    assert budgets_in(run) == {0.05}
+    assert "eps 0.05 in training and in the test" in capsys.readouterr().out
+    assert load_checkpoint(run)["eps"] == 0.05
+    assert rows(run / "findings.csv") == [] or "budget" not in {row["check"] for row in rows(run / "findings.csv")}
+    assert main(["evaluate", str(run), "--attacks", "fgsm", "--out", str(tmp_path / "again")]) == 0
+    assert budgets_in(tmp_path / "again") == {0.05}
+
+
+def test_the_budget_of_the_method_is_that_of_the_test(tmp_path: Path) -> None:
+    colour = write(tmp_path / "colour.npz", 3, 28, 28)
+    assert train("madry", colour, tmp_path / "run", "--attack.steps", "1") == 0
+    assert budgets_in(tmp_path / "run") == {8 / 255}
+
+
+def test_budgets_that_differ_are_told(grey: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    assert train("fgsm", grey, run, "--eps", "0.05", "--test.eps", "0.2") == 0
+    assert budgets_in(run) == {0.2}
+    differ = "trained at eps 0.05, but tested at eps 0.2"
+    assert capsys.readouterr().out.count(differ) == 2  # before training, and below the table
+    assert [row["text"] for row in rows(run / "findings.csv") if row["check"] == "budget"] == [differ]
+    assert main(["report", str(run), "--out", str(tmp_path / "page")]) == 0
+    assert differ in (tmp_path / "page" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("shape", "eps"), [((1, 28, 28), 0.1), ((3, 28, 28), 8 / 255)])
+def test_without_a_budget_in_training_the_test_takes_the_usual_one(shape, eps, tmp_path: Path, capsys) -> None:
+    data = write(tmp_path / "data.npz", *shape)
+    assert train("standard", data, tmp_path / "run") == 0
+    assert budgets_in(tmp_path / "run") == {eps}
+    assert f"no budget in training, eps {eps:.4g} in the test" in capsys.readouterr().out
+    assert train("standard", data, tmp_path / "other", "--eps", "0.02") == 0
+    assert budgets_in(tmp_path / "other") == {0.02}
+
+
+def test_a_comparison_has_one_budget(grey: str, tmp_path: Path) -> None:
+    command = ["compare", "standard", "fgsm", "--data", grey, "--epochs", "1", "--attacks", "fgsm"]
+    assert main([*command, "--eps", "0.07", "--out", str(tmp_path / "runs")]) == 0
+    for name in ("standard", "fgsm"):
+        assert budgets_in(tmp_path / "runs" / name) == {0.07}
+    config = yaml.safe_load((tmp_path / "runs" / "fgsm" / "config.yaml").read_text())
+    assert config["attack"]["init_args"]["eps"] == config["test"]["eps"] == 0.07
+
+
+def test_budgets_of_methods() -> None:
+    assert Madry().budget == 8 / 255
+    assert Madry().at(0.1).budget == 0.1
+    assert Madry().budget == 8 / 255
+    for name in ("standard", "blind", "smd", "mma", "dra"):  # none; DeepFool; one a sample, twice; in L1
+        method = METHODS[name]()
+        assert method.budget is None
+        assert type(method.at(0.1)) is type(method)
+
+
+def test_usual_budgets() -> None:
+    def data(*shape: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Dataset:
+        return Dataset(samples(3, *shape), labels(3, 3), ("a", "b", "c"), bounds=bounds)
+
+    assert usual_eps("mnist", data(1, 28, 28)) == 0.3
+    assert usual_eps("cifar10", data(3, 32, 32)) == 8 / 255
+    assert usual_eps("photos", data(3, 32, 32, bounds=(-1.0, 1.0))) == 16 / 255
+    assert usual_eps("table", data(5)) == 0.1
+
+
+# ------------------------------------------------------------------------------------ refused before a folder is made
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_test_half_of_another_shape_is_refused_early(command: str, tmp_path: Path, capsys) -> None:
+    data = write(tmp_path / "data.npz", 1, 28, 28, test_shape=(3, 28, 28))
+    out = ["--data", data, "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main([command, "standard", *out]) == 2
+    assert "the test half has samples of shape [3, 28, 28], the training half [1, 28, 28]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--attacks", "deepfool", "--sweep", "0.1"], "sweep 0.1: none of deepfool has a budget"),
+        (["--attacks", "pgd", "--sweep", "0.1,8"], "did you mean 8/255"),
+        (["--attacks", "fgsm", "--steps", "5"], "steps 5: none of fgsm has a budget and steps"),
+        (["--attacks", "pgd", "--eps", "8"], "did you mean 8/255"),
+    ],
+)
+def test_an_evaluation_that_cannot_end_is_refused_early(flags, message, grey: str, tmp_path: Path, capsys) -> None:
+    assert train("standard", grey, tmp_path / "run") == 0
+    assert main(["evaluate", str(tmp_path / "run"), *flags, "--out", str(tmp_path / "found")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "found").exists()
+
+
+# ------------------------------------------------------------------------------------- written first, and drawn then
+
+
+def test_what_cannot_be_drawn_costs_no_figure(grey: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    seen = []
+
+    def broken(*of: object) -> Path:
+        folder = Path(of[-1]).parent
+        seen.append({name for name in ("table.csv", "evaluation.npz", "evaluation.json") if (folder / name).is_file()})
+        raise RuntimeError("no ink [/red]\nand no paper")
+
+    for plot in ("plot_history", "plot_examples", "plot_aa_curves", "plot_sweep"):
+        monkeypatch.setattr(report, plot, broken)
+    run, found = tmp_path / "run", tmp_path / "found"
+    assert train("standard", grey, run, "--test.attacks", "fgsm,deepfool") == 0
+    assert main(["evaluate", str(run), "--attacks", "fgsm", "--sweep", "0.1", "--out", str(found)]) == 0
+    printed = capsys.readouterr().out
+    assert "examples.png was not drawn: RuntimeError: no ink [/red]\n" in printed
+    measured = {"table.csv", "evaluation.npz"}
+    assert seen == [measured] * 4 + [{*measured, "evaluation.json"}]  # the last is the sweep's
+    for folder in (run, found):
+        assert (folder / "evaluation.json").is_file()
+    assert len(rows(found / "sweep.csv")) == 2
