@@ -1,6 +1,10 @@
 """Read by pytest before any test imports torch."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: the tests may share their cores
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -13,3 +17,18 @@ if library := os.environ.get("FASTADV_SIMT"):  # test_simt.py: the CUDA kernels,
 
     torch.ops.load_library(library)
     ops.MISSING["cpu"] = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_data_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the data sets that are installed or cached here: every machine runs the same tests."""
+    from fastadv.data import files
+
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    with pytest.MonkeyPatch.context() as patch:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or str(Path(cache, "matplotlib")))  # keep its fonts
+        patch.setenv("XDG_CACHE_HOME", str(nowhere))
+        patch.delenv("FASTADV_DATA", raising=False)
+        patch.setattr(files, "SYSTEM", nowhere)
+        yield

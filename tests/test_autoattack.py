@@ -15,6 +15,8 @@ from fastadv.attacks.apgd import checkpoints
 from fastadv.attacks.square import _bumps, _size, _window
 from fastadv.losses import cross_entropy, dlr
 
+pytestmark = pytest.mark.numerics
+
 # ------------------------------------------------------------------------------------------------------------ Auto-PGD
 
 

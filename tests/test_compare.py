@@ -112,6 +112,7 @@ def test_going_on(done: Path, capfd: pytest.CaptureFixture) -> None:
     assert (killed / "evaluation.json").is_file()
 
 
+@pytest.mark.thorough
 def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     command = [sys.executable, "-m", "fastadv", "compare", "standard", *QUICK, "--epochs", "200", "--out", str(folder)]

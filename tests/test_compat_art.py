@@ -12,6 +12,8 @@ from toys import BatchNormNet, Wavy, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import art
 
+pytestmark = pytest.mark.numerics
+
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
 Y = MODEL(X).argmax(1)
 Y[::4] = (Y[::4] + 1) % 5
@@ -72,6 +74,7 @@ def test_options(name):
     assert [p.name for p in parameters[1:]] == [*OPTIONS[name]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_are_those_of_art(name):
     evasion = pytest.importorskip("art.attacks.evasion")
@@ -95,6 +98,7 @@ def test_what_runs_are_our_attacks(theirs, ours):
         assert np.array_equal(theirs.generate(X.numpy()), ours(MODEL, X).numpy())
 
 
+@pytest.mark.thorough
 def test_results_are_those_of_art():
     classification = pytest.importorskip("art.estimators.classification")
     model = BatchNormNet().eval()

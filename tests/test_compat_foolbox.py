@@ -11,6 +11,8 @@ from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import foolbox
 
+pytestmark = pytest.mark.numerics
+
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
 Y = MODEL(X).argmax(1)
 Y[::4] = (Y[::4] + 1) % 5
@@ -135,6 +137,7 @@ def test_preprocessing_that_is_not_known(preprocessing, message):
         foolbox.PyTorchModel(MODEL, (0, 1), preprocessing=preprocessing)
 
 
+@pytest.mark.thorough
 def test_results_are_those_of_foolbox():
     original = pytest.importorskip("foolbox")
     fmodel = original.PyTorchModel(MODEL.eval(), bounds=(0, 1), device="cpu")

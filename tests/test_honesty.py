@@ -12,6 +12,8 @@ from fastadv.data import Dataset
 from fastadv.evaluation import evaluate
 from fastadv.models import LeNet5
 
+pytestmark = pytest.mark.numerics
+
 EPS = 0.05
 ATTACKS: dict[str, Attack] = {
     "fgsm": FGSM(EPS),

@@ -16,6 +16,8 @@ from fastadv.attacks import DRA, PGD
 from fastadv.data import Dataset
 from fastadv.evaluation import landing, weight_norms
 
+pytestmark = pytest.mark.numerics
+
 ATTACK = PGD(0.05, 0.02, 5)
 
 

@@ -8,6 +8,8 @@ from toys import BatchNormNet, labels, partly_frozen, samples, traces
 
 from fastadv.attacks import FAB, FGSM, PGD, Attack, AutoAttack, DeepFool, Tuned, tuned
 
+pytestmark = pytest.mark.numerics
+
 
 class Noted(nn.Module):
     """Notes the dtype and strides that the convolution computes with, and whether gradients are on."""
