@@ -4,13 +4,18 @@ BIN := .venv/bin
 # Idle threads sleep rather than spin: on a shared machine spinning costs more than it saves.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test docs bench guard lint clean
+.PHONY: demo test test-thorough test-all docs bench guard lint clean
 
 demo: .venv/installed
 	$(BIN)/fastadv compare standard fgsm pgd blind --epochs 4 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/installed-for-tests
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not thorough"
+
+test-thorough: .venv/installed-for-thorough-tests
+	$(BIN)/python -m pytest -n auto --dist worksteal -m thorough
+
+test-all: test test-thorough
 
 docs: .venv/installed-for-tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -37,9 +42,20 @@ lint: .venv/installed-for-tests
 		mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
+# The libraries that fastadv is compared with. torchattacks without its dependencies: they hold requests back, and bring a
+# torchvision that does not load beside a CPU build of torch; its attacks need neither.
+.venv/installed-peers: .venv/installed-for-tests
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt foolbox adversarial-robustness-toolbox
+	$(BIN)/pip install --disable-pip-version-check --no-deps torchattacks==3.5.1
+	touch $@
+
+.venv/installed-for-thorough-tests: .venv/installed-peers
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt tensorboard wandb transformers lightning accelerate
+	touch $@
+
 # adv-lib without its dependencies: visdom no longer builds, and its attacks do not use it.
-.venv/installed-for-bench: .venv/installed-for-tests
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt torchattacks foolbox adversarial-robustness-toolbox pyautoattack
+.venv/installed-for-bench: .venv/installed-peers
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pyautoattack
 	$(BIN)/pip install --disable-pip-version-check --no-deps adv-lib
 	touch $@
 

@@ -1,6 +1,8 @@
 """Read by pytest before any test imports torch."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +23,18 @@ if library := os.environ.get("FASTADV_SIMT"):  # test_simt.py: the CUDA kernels,
 def seed_zero(monkeypatch):
     """Attacks without a seed draw 0 every time, from no generator."""
     monkeypatch.setattr("fastadv.attacks._attack.drawn_seed", lambda: 0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_data_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the data sets that are installed or cached here: every machine runs the same tests."""
+    from fastadv.data import files
+
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    with pytest.MonkeyPatch.context() as patch:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or str(Path(cache, "matplotlib")))  # keep its fonts
+        patch.setenv("XDG_CACHE_HOME", str(nowhere))
+        patch.delenv("FASTADV_DATA", raising=False)
+        patch.setattr(files, "SYSTEM", nowhere)
+        yield

@@ -379,6 +379,7 @@ def test_cw_is_each_sample_by_itself(options):
     assert len(found.grads.unique()) == 1 if not attack.abort_early else len(found.grads.unique()) > 1
 
 
+@pytest.mark.thorough
 @carlini
 def test_an_early_abort_saves_gradients_and_little_else(attack):
     model, x = Wavy(48, 5), samples(64, *SHAPE)
@@ -402,6 +403,7 @@ def test_more_of_a_search_never_finds_larger_perturbations():
         assert (norms[-1] < norms[0]).double().mean() > 0.5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("targeted", [True, False])
 @carlini
 def test_kappa_is_the_lead_that_is_asked_for(attack, targeted):
@@ -1071,9 +1073,9 @@ def test_neither_batch_nor_order_matter(attack, given):
         return {f.name: torch.cat([getattr(part, f.name) for part in found]) for f in dataclasses.fields(found[0])}
 
     shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(4))
-    for order, size in ((torch.arange(40), 1), (torch.arange(40), 7), (shuffled, 7), (shuffled, 64)):
-        found = parts(order, size)
-        assert_equal(type(whole)(**{name: value[order.argsort()] for name, value in found.items()}), whole)
+    for order, size in ((torch.arange(0, 40, 5), 1), (shuffled, 7), (shuffled, 64)):
+        found = type(whole)(**parts(order, size))
+        assert_equal(found, type(whole)(**{f.name: getattr(whole, f.name)[order] for f in dataclasses.fields(whole)}))
 
 
 def contiguous(x: Tensor) -> Tensor:

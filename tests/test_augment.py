@@ -12,6 +12,8 @@ from fastadv import ops
 from fastadv.data import AUGMENTATIONS, CropFlip, ShiftFlip
 from fastadv.data.augment import _draw
 
+pytestmark = pytest.mark.numerics
+
 CHANGING = [augment for augment in AUGMENTATIONS.values() if augment]
 every = pytest.mark.parametrize("augment", [*CHANGING, CropFlip(2, fill="reflect"), ShiftFlip(0.37)], ids=str)
 

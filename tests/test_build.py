@@ -169,6 +169,7 @@ def test_a_torch_without_the_stable_abi_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.thorough
 def test_pip_installs_a_copy_without_isolation_or_network(tmp_path: Path) -> None:
     source, target = copy_of_the_checkout(tmp_path / "source"), tmp_path / "target"
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-index", "--no-deps"]
@@ -201,6 +202,7 @@ def test_an_unknown_switch_is_refused() -> None:
     assert "FASTADV_CUDA must be auto, 0 or 1, got 'yes'" in done.stderr
 
 
+@pytest.mark.thorough
 @needs_nvcc
 def test_cuda_kernels_compile_without_warnings(tmp_path: Path) -> None:
     # The switches that torch adds for an extension, too.
@@ -211,6 +213,7 @@ def test_cuda_kernels_compile_without_warnings(tmp_path: Path) -> None:
         subprocess.run([*command, source, "-o", tmp_path / "kernels.o"], check=True)
 
 
+@pytest.mark.thorough
 @needs_nvcc
 def test_cuda_kernels_read_and_write_16_bytes_at_a_time(tmp_path: Path) -> None:
     ptx = tmp_path / "kernels.ptx"
@@ -226,6 +229,7 @@ def test_cuda_kernels_read_and_write_16_bytes_at_a_time(tmp_path: Path) -> None:
         assert not writes_rows or "st.global.wb.v4" in body, name
 
 
+@pytest.mark.thorough
 @needs_nvcc
 def test_cuda_glue_compiles_against_the_torch_headers(tmp_path: Path) -> None:
     dryrun = subprocess.run([NVCC, "--dryrun", "-c", "none.cu"], capture_output=True, text=True, check=False).stderr
@@ -235,6 +239,7 @@ def test_cuda_glue_compiles_against_the_torch_headers(tmp_path: Path) -> None:
     subprocess.run([*command, ROOT / "csrc" / "cuda" / "glue.cpp", "-o", tmp_path / "glue.o"], check=True)
 
 
+@pytest.mark.thorough
 def test_cpu_sources_compile_without_warnings(tmp_path: Path) -> None:
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler")

@@ -162,6 +162,7 @@ def test_tau_is_scheduled_by_epochs_or_by_a_function(schedule, kept, images: str
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
 
 
+@pytest.mark.thorough
 def test_a_second_phase_starts_from_the_weights_of_a_first(images: str, tmp_path: Path, capsys) -> None:
     flags = ["--data", images, "--epochs", "1", "--lr", "0", "--test.attacks", "fgsm"]
     for name in ("first", "cosine"):
@@ -265,6 +266,7 @@ def test_estimating_trains_nothing(images: str, tmp_path: Path, capsys: pytest.C
     assert "training for 3 minutes takes as long" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data", images, "--epochs", "1", "--attacks", "fgsm", "--limit", "5"]

@@ -138,6 +138,7 @@ def test_runs_import_what_the_comparison_does(tmp_path: Path, monkeypatch: pytes
     assert json.loads(Path("c/standard/environment.json").read_text())["torch"] == torch.__version__
 
 
+@pytest.mark.thorough
 def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     command = [sys.executable, "-m", "fastadv", "compare", "standard", *QUICK, "--epochs", "200", "--out", str(folder)]

@@ -13,7 +13,7 @@ from toys import BatchNormNet, Wavy, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import art
 
-pytestmark = pytest.mark.usefixtures("seed_zero")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
 
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
 Y = MODEL(X).argmax(1)
@@ -75,6 +75,7 @@ def test_options(name):
     assert [p.name for p in parameters[1:]] == [*OPTIONS[name]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_are_those_of_art(name):
     evasion = pytest.importorskip("art.attacks.evasion")
@@ -100,6 +101,7 @@ def test_what_runs_are_our_attacks(theirs, ours, monkeypatch):
         assert np.array_equal(theirs.generate(X.numpy()), ours(MODEL, X).numpy())
 
 
+@pytest.mark.thorough
 def test_results_are_those_of_art():
     classification = pytest.importorskip("art.estimators.classification")
     model = BatchNormNet().eval()

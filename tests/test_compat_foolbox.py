@@ -11,7 +11,7 @@ from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import foolbox
 
-pytestmark = pytest.mark.usefixtures("seed_zero")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
 
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
 Y = MODEL(X).argmax(1)
@@ -205,6 +205,7 @@ def test_carlini_wagner_on_any_bounds():
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
 
 
+@pytest.mark.thorough
 def test_results_are_those_of_foolbox():
     original = pytest.importorskip("foolbox")
     fmodel = original.PyTorchModel(MODEL.eval(), bounds=(0, 1), device="cpu")

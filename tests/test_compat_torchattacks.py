@@ -14,6 +14,8 @@ from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import torchattacks
 
+pytestmark = pytest.mark.numerics
+
 SIGNATURES = {
     "FGSM": {"eps": 8 / 255},
     "FFGSM": {"eps": 8 / 255, "alpha": 10 / 255},
@@ -79,6 +81,7 @@ def installed() -> ModuleType:
     return original
 
 
+@pytest.mark.thorough
 @named
 def test_signatures_are_those_installed(name):
     parameters = inspect.signature(getattr(installed(), name)).parameters
@@ -111,6 +114,7 @@ def test_what_runs_are_our_attacks(name):
     assert "model" not in repr(atk)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import BatchNormNet, labels, linear, partly_frozen, samples, traces
+from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 
 import fastadv
 from fastadv.__main__ import main
@@ -524,7 +524,7 @@ def test_cifar10_c_refuses(published, tmp_path):
 
 
 def test_accuracy_against_direct_computation():
-    model, x, y = linear(28 * 28, 4), images(30), labels(30, 4)
+    model, x, y = Wavy(28 * 28, 4), images(30), labels(30, 4)
     data = Dataset(x, y, tuple("abcd"))
     sets = [(name, severity, corrupted(data, name, severity)) for name in ("fog", "snow") for severity in (1, 5)]
     found = corruption_accuracy(model, iter(sets), data, batch_size=7)

@@ -380,6 +380,7 @@ def test_a_failed_download_names_the_address(places):
         load("fashion-mnist", "test", download=True)
 
 
+@pytest.mark.thorough
 @needs_full_set
 @pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
 def test_full_set_as_installed(split, count):
@@ -462,6 +463,7 @@ def test_mnist_labels_are_digits(name, server):
         load(name, "test", folder=server)
 
 
+@pytest.mark.thorough
 @needs_full_set
 def test_fashion_mnist_is_not_taken_for_mnist():
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz: found sha256 .*; expected 0fa7898d"):
@@ -557,6 +559,7 @@ def test_mini_is_balanced_and_needs_nothing_else(split, count, places):
     assert (data.x.min(), data.x.max()) == (0, 1)
 
 
+@pytest.mark.thorough
 @needs_full_set
 @pytest.mark.parametrize(("split", "per_class"), [("train", 600), ("test", 100)])
 def test_mini_is_the_first_of_each_class_of_the_full_set(split, per_class):
@@ -571,6 +574,7 @@ def test_mini_is_the_first_of_each_class_of_the_full_set(split, per_class):
     assert torch.equal(mini.y, full.y[rows])
 
 
+@pytest.mark.thorough
 @needs_full_set
 def test_mini_is_reproducible(tmp_path):
     digests = make_mini(FULL, tmp_path)

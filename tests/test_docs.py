@@ -36,6 +36,7 @@ BLOCKS = blocks("python", PAGES)
 COMMANDS = blocks("sh", [*PAGES, ROOT / "README.md"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("code", BLOCKS)
 @pytest.mark.filterwarnings("ignore")  # of the packages shown
 def test_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +124,7 @@ def test_errors_of_installation_are_those_that_are_raised() -> None:
     assert [text for text in quoted if text not in sources] == []
 
 
+@pytest.mark.thorough
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     for package in ("mkdocs", "material", "mkdocstrings_handlers.python"):
         pytest.importorskip(package)

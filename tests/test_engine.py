@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
-from toys import BatchNormNet, linear
+from toys import BatchNormNet, InDouble, linear
 
 from fastadv.attacks import FGSM, PGD, Noise
 from fastadv.data import CropFlip, Dataset, load
@@ -753,7 +753,7 @@ def _train_all(images: Dataset) -> dict[str, tuple[Tensor, list[dict[str, float]
     """Two epochs of 24 samples by every method, in batches of 9, 9 and 6: 9 do not come in two equal parts."""
     found = {}
     for name, kind in {**METHODS, "cat that mixes": partial(CAT, accuracy=0.0), "noisy": Noisy}.items():
-        model, method = lenet(), kind()
+        model, method = InDouble(lenet()), kind()
         settings = {"epochs": 2, "batch_size": 9, "optimizer": "sgd", "lr": 0.01}
         states = []
         history = fit(model, method, images, **settings, on_save=states.append, save_every=2)
@@ -779,7 +779,7 @@ def _train_more(images: Dataset, rank: int) -> dict[str, object]:
     few, plain = images.take(23), {"optimizer": "sgd", "lr": 0.1}
     norms = nn.Sequential(nn.BatchNorm2d(1), linear(784, 10))
     fit(norms, Standard(), images, epochs=2, batch_size=8, ema=0.5, **plain)
-    weights = lenet()
+    weights = InDouble(lenet())
     fit(weights, Madry(attack=PGD(0.1, 0.05, 2)), images, epochs=1, batch_size=9, awp=0.3, **plain)
     data, margins = TensorDataset(few.x, few.y, torch.arange(23)), SMD()
     sampler = DistributedSampler(data, shuffle=False) if processes() > 1 else None  # gives the first sample to both
@@ -802,6 +802,7 @@ def _train_more(images: Dataset, rank: int) -> dict[str, object]:
     }
 
 
+@pytest.mark.thorough
 def test_two_processes_train_as_one(images, tmp_path):
     """Every method: the same network, history and margins; one of the processes saves."""
     torch.multiprocessing.spawn(_train_with_another, (f"file://{tmp_path}/meeting", str(tmp_path)), nprocs=2)

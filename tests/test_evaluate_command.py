@@ -23,12 +23,17 @@ from fastadv.data import load
 from fastadv.models import LeNet5
 from fastadv.runs import Run
 
+pytestmark = pytest.mark.numerics
+
 MODELS = """
 import os
 import time
 
 import torch
 from torch import nn
+from toys import Wavy
+
+def wavy(): return Wavy(4, 3)
 
 def linear(features=4):
     torch.manual_seed(0)
@@ -173,7 +178,8 @@ def rows(folder: str, name: str = "attacks.csv") -> list[dict[str, str]]:
 
 def fastadv(*command: str, **environment: str) -> subprocess.Popen:
     """A process of its own."""
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here.parent), str(here), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path} | environment
     return subprocess.Popen([sys.executable, "-m", *command], env=env)
 
@@ -184,7 +190,7 @@ FLAGS = ["--data", "data.npz", "--attacks", "pgd,noise,deepfool", "--at-once", "
 def test_a_batch_size_that_is_found(place: Path) -> None:
     """All on a GPU, where those that do not fit are halved (`tests/test_evaluation.py`)."""
     for name in ("auto", "7"):
-        assert main(["evaluate", "networks:linear", *FLAGS[:-1], name, "--out", name]) == 0
+        assert main(["evaluate", "networks:wavy", *FLAGS[:-1], name, "--out", name]) == 0
     assert rows("auto") == rows("7")
     test = load("fashion-mnist-mini", "test").take(7)
     testing = commands.Testing(at_once="auto")
@@ -221,7 +227,7 @@ def test_an_evaluation_that_is_killed_goes_on(place: Path, capsys) -> None:
 
 
 def test_two_processes_are_one(place: Path) -> None:
-    command = ["fastadv", "evaluate", "networks:linear", *FLAGS, "--out"]
+    command = ["fastadv", "evaluate", "networks:wavy", *FLAGS, "--out"]
     assert main([*command[1:], "one"]) == 0
     flags = ["--standalone", "--nproc-per-node", "2", "-m"]
     assert fastadv("torch.distributed.run", *flags, *command, "two").wait(120) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import BatchNormNet, labels, linear, partly_frozen, samples, traces
+from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 
 import fastadv
 from fastadv.__main__ import main
@@ -18,7 +18,7 @@ from fastadv.data import Dataset
 from fastadv.evaluation import _features, features, last_layers, layer_outputs, mixing, project
 from fastadv.trainers import Standard
 
-pytestmark = pytest.mark.usefixtures("seed_zero")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
 
 sklearn = pytest.importorskip("sklearn", reason="outputs are reduced by scikit-learn")
 
@@ -200,7 +200,7 @@ def test_project_refuses(monkeypatch):
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
 def test_features_against_direct_computation(bounds):
-    model, x = linear(48, 3), samples(40, 3, 4, 4, low=bounds[0], high=bounds[1])
+    model, x = nn.Sequential(nn.Flatten(), Wavy(48, 3)), samples(40, 3, 4, 4, low=bounds[0], high=bounds[1])
     y = model(x).argmax(1)
     y[::4] = (y[::4] + 1) % 3
     attacks = {"weak": PGD(0.01, 0.01, 2), "strong": PGD(0.1, 0.05, 5)}
@@ -210,7 +210,10 @@ def test_features_against_direct_computation(bounds):
     ]
     for layer, kind, mixed, crossed, wrong in found.rows:
         x_adv = dataclasses.replace(attacks[kind], bounds=bounds)(model, x, y) if kind in attacks else x
-        for name, output, natural in (("0", x_adv.flatten(1), x.flatten(1)), ("1", model(x_adv), model(x))):
+        for name, output, natural in (
+            ("0", x_adv.flatten(1), x.flatten(1)),
+            ("1", model(x_adv).float(), model(x).float()),
+        ):
             if name == layer:
                 torch.testing.assert_close(found.outputs[layer][kind], output)
                 assert (mixed, crossed) == (mixing(output, y), mixing(output, y, natural=natural))

@@ -12,7 +12,7 @@ from fastadv.data import Dataset
 from fastadv.evaluation import evaluate
 from fastadv.models import LeNet5
 
-pytestmark = pytest.mark.usefixtures("seed_zero")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
 
 EPS = 0.05
 ATTACKS: dict[str, Attack] = {

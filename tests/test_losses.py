@@ -6,6 +6,8 @@ from torch import Tensor
 
 from fastadv.losses import LOSSES, cross_entropy, dlr, kl, margin
 
+pytestmark = pytest.mark.numerics
+
 
 def logits_and_labels(n: int = 64, classes: int = 10, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ import torch
 from test_attacks import SHAPE, assert_equal, every, linf
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from toys import BatchNormNet, Wavy, labels, samples, traces
+from toys import BatchNormNet, Wavy, labels, quick, samples, traces
 
 from fastadv import ops
 from fastadv.attacks import EPGD, PGD, Attack, Noise
@@ -143,7 +143,7 @@ def compiler():
 
 
 @every
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", quick(["eager", "aot_eager"], "eager"))
 def test_compiled_models(attack, backend, compiler, monkeypatch):
     monkeypatch.setitem(ops.MISSING, "cpu", "gradients are to be PyTorch's on both sides, to the bit")
     model = Plain().train()
@@ -163,6 +163,7 @@ def test_a_model_is_compiled_a_few_times_only(attack, compiler):
     assert 1 <= counter.frame_count <= 6
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default")  # those of PyTorch's own on loading its compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor(compiler):

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fastadv import ops
 
+pytestmark = pytest.mark.numerics
+
 WIDE = {"lo": -math.inf, "hi": math.inf}
 FLOATS = [torch.float32, torch.float64]
 

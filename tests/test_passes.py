@@ -15,6 +15,8 @@ from fastadv import ops
 from fastadv.attacks import PGD, Square, _passes
 from fastadv.attacks._passes import faster_passes
 
+pytestmark = pytest.mark.numerics
+
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 kernels = torch.ops.fastadv

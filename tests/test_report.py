@@ -384,6 +384,7 @@ def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 # ----------------------------------------------------------------------------------------------------- in the browser
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: the page is not looked at in a browser")
 @pytest.mark.parametrize("width", [375, 1280])
 def test_in_chromium(width: int, folders: Path, tmp_path: Path) -> None:

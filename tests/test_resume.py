@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from toys import quick
 
 import fastadv.__main__ as command_line
 from fastadv.commands import _train
@@ -90,7 +91,7 @@ def same(one: Path, other: Path) -> bool:
     return torch.equal(bits, others) and json.dumps(rows) == json.dumps(told)  # NaN is equal to itself here
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick(METHODS, "standard", "smd", "cat"))
 def test_a_killed_run_goes_on_to_the_same_bits(method, tmp_path):
     """Killed after a random step, or in the midst of writing a checkpoint: the third of its files, or a later one."""
     chance = random.Random(method)
@@ -544,16 +545,18 @@ def environ() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
+@pytest.mark.thorough
 def test_torchrun_trains_as_one_process_and_goes_on_after_a_death(tmp_path):
-    killed = torchrun(tmp_path, command("smd", tmp_path / "two"), at=6)
+    sgd = ["--optimizer", "sgd", "--lr", "0.01"]  # Adam makes whole steps of what rounding leaves of no gradient
+    killed = torchrun(tmp_path, command("smd", tmp_path / "two", *sgd), at=6)
     assert killed.returncode != 0
     assert "exitcode" in killed.stderr, "torchrun says which process died"
     assert "all is saved" not in killed.stderr
     assert load_checkpoint(tmp_path / "two")["epoch"] == 1
-    again = torchrun(tmp_path, command("smd", tmp_path / "two"))
+    again = torchrun(tmp_path, command("smd", tmp_path / "two", *sgd))
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("smd: epoch 2/2") == 1, "one of them speaks"
-    assert run(command("smd", tmp_path / "one")) == 0
+    assert run(command("smd", tmp_path / "one", *sgd)) == 0
     (weights, rows), (alone, expected) = result(tmp_path / "two"), result(tmp_path / "one")
     torch.testing.assert_close(weights, alone, rtol=2e-3, atol=2e-3)
     for row, wanted in zip(rows, expected, strict=True):
@@ -561,6 +564,7 @@ def test_torchrun_trains_as_one_process_and_goes_on_after_a_death(tmp_path):
     assert (tmp_path / "two" / "table.csv").is_file()
 
 
+@pytest.mark.thorough
 def test_torchrun_that_is_told_to_end_saves(tmp_path):
     folder = tmp_path / "two"
     script = tmp_path / "worker.py"
@@ -624,6 +628,7 @@ def test_only_a_process_that_is_gone_is_called_so(tmp_path, monkeypatch, capfd):
 # Where metrics go
 
 
+@pytest.mark.thorough
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -635,6 +640,7 @@ def test_tensorboard(tmp_path):
     assert [each.step for each in events.Scalars("clean_accuracy")] == [1, 2]
 
 
+@pytest.mark.thorough
 def test_wandb_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -650,6 +656,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     assert kept.stat().st_size > 0
 
 
+@pytest.mark.thorough
 def test_wandb_has_a_run_for_each_method_and_goes_on_with_it(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -57,7 +57,10 @@ def has_float16() -> bool:
     return "__FLT16_MANT_DIG__" in macros.stdout
 
 
-pytestmark = pytest.mark.skipif(not has_float16(), reason="no c++ with _Float16 (g++ 12 or later): no SIMT run")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(not has_float16(), reason="no c++ with _Float16 (g++ 12 or later): no SIMT run"),
+]
 
 
 @cache

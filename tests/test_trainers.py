@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
+from toys import BatchNormNet, InDouble, Wavy, labels, linear, partly_frozen, samples, traces
 
 from fastadv.attacks import ANPGD, DDN, DRA, EPGD, FAB, FGSM, PGD, DeepFool, DynamicPGD, FriendlyPGD, OneStepTargeted
 from fastadv.data import Dataset, load
@@ -51,7 +51,7 @@ from fastadv.trainers import (
 )
 from fastadv.trainers._adversarial import both
 
-pytestmark = pytest.mark.usefixtures("seed_zero")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
 
 ADVERSARIAL = {name: method for name, method in METHODS.items() if method is not Standard}
 SMOOTHED = [method for method in METHODS.values() if hasattr(method, "label_smoothing")]
@@ -525,8 +525,8 @@ def test_tau_by_a_function_or_fixed():
 def test_tau_rises_in_training(images):
     """More gradients from the epoch after the one where tau rises, with weights that stay."""
     method = Friendly(attack=FriendlyPGD(**EPS), tau_schedule=[2])
-    _, history = trained(lambda: method, images, epochs=3, lr=0)
-    model = lenet()
+    model = InDouble(lenet())
+    history = fit(model, method, images, epochs=3, batch_size=12, lr=0)
     for row, tau in zip(history, (0, 0, 1), strict=True):
         ids = torch.arange(24) + (row["epoch"] - 1) * 24
         grads = FriendlyPGD(**EPS, tau=tau).run(model, images.x, images.y, ids).grads
@@ -1315,6 +1315,7 @@ def test_a_loss_that_is_not_finite_is_an_error(images):
     assert len(rows) == 1
 
 
+@pytest.mark.thorough
 def test_blind_training_makes_a_network_more_robust():
     train, test = load("fashion-mnist-mini", "train").take(1500), load("fashion-mnist-mini", "test").take(200)
     pgd = PGD(0.1, alpha=0.01, steps=20, random_start=0.5)

@@ -8,7 +8,7 @@ from toys import BatchNormNet, labels, partly_frozen, samples, traces
 
 from fastadv.attacks import FAB, FGSM, PGD, Attack, AutoAttack, DeepFool, Tuned, tuned
 
-pytestmark = pytest.mark.usefixtures("seed_zero")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
 
 
 class Noted(nn.Module):

@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from fastadv.runs import Run
 
 
+def quick(values: Iterable, *some: object) -> list:
+    """Parameters for `pytest.mark.parametrize`: `make test` runs `some` of them, `make test-thorough` the others."""
+    return [value if value in some else pytest.param(value, marks=pytest.mark.thorough) for value in values]
+
+
 def samples(
     n: int, *shape: int, low: float = 0.0, high: float = 1.0, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Tensor:
@@ -40,9 +45,9 @@ class Wavy(nn.Module):
     Each sample alone, in double precision, without a matrix product: the same bits in whatever batch.
     """
 
-    def __init__(self, features: int, classes: int):
+    def __init__(self, features: int, classes: int, seed: int = 2):
         super().__init__()
-        generator = torch.Generator().manual_seed(2)
+        generator = torch.Generator().manual_seed(seed)
         v, w = torch.randn(2, classes, features, generator=generator, dtype=torch.float64)
         self.v, self.w = nn.Parameter(v), nn.Parameter(w)
 
@@ -50,6 +55,20 @@ class Wavy(nn.Module):
         x = x.double().flatten(1)
         t = 8 * x * (x - 1) + 1
         return torch.stack([((v * t + w) * t).sum(1) for v, w in zip(self.v, self.w, strict=True)], dim=1)
+
+
+class InDouble(nn.Module):
+    """`network` in double precision, on float32 samples.
+
+    Batch and processor still change the last bits, but not the sign of a gradient or a prediction.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.double())
 
 
 class BatchNormNet(nn.Sequential):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from .. import models
 from ..attacks import ATTACKS, Attack, MultiAttack
 from ..data import AUGMENTATIONS, Dataset, load
 from ..evaluation import PROTOCOL
@@ -100,6 +101,7 @@ class Training(Data, Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        models.find(self.model)  # before the data are read
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
         for name in ("per_class", "held_out", "save_every", "keep_every"):

@@ -37,6 +37,7 @@ __all__ = [
     "TwoCirclesNet",
     "WideResNet",
     "build",
+    "find",
     "with_cosine_head",
 ]
 
@@ -69,13 +70,18 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 }
 
 
+def find(name: str) -> Callable[[tuple[int, ...], int], nn.Module]:
+    """The entry of `MODELS` called `name`. Raises ValueError for an unknown name."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}{hint}")
+    return MODELS[name]
+
+
 def build(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     """The network called `name`, initialised from torch's global generator, for samples of `shape`.
 
     Raises ValueError for an unknown name, or a shape that the network cannot take.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}{hint}")
-    return MODELS[name](tuple(shape), classes)
+    return find(name)(tuple(shape), classes)
