@@ -11,7 +11,7 @@ from fastadv import attacks
 from fastadv.attacks import FABT, PGD, Attack, Model, Noise
 from fastadv.compat.autoattack import AutoAttack
 
-pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
+pytestmark = pytest.mark.numerics
 
 MODEL, X = Wavy(48, 5), samples(60, 3, 4, 4)
 Y = MODEL(X).argmax(1)

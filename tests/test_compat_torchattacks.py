@@ -176,6 +176,13 @@ def test_noise_follows_the_generator_of_torch():
     assert torch.equal(torchattacks.PGD(MODEL)(X, Y), second)
 
 
+@pytest.mark.parametrize("name", ["FGSM", "BIM", "MIFGSM", "CW", "DeepFool", "FAB"])
+def test_attacks_without_noise_leave_the_generator_alone(name):
+    before = torch.get_rng_state()
+    getattr(torchattacks, name)(MODEL, **QUICK.get(name, {}))(X, Y)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_seed_of_its_own_is_keyed_by_sample():
     whole, before = made("PGD")(X, Y), torch.get_rng_state()
     parts, ids = made("PGD"), torch.arange(24)

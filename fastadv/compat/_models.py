@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Attack, Model, _attack, checked_logits, isolated
+from ..attacks import Attack, Model, checked_logits, isolated
+from ..attacks._attack import drawn_seed
 from ..models import Normalize
 
 
@@ -28,9 +29,9 @@ def logits_at(model: Model, x: Tensor) -> Tensor:
 
 def drawn(seed: int | None) -> int:
     """`seed`, or a number from PyTorch's generator where it is None."""
-    return _attack.drawn_seed() if seed is None else seed
+    return drawn_seed() if seed is None else seed
 
 
 def seeded(attack: Attack) -> Attack:
     """`attack`, with a number from PyTorch's generator for its seed where it has none and needs one."""
-    return attack.seeded(_attack.drawn_seed()) if attack.seed is None and attack.is_random else attack
+    return attack.seeded(drawn_seed()) if attack.seed is None and attack.is_random else attack
