@@ -183,7 +183,7 @@ def _lock(folder: Path) -> int:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -351,7 +351,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -382,13 +382,14 @@ def _written(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]
         cause = error if isinstance(error, OSError) else error.__context__  # torch raises its own on a full disk
         if not isinstance(cause, OSError) or cause.errno is None:
             raise
-        raise _unwritable(path, cause) from error
+        raise unwritable(path, cause) from error
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
-def _unwritable(path: Path, error: OSError) -> OSError:
+def unwritable(path: Path, error: OSError) -> OSError:
+    """The error that says why `path` cannot be written, and what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return type(error)(
         f"cannot write {path} ({error.strerror}): what was there stays as it was. "

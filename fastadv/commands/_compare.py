@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from rich.markup import escape
 
 from .. import report
 from ..info import environment
-from ..runs import CONFIG, Run, in_use, make_folder, write_text
+from ..runs import CONFIG, Run, in_use, make_folder, unwritable, write_text
 from ..trainers import METHODS, Stopped
 from ._estimate import estimate
 from ._launch import launched
@@ -86,18 +87,22 @@ class Running:
         if holder := in_use(job.folder):  # the process would be refused as well
             raise BlockingIOError(f"{holder} still trains it: wait for it, or stop it")
         flags = ["--config", str(job.folder / CONFIG), "--out", str(job.folder), "--resume", "auto"]
-        with job.log.open("a") as log:
+        command = command_line("train", job.method, *flags)
+        try:
+            log = job.log.open("ab")
+        except OSError as error:
+            raise unwritable(job.log, error) from None
+        with log:
             self.told = log.tell()
-            command = command_line("train", job.method, *flags)
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | place)
 
     def pass_on(self) -> None:
         """Says what training has said since the last call, a line an epoch."""
-        with self.job.log.open() as log:
+        with self.job.log.open("rb") as log:
             log.seek(self.told)
-            *lines, _ = log.read().split("\n")
-        self.told += sum(len(line.encode()) + 1 for line in lines)
-        for line in lines:
+            *lines, _ = log.read().split(b"\n")
+        self.told += sum(len(line) + 1 for line in lines)
+        for line in (line.decode(errors="replace") for line in lines):
             if line.startswith(f"{self.job.method}: "):
                 say(escape(self.job.name + line.removeprefix(self.job.method)))
 
@@ -184,7 +189,9 @@ def run_all(jobs: Sequence[Job], free: list[dict[str, str]], stop: Callable[[], 
                     say(
                         f"{each.job.name}: failed, with exit status {each.process.returncode}; {each.job.log} ends with"
                     )
-                    say(escape("\n".join(each.job.log.read_text().splitlines()[-8:])))
+                    say(escape("\n".join(each.job.log.read_text(errors="replace").splitlines()[-8:])))
+                    if not shutil.disk_usage(each.job.folder).free:
+                        say("the disk is full, and the log may lack the reason: make room")
                     failed.append(each.job)
     finally:
         for each in running:
