@@ -31,7 +31,7 @@ BELOW = {
     "trainers": "ops losses attacks data.Dataset",
     "evaluation": "ops losses attacks data.Dataset",
     "recipes": "ops losses attacks data models trainers evaluation",
-    "report": "ops losses attacks data.Dataset trainers evaluation recipes",
+    "report": "ops losses attacks data.Dataset runs trainers evaluation recipes",
     "compat": "ops models runs attacks",
     "commands": "ops losses models data runs info attacks trainers evaluation recipes report",
     "__main__": "info memory trainers commands",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.markup import escape
 
 from .. import report
 from ..info import environment
@@ -88,7 +87,7 @@ class Running:
         self.told += sum(len(line.encode()) + 1 for line in lines)
         for line in lines:
             if line.startswith(f"{self.job.method}: "):
-                say(escape(self.job.name + line.removeprefix(self.job.method)))
+                say(self.job.name + line.removeprefix(self.job.method))
 
 
 def compare(names: Sequence[str], options: Training, testing: Testing, how: Comparison) -> None:
@@ -172,7 +171,7 @@ def run_all(jobs: Sequence[Job], free: list[dict[str, str]], stop: Callable[[], 
                     say(
                         f"{each.job.name}: failed, with exit status {each.process.returncode}; {each.job.log} ends with"
                     )
-                    say(escape("\n".join(each.job.log.read_text().splitlines()[-8:])))
+                    say("\n".join(each.job.log.read_text().splitlines()[-8:]))
                     failed.append(each.job)
     finally:
         for each in running:
@@ -189,6 +188,6 @@ def conclude(folder: Path, runs: Mapping[tuple[str, int], report.RunFolder]) -> 
     console.print(report.runs_table(whole))
     for (method, seed), run in runs.items():
         for finding in run.findings:
-            say(f"[yellow]{method}, seed {seed}: {escape(finding)}[/yellow]")
+            say(f"{method}, seed {seed}: {finding}", "yellow")
     page = report.write_report([whole], folder)
     say(f"written: {folder / 'table.csv'}, {page}, and a folder a run")

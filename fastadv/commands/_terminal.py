@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 console = Console(width=None if sys.stdout.isatty() else 130)
 
@@ -20,9 +21,11 @@ def progress(title: str, unit: str) -> Iterator[Callable[..., None]]:
 
     A third argument, figures on any device, is shown twice a second at the most.
     """
-    rate = TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s")
-    said = TextColumn("{task.fields[said]}")
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, said]
+    description, rate, said = (
+        TextColumn(text, markup=False)
+        for text in ("{task.description}", f"{{task.fields[rate]:.1f}} {unit}/s", "{task.fields[said]}")
+    )
+    columns = [description, BarColumn(), MofNCompleteColumn(), rate, said]
     bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
     started = time.monotonic()
     with bar if console.is_terminal else nullcontext():
@@ -66,5 +69,6 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def say(line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+def say(line: str, style: str = "") -> None:
+    """Prints a line as it is, without markup: names may have brackets in them."""
+    console.print(Text(line, style), soft_wrap=True)
