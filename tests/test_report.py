@@ -3,8 +3,10 @@
 import csv
 import json
 import re
+import resource
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,10 +22,10 @@ from fastadv import report
 from fastadv.__main__ import main
 from fastadv.attacks import FGSM, DeepFool
 from fastadv.data import Dataset
-from fastadv.evaluation import AACurve, Evaluation, Finding, Outcome, Result, evaluate
+from fastadv.evaluation import AACurve, CorruptionAccuracy, Evaluation, Finding, Outcome, Result, evaluate
 from fastadv.recipes import Figure
 from fastadv.report import Entry, paired_bootstrap, read_run, write_evaluation, write_table
-from fastadv.report._plots import plot_lines
+from fastadv.report._plots import draw_examples, plot_lines
 from fastadv.runs import Run
 
 N = 200
@@ -441,3 +443,45 @@ def test_a_learning_rate_that_never_changes_is_not_drawn(second: float, drawn: b
     page_of(tmp_path / "out", tmp_path / "run")
     assert (tmp_path / "out" / "training_lr.png").exists() == drawn
     assert (tmp_path / "out" / "training_loss.png").exists()
+
+
+# --------------------------------------------------------------------------------------------- whole files, any images
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 6, 13])
+def test_examples_of_images_with_any_number_of_bands(bands: int) -> None:
+    """One band is grey, three are colours; of others, as many of the first are drawn, and the title says so."""
+    data = Dataset(samples(6, bands, 4, 4), torch.arange(6) % 3, ("a", "b", "c"))
+    figure = draw_examples({"it": (linear(16 * bands, 3), FGSM(0.1))}, data, "FGSM", 3)
+    first = figure.axes[0].images[0].get_array()
+    image = data.x[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(first, image[:, :, :3] if bands >= 3 else image[:, :, 0])
+    said = {1: "", 2: "; drawn: band 1 of 2", 3: ""}.get(bands, f"; drawn: bands 1 to 3 of {bands}")
+    assert figure.get_suptitle() == f"FGSM: predicted classes, red where wrong in the end{said}"
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "table.csv": lambda path: write_table([Entry("it", evaluation(180, 100))], THETA, path),
+    "records.csv": lambda path: report.write_records([report.StepsRow("pgd" * 40, 1, 0.5, 0.4, 0.6)], path),
+    "confusion.csv": lambda path: report.write_confusion(torch.ones(40, 40), [str(i) for i in range(40)], path),
+    "corruptions.csv": lambda path: report.write_corruptions(CorruptionAccuracy({"blur" * 40: {1: 0.5}}), {}, path),
+    "figure.png": lambda path: plot_lines({"a": {0.0: 1.0}}, "x", "y", path),
+    "figure.svg": lambda path: plot_lines({"a": {0.0: 1.0}}, "x", "y", path),
+    "report.html": lambda path: report.write_report([], path.parent),
+}
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS.items(), ids=WRITERS)
+def test_a_full_disk_leaves_what_was_there(name: str, write: Callable[[Path], object], tmp_path: Path) -> None:
+    """No file grows beyond 64 bytes here, as on a disk that is full."""
+    (tmp_path / name).write_text("before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "before"}
+    write(tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 64

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.markup import escape
 
 from .. import report
 from ..info import environment
@@ -104,7 +103,7 @@ class Running:
         self.told += sum(len(line) + 1 for line in lines)
         for line in (line.decode(errors="replace") for line in lines):
             if line.startswith(f"{self.job.method}: "):
-                say(escape(self.job.name + line.removeprefix(self.job.method)))
+                say(self.job.name + line.removeprefix(self.job.method))
 
 
 def compare(names: Sequence[str], options: Training, testing: Testing, how: Comparison) -> None:
@@ -175,7 +174,7 @@ def run_all(jobs: Sequence[Job], free: list[dict[str, str]], stop: Callable[[], 
                 try:
                     running.append(Running(job, place))
                 except BlockingIOError as error:
-                    say(escape(f"{job.name}: {error}"))
+                    say(f"{job.name}: {error}")
                     free.append(place)
                     failed.append(job)
             time.sleep(0.1)
@@ -189,7 +188,7 @@ def run_all(jobs: Sequence[Job], free: list[dict[str, str]], stop: Callable[[], 
                     say(
                         f"{each.job.name}: failed, with exit status {each.process.returncode}; {each.job.log} ends with"
                     )
-                    say(escape("\n".join(each.job.log.read_text(errors="replace").splitlines()[-8:])))
+                    say("\n".join(each.job.log.read_text(errors="replace").splitlines()[-8:]))
                     if not shutil.disk_usage(each.job.folder).free:
                         say("the disk is full, and the log may lack the reason: make room")
                     failed.append(each.job)
@@ -208,6 +207,6 @@ def conclude(folder: Path, runs: Mapping[tuple[str, int], report.RunFolder]) -> 
     console.print(report.runs_table(whole))
     for (method, seed), run in runs.items():
         for finding in run.findings:
-            say(f"[yellow]{method}, seed {seed}: {escape(finding)}[/yellow]")
+            say(f"{method}, seed {seed}: {finding}", "yellow")
     written = [folder / "table.csv", *drawn(report.write_report, [whole], folder)]
     say(f"written: {', '.join(map(str, written))}, and a folder a run")

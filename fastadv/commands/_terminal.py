@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 console = Console(width=None if sys.stdout.isatty() else 130)
 
@@ -22,9 +22,11 @@ def progress(title: str, unit: str) -> Iterator[Callable[..., None]]:
 
     A third argument, figures on any device, is shown twice a second at the most.
     """
-    rate = TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s")
-    said = TextColumn("{task.fields[said]}")
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, said]
+    description, rate, said = (
+        TextColumn(text, markup=False)
+        for text in ("{task.description}", f"{{task.fields[rate]:.1f}} {unit}/s", "{task.fields[said]}")
+    )
+    columns = [description, BarColumn(), MofNCompleteColumn(), rate, said]
     bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
     started = time.monotonic()
     with bar if console.is_terminal else nullcontext():
@@ -73,7 +75,7 @@ def drawn(plot: Callable[..., Path], *of: Any) -> list[Path]:
     try:
         return [plot(*of)]
     except Exception as error:  # figures are the last step: none may cost what was measured
-        say(f"[yellow]{escape(Path(of[-1]).name)} was not drawn: {escape(first_line(error))}[/yellow]")
+        say(f"{Path(of[-1]).name} was not drawn: {first_line(error)}", "yellow")
         return []
 
 
@@ -82,5 +84,6 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def say(line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+def say(line: str, style: str = "") -> None:
+    """Prints a line as it is, without markup: names may have brackets in them."""
+    console.print(Text(line, style), soft_wrap=True)

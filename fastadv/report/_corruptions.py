@@ -1,6 +1,5 @@
 """Accuracy under common corruptions, as a table and as bars."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from ..evaluation import CorruptionAccuracy
 from ._plots import save
+from ._text import text_table, write_csv
 
 
 def _lines(found: CorruptionAccuracy, means: Mapping[str, Sequence[str]]) -> list[list[str]]:
@@ -27,19 +27,12 @@ def _lines(found: CorruptionAccuracy, means: Mapping[str, Sequence[str]]) -> lis
 def corruptions_table(found: CorruptionAccuracy, means: Mapping[str, Sequence[str]], title: str) -> Table:
     """For a terminal: a line a corruption, then one for each of `means`, which name corruptions by a title."""
     head, *lines = _lines(found, means)
-    shown = Table(title=title, title_justify="left")
-    for name in head:
-        shown.add_column(name, justify="left" if name == head[0] else "right")
-    for line in lines:
-        shown.add_row(*line)
-    return shown
+    return text_table(head, lines, left=head[:1], title=title)
 
 
 def write_corruptions(found: CorruptionAccuracy, means: Mapping[str, Sequence[str]], path: Path) -> Path:
     """The same table as CSV."""
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(_lines(found, means))
-    return path
+    return write_csv(path, _lines(found, means))
 
 
 def plot_corruptions(found: CorruptionAccuracy, title: str, path: Path) -> Path:

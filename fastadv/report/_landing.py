@@ -1,6 +1,5 @@
 """Where attacks land, as a table and as a picture."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +7,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ._plots import save
+from ._text import write_csv
 
 
 def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Path:
     """Counts [K, K] as CSV: a line a true class, a column a predicted one."""
-    with path.open("w", newline="") as file:
-        lines = ([name, *counts] for name, counts in zip(classes, confusion.tolist(), strict=True))
-        csv.writer(file).writerows([["true class", *classes], *lines])
-    return path
+    lines = ([name, *counts] for name, counts in zip(classes, confusion.tolist(), strict=True))
+    return write_csv(path, [["true class", *classes], *lines])
 
 
 def plot_confusion(confusion: Tensor, classes: Sequence[str], title: str, path: Path) -> Path:

@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..runs import write_text
 from ._compare import (
     Grid,
     Published,
@@ -65,7 +67,7 @@ def write_report(runs: Sequence[RunFolder], folder: Path) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     path = folder / "report.html"
-    path.write_text(environment.get_template("page.html").render(page=page), encoding="utf-8")
+    write_text(path, environment.get_template("page.html").render(page=page))
     return path
 
 
@@ -83,7 +85,8 @@ class Page:
         self.sections = [section for part in parts for section in part() if section.grids or section.pictures]
 
     def draw(self, name: str, caption: str, sources: Sequence[Path], plot: Callable[[Path], Any]) -> Picture:
-        """Draws a figure as SVG, which the page holds, and as PNG."""
+        """Draws a figure as SVG, which the page holds, and as PNG, in files called `name` as far as that can be."""
+        name = re.sub(r"[^\w.-]+", "_", name)
         stem = next(each for i in itertools.count() if (each := f"{name}-{i}" if i else name) not in self.drawn)
         self.drawn.add(stem)
         plot(self.folder / f"{stem}.png")
@@ -180,7 +183,7 @@ class Page:
         """A picture for each attack of accuracies by model and place on the `axis`, where there are two besides 0."""
         return [
             self.draw(
-                f"{axis}_{attack.replace(' ', '_')}",
+                f"{axis}_{attack}",
                 f"Accuracy under {attack} over its {what}",
                 files,
                 partial(plot_lines, of_models, axis, f"accuracy under {attack}, %", percent=True, among=self.order),

@@ -8,22 +8,36 @@ from pathlib import Path
 import torch
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from .. import ops
 from ..attacks import Attack, Model, classify
 from ..data import Dataset
 from ..evaluation import AACurve
+from ..runs import replace_file
 
 History = Sequence[Mapping[str, float]]
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG or SVG, the same bytes for the same figure."""
-    with rc_context({"svg.hashsalt": "fastadv"}):
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=150, bbox_inches="tight", metadata=metadata)
+    """Writes a figure as PNG or SVG, all of it or nothing, the same bytes for the same figure.
+
+    Names in it are text: a dollar sign begins no formula. Raises OSError where the file cannot be written.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_wrap(text.get_wrap() and "$" not in text.get_text())  # to wrap it, matplotlib would parse it still
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    how = {"format": path.suffix[1:], "dpi": 150, "bbox_inches": "tight", "metadata": metadata}
+    with rc_context({"svg.hashsalt": "fastadv", "text.parse_math": False}):  # the latter for ticks that are yet to come
+        replace_file(path, lambda file: figure.savefig(file, **how))
     return path
+
+
+def in_legend(name: str) -> str:
+    """A name as legends show it: matplotlib leaves out those that begin with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def plot_lines(
@@ -43,7 +57,7 @@ def plot_lines(
     axes = figure.subplots()
     for label, points in lines.items():
         x = sorted(points)
-        axes.plot(x, [points[value] for value in x], marker=".", label=label, **_look(label, among or list(lines)))
+        axes.plot(x, [points[value] for value in x], marker=".", **_look(label, among or list(lines)))
     axes.ticklabel_format(useOffset=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (0, 100)} if percent else {}))
     if xlabel == "epoch":
@@ -58,9 +72,9 @@ def _style(i: int) -> str:
     return ("-", ":", "--", "-.")[i // 10 % 4]
 
 
-def _look(name: str, among: Sequence[str]) -> dict[str, str]:
+def _look(name: str, among: Sequence[str], label: str = "") -> dict[str, str]:
     place = list(among).index(name)
-    return {"color": f"C{place}", "linestyle": _style(place)}
+    return {"color": f"C{place}", "linestyle": _style(place), "label": in_legend(label or name)}
 
 
 def _legend_below(figure: Figure) -> None:
@@ -85,7 +99,7 @@ def plot_distances(
         nearest = curve.flips[curve.correct].amin(1).clamp(max=limit)
         counts = torch.histogram(nearest.cpu().float(), edges)[0]
         label = f"{name}: {int(curve.correct.sum())} correct"
-        axes.stairs(counts.tolist(), edges.tolist(), label=label, **_look(name, among or list(curves)))
+        axes.stairs(counts.tolist(), edges.tolist(), **_look(name, among or list(curves), label))
     axes.set(xlabel=f"margin: size of the smallest perturbation ({attack}, RMS norm)", ylabel="test samples")
     axes.set(xlim=(0, limit), ylim=(0, None))
     axes.grid(alpha=0.3)
@@ -117,7 +131,7 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path
     for i, (label, bars) in enumerate(values.items()):
         places = [names.index(name) + (i + 0.5) * height - 0.4 for name in bars]
         colour = _look(label, among or list(values))["color"]
-        axes.barh(places, list(bars.values()), height, color=colour, label=label)
+        axes.barh(places, list(bars.values()), height, color=colour, label=in_legend(label))
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.set(xlabel=xlabel, xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
@@ -136,7 +150,7 @@ def draw_panels(
         axes = figure.add_subplot(rows, columns, place)
         for i, (label, points) in enumerate(lines.items()):
             x = sorted(value for value in points if value is not None)
-            axes.plot(x, [points[value] for value in x], _style(i), color=f"C{i}", marker=".", label=label)
+            axes.plot(x, [points[value] for value in x], _style(i), color=f"C{i}", marker=".", label=in_legend(label))
             if None in points:
                 axes.axhline(points[None], color=f"C{i}", linestyle="--", linewidth=1)
         axes.set_title(name, fontsize="medium")
@@ -157,7 +171,7 @@ def plot_aa_curves(
     budgets = [2 * theta * i / 200 for i in range(201)]
     for name, curve in curves.items():
         label = f"{name}: avg-AA({theta:g}) = {100 * curve.average(theta):.1f}"
-        axes.plot(budgets, [100 * curve(eps) for eps in budgets], label=label, **_look(name, among or list(curves)))
+        axes.plot(budgets, [100 * curve(eps) for eps in budgets], **_look(name, among or list(curves), label))
     axes.axvline(theta, color="0.7", linewidth=1, linestyle="--")
     axes.set(xlabel=f"budget eps ({attack}, RMS norm)", ylabel="adversarial accuracy AA(eps), %")
     axes.set(xlim=(0, 2 * theta), ylim=(0, 100))
@@ -173,7 +187,7 @@ def plot_history(histories: Mapping[str, History], path: Path) -> Path:
     for i, (name, history) in enumerate(histories.items()):
         for key, style in (("clean_accuracy", "-"), ("adversarial_accuracy", "--")):
             if key in history[0]:
-                label = f"{name}, {key.split('_')[0]}"
+                label = in_legend(f"{name}, {key.split('_')[0]}")
                 values = [100 * row[key] for row in history]
                 axes.plot([row["epoch"] for row in history], values, style, color=f"C{i}", marker=".", label=label)
     axes.set(xlabel="epoch", ylabel="accuracy on training data, %", ylim=(0, 100))
@@ -239,14 +253,15 @@ def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, titl
 
     A pair of rows for each of `cases`. The perturbation is stretched so that its largest entry is black or white; above
     it stand that entry, the mean of all and its RMS. Above the adversarial image stands what the model predicts for the
-    clean one and for this one, in red where the latter is wrong. Raises ValueError for data that are not images.
+    clean one and for this one, in red where the latter is wrong. Of images with other than one or three bands, the
+    first three are drawn, of two the first, and the title says so. Raises ValueError for data that are not images.
     """
     if len(data.sample_shape) != 3:
         raise ValueError(f"examples can be drawn of images only, not of samples of shape {data.sample_shape}")
     places = [int((data.y == k).nonzero()[0]) for k in range(len(data.classes)) if bool((data.y == k).any())][:count]
     ids = torch.tensor(places, device=data.y.device)
     chosen, (lo, hi) = data.subset(ids), data.bounds
-    x, y = chosen.x, chosen.y
+    x, y, bands = chosen.x, chosen.y, len(chosen.x[0])
 
     rows = 1 + 2 * len(cases)
     figure = Figure(figsize=(1.5 * len(x), 1.75 * rows), layout="constrained")
@@ -255,7 +270,7 @@ def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, titl
     def draw(row: int, label: str, pictures: Tensor, titles: list[str], wrong: Tensor | None = None) -> None:
         for i, axes in enumerate(grid[row]):
             image = ((pictures[i] - lo) / (hi - lo)).permute(1, 2, 0).numpy(force=True)
-            axes.imshow(image[:, :, 0] if image.shape[2] == 1 else image, "gray", vmin=0, vmax=1)
+            axes.imshow(image[:, :, :3] if bands >= 3 else image[:, :, 0], "gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.set_title(titles[i], fontsize=8, color="tab:red" if wrong is not None and wrong[i] else "black")
         grid[row, 0].set_ylabel(label, fontsize=8)
@@ -273,5 +288,6 @@ def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, titl
         names = (*data.classes, "NaN")  # the last is number -1
         classes = [f"clean: {names[a]}\nhere: {names[b]}" for a, b in zip(before, after, strict=True)]
         draw(2 * m + 2, f"{name}\nadversarial", x_adv, classes, after != y)
-    figure.suptitle(f"{title}: predicted classes, red where wrong in the end", fontsize=9)
+    drawn = "" if bands in (1, 3) else f"; drawn: {'bands 1 to 3' if bands > 3 else 'band 1'} of {bands}"
+    figure.suptitle(f"{title}: predicted classes, red where wrong in the end{drawn}", fontsize=9)
     return figure

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..recipes import Figure, Recipe
 from ._plots import History, draw_gradients, draw_panels, save
+from ._text import text_table, write_csv
 
 
 def figure_text(value: float, figure: Figure) -> str:
@@ -19,34 +20,27 @@ def figure_text(value: float, figure: Figure) -> str:
 
 def figures_table(recipe: Recipe, figures: Sequence[Figure], settings: str) -> Table:
     """The figures of one recipe for a terminal: measured with `settings`, printed, and the difference."""
-    caption = f"{settings}; printed: {recipe.paper}"
-    shown = Table(title=f"{recipe.name}: {recipe.row}", caption=caption, title_justify="left", caption_justify="left")
-    for head in ("", "measured", "printed", "difference"):
-        shown.add_column(head, justify="left" if not head else "right")
+    lines = []
     for figure in figures:
         printed, difference = "", ""
         if figure.printed is not None:
             printed, difference = f"{figure.printed:g}", figure_text(figure.measured - figure.printed, figure)
             difference = difference if difference.startswith("-") else f"+{difference}"
-        shown.add_row(figure.name, figure_text(figure.measured, figure), printed, difference)
-    return shown
+        lines.append((figure.name, figure_text(figure.measured, figure), printed, difference))
+    heads, caption = ("", "measured", "printed", "difference"), f"{settings}; printed: {recipe.paper}"
+    return text_table(heads, lines, left=heads[:1], title=f"{recipe.name}: {recipe.row}", caption=caption)
 
 
 def records_table(rows: Sequence[Any], title: str) -> Table:
     """Named tuples for a terminal."""
-    shown = Table(title=title, title_justify="left")
-    for name in rows[0]._fields:
-        shown.add_column(name)
-    for row in rows:
-        shown.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
-    return shown
+    heads = rows[0]._fields
+    lines = (["" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows)
+    return text_table(heads, lines, left=heads, title=title)
 
 
 def write_records(rows: Sequence[Any], path: Path) -> Path:
     """Named tuples as CSV."""
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([rows[0]._fields, *rows])
-    return path
+    return write_csv(path, [rows[0]._fields, *rows])
 
 
 def figures_csv(figures: Sequence[Figure]) -> str:

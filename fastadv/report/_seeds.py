@@ -8,7 +8,8 @@ from rich.table import Table
 
 from ._compare import Cell, Grid, Tested, comparison
 from ._folders import RunFolder, labels
-from ._table import LOWER_IS_BETTER, cell_text, write_rows
+from ._table import LOWER_IS_BETTER, cell_above, cell_text, write_rows
+from ._text import text_table
 
 SEEDS = "The mean over seeds and, after ±, the standard deviation of one seed's figure (of n - 1), from summary.csv."
 
@@ -66,12 +67,8 @@ def runs_table(run: RunFolder) -> Table:
     about = models[0].about
     note = f"accuracy in %, {len(models[0].right)} test samples of {about['data']}; attacked label: {about['label']}"
     seeds = "; mean ± standard deviation over n seeds" if run.summary else ""
-    shown = Table("method", caption=note + seeds, caption_justify="left")
-    for head in grid.heads:
-        shown.add_column(head, justify="right")
-    for name, row in grid.rows.items():
-        cells = [row[head] for head in grid.heads]
-        texts = [f"[bold]{cell.text}[/bold]" if cell.mark == "best" else cell.text for cell in cells]
-        besides = [f"\n[dim]{cell.beside}[/dim]" if cell.beside else "" for cell in cells]
-        shown.add_row(name, *map("".join, zip(texts, besides, strict=True)))
-    return shown
+    lines = [
+        (name, *(cell_above(row[head].text, row[head].beside, row[head].mark == "best") for head in grid.heads))
+        for name, row in grid.rows.items()
+    ]
+    return text_table(["method", *grid.heads], lines, left=["method"], caption=note + seeds)

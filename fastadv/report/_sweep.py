@@ -7,7 +7,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from ..evaluation import AACurve, Evaluation, wilson
-from ._plots import save
+from ._plots import in_legend, save
 
 
 class SweepRow(NamedTuple):
@@ -56,7 +56,7 @@ def plot_sweep(rows: Sequence[SweepRow] | Sequence[StepsRow], path: Path) -> Pat
     for name in dict.fromkeys(row.attack for row in rows):
         own = [row for row in rows if row.attack == name]
         x = [row[1] for row in own]
-        (line,) = axes.plot(x, [100 * row.accuracy for row in own], marker=".", label=name)
+        (line,) = axes.plot(x, [100 * row.accuracy for row in own], marker=".", label=in_legend(name))
         low, high = [100 * row.low for row in own], [100 * row.high for row in own]
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     xlabel = "budget eps" if isinstance(rows[0], SweepRow) else "steps of the attack"

@@ -1,6 +1,5 @@
 """One line a model: its accuracies, its average over budgets, its cost; and one line an attack: all that it did."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..evaluation import Evaluation, Outcome
+from ._text import text_table, write_csv
 
 Row = Mapping[str, float | str]
 LOWER_IS_BETTER = {"seconds_per_epoch"}
@@ -52,6 +52,11 @@ def cell_text(column: str, value: float) -> str:
     if column.endswith("_norm"):
         return f"{value:.4f}"
     return f"{value:.1f}" if column == "seconds_per_epoch" else f"{100 * value:.1f}"
+
+
+def cell_above(text: str, beside: str, best: bool) -> Text:
+    """A figure, bold where it is the `best`, above what stands beside it."""
+    return Text.assemble((text, "bold" if best else ""), (f"\n{beside}" if beside else "", "dim"))
 
 
 def attack_rows(entries: Sequence[Entry]) -> list[dict[str, float | str]]:
@@ -105,22 +110,19 @@ def write_table(entries: Sequence[Entry], theta: float, path: Path) -> None:
     write_rows(path.with_name("findings.csv"), ("method", "check", "text"), found)
 
 
-def write_rows(path: Path, columns: Iterable[str], values: Iterable[Row]) -> None:
-    """Rows as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(values)
+def write_rows(path: Path, columns: Iterable[str], values: Sequence[Row]) -> None:
+    """Rows as CSV; what a row lacks is empty. Raises ValueError for a row with a column that is not in `columns`."""
+    heads = list(columns)
+    for row in values:
+        if unknown := row.keys() - set(heads):
+            raise ValueError(f"{path}: a row has {', '.join(sorted(unknown))}, which the first has not")
+    write_csv(path, [heads, *([row.get(head, "") for head in heads] for row in values)])
 
 
 def attacks_table(entries: Sequence[Entry]) -> Table:
     """`attack_rows` for a terminal: accuracies in percent."""
-    shown = Table()
-    for column, head in COLUMNS.items():
-        shown.add_column(head, justify="left" if column in ("method", "attack", "norm") else "right")
-    for row in attack_rows(entries):
-        shown.add_row(*(attack_text(column, value) for column, value in row.items()))
-    return shown
+    lines = ([attack_text(column, value) for column, value in row.items()] for row in attack_rows(entries))
+    return text_table(list(COLUMNS.values()), lines, left=("method", "attack", "norm"))
 
 
 def attack_text(column: str, value: float | str) -> str:
@@ -146,9 +148,7 @@ def table(entries: Sequence[Entry], theta: float) -> Group:
         heads[f"{name}_avg_aa"] = f"{title}\navg-AA({theta:g})"
         heads[f"{name}_norm"] = f"{title}\nnorm (RMS)"
     note = f"accuracy in %, {first.samples} test samples of {first.data}; attacked label: {first.label}"
-    shown = Table(caption=note, caption_justify="left")
-    for column in values[0]:
-        shown.add_column(heads[column], justify="left" if column == "method" else "right")
+    lines = []
     for entry, row in zip(entries, values, strict=True):
         accuracies, cells = outcomes(entry.evaluation), []
         for column, value in row.items():
@@ -157,13 +157,11 @@ def table(entries: Sequence[Entry], theta: float) -> Group:
                 continue
             numbers = [other[column] for other in values]
             best = min(numbers) if column in LOWER_IS_BETTER else max(numbers)
-            text = cell_text(column, value)
-            text = f"[bold]{text}[/bold]" if value == best and len(values) > 1 else text
-            if column in accuracies:
-                low, high = accuracies[column].interval
-                text += f"\n[dim]{100 * low:.1f}-{100 * high:.1f}[/dim]"
-            cells.append(text)
-        shown.add_row(*cells)
+            ends = accuracies[column].interval if column in accuracies else ()
+            interval = "-".join(f"{100 * end:.1f}" for end in ends)
+            cells.append(cell_above(cell_text(column, value), interval, value == best and len(values) > 1))
+        lines.append(cells)
+    shown = text_table([heads[column] for column in values[0]], lines, left=["method"], caption=note)
     return Group(shown, *findings(entries))
 
 
