@@ -83,10 +83,9 @@ def test_lines_and_progress(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert name.splitlines()[0] in console.file.getvalue().replace("it was", "")
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_figures(suffix: str, tmp_path: Path) -> None:
+def test_figures(tmp_path: Path) -> None:
     """All hostile names at once, in each place of each figure."""
-    place = iter(tmp_path / f"{i}.{suffix}" for i in range(100))
+    place = iter(tmp_path / f"{i}.png" for i in range(100))
     everything, history = r"[/x] $\frac{$ _", [{"epoch": 1, "clean_accuracy": 0.5, "gradients": 3.0}]
     curve = AACurve(torch.tensor([True, False]), torch.tensor([[0.05], [0.1]]))
     curves = dict.fromkeys(HOSTILE, curve)
@@ -158,7 +157,7 @@ class Texts(HTMLParser):
 
 def test_page(tmp_path: Path) -> None:
     """Models, data and attacks with such names, on one page, all of whose files are in its folder."""
-    names = ["[/x]", r"$\frac{$", "<script>alert(1)</script>", '"quote",comma', "_under"]
+    names = [r"[/x] $\frac{$", "<script>alert(1)</script>", '_"quote",comma']
     models = {name: evaluation(180, 100) for name in names}
     for found in models.values():
         object.__setattr__(found, "data", '"><script>alert(2)</script>')
