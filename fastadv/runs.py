@@ -84,6 +84,9 @@ class Run:
             undo.callback(weakref.finalize(self, _unlock, self.folder / LOCK, _lock(self.folder), os.getpid()))
             if not here:
                 undo.callback((self.folder / ENVIRONMENT).unlink, missing_ok=True)
+            for path in self.folder.rglob(".*" + UNFINISHED):  # what a killed run was writing
+                if path.parent == self.folder or not in_use(path.parent):
+                    path.unlink(missing_ok=True)
             if self._begun():
                 self._resume(config)
             if not (self.folder / ENVIRONMENT).is_file():
@@ -103,8 +106,6 @@ class Run:
                 f"{self.folder} is a run with other settings: {differ[0]} was {before.get(differ[0])!r} and is now "
                 f"{now.get(differ[0])!r}. Give its own (--config {self.folder / CONFIG}), or choose another --out"
             )
-        for path in self.folder.glob(".*" + UNFINISHED):
-            path.unlink()
         stopped = self.resumed()
         self.history = stopped.get("history", []) if stopped else []
         self._write_metrics()

@@ -447,6 +447,18 @@ def test_a_run_killed_before_its_config_leaves_only_its_lock(tmp_path):
     assert Run(tmp_path / "run", "epochs: 2\n", {}, resume=True).folder.is_dir()
 
 
+def test_what_killed_processes_were_writing_goes_but_not_what_a_run_within_writes(tmp_path):
+    run = Run(tmp_path / "run", "epochs: 2\n", {})
+    inner = Run(run.folder / "inner", "epochs: 2\n", {})
+    (run.folder / "batches" / "it").mkdir(parents=True)
+    left = [run.folder / ".config.yaml.1.new", run.folder / "batches" / "it" / ".pgd-0-2.npz.1.new"]
+    for path in (*left, inner.folder / ".checkpoint.pt.2.new"):
+        path.touch()
+    del run
+    run = Run(tmp_path / "run", "epochs: 2\n", {}, resume=True)
+    assert [path.name for path in run.folder.rglob(".*.new")] == [".checkpoint.pt.2.new"]
+
+
 def test_a_forked_process_leaves_the_lock(tmp_path):
     run = Run(tmp_path / "run", "epochs: 2\n", {})
     if (child := os.fork()) == 0:

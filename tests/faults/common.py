@@ -107,7 +107,7 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = path.read_bytes()
         else:
             found[name] = path.stat().st_size > 0  # its words tell folders and times
-    return {name: value for name, value in found.items() if "/batches/" not in f"/{name}"}
+    return {name: value for name, value in found.items() if "/batches/" not in f"/{name}" or not name.endswith(".npz")}
 
 
 def _timeless(row: dict[str, Any]) -> dict[str, Any]:
