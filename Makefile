@@ -50,7 +50,7 @@ lint: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-thorough-tests: .venv/installed-peers
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt tensorboard wandb transformers lightning accelerate
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt shtab tensorboard wandb transformers lightning accelerate
 	touch $@
 
 # adv-lib without its dependencies: visdom no longer builds, and its attacks do not use it.
