@@ -50,7 +50,7 @@ def run_folder(path: Path, models: dict[str, Evaluation], test: Dataset, config:
     run = Run(path, config, {"torch": "2"})
     entries = [Entry(name, found, 2.0) for name, found in models.items()]
     write_table(entries, THETA, path / "table.csv")
-    write_evaluation(entries, test, THETA, path)
+    write_evaluation(write_samples(entries, test, THETA, path), path)
     for epoch in (1, 2):
         run.log({"epoch": epoch, "loss": 1 / epoch, "clean_accuracy": 0.25 * epoch, "lr": 0.1 / epoch, "seconds": 1.0})
     return path
