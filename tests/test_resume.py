@@ -29,6 +29,7 @@ import fastadv.__main__ as command_line
 from fastadv.commands import _train
 from fastadv.commands._launch import broken
 from fastadv.commands._loggers import LOGGERS
+from fastadv.commands._terminal import drawn
 from fastadv.runs import Run, digest, in_use, load_checkpoint, replace_file
 from fastadv.trainers import METHODS
 
@@ -117,6 +118,7 @@ def test_a_kill_before_the_first_step_is_no_dead_end(write, tmp_path):
     assert run(command("standard", tmp_path / "run"), write=write) == -signal.SIGKILL
     assert run(command("standard", tmp_path / "run")) == 0
     assert (tmp_path / "run" / "environment.json").is_file()
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_a_folder_of_other_files_is_no_run(tmp_path):
@@ -523,6 +525,20 @@ def test_a_full_disk_leaves_every_file_as_it_was(tmp_path, monkeypatch):
         ):
             write()
         assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+def test_a_figure_that_finds_no_room_ends_the_command(tmp_path, monkeypatch):
+    """A run without it is not done, and is resumed; one that cannot be drawn is left out."""
+
+    def plot(path: Path) -> Path:
+        replace_file(path, lambda file: file.write(b"it"))
+        return path
+
+    assert drawn(plot, tmp_path / "a.png") == [tmp_path / "a.png"]
+    assert drawn(lambda path: path.missing, tmp_path / "b.png") == []
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match=r"cannot write .*c.png \(No space left on device\).*Make room"):
+        drawn(plot, tmp_path / "c.png")
 
 
 # Several processes

@@ -71,9 +71,14 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 def drawn(plot: Callable[..., Path], *of: Any) -> list[Path]:
-    """The figure that ``plot(*of)`` writes; nothing, after a line of warning, where it cannot be drawn."""
+    """The figure that ``plot(*of)`` writes; nothing, after a line of warning, where it cannot be drawn.
+
+    Raises OSError where it cannot be written.
+    """
     try:
         return [plot(*of)]
+    except OSError:  # a full disk: what is drawn when there is room again is not done yet
+        raise
     except Exception as error:  # figures are the last step: none may cost what was measured
         say(f"{Path(of[-1]).name} was not drawn: {first_line(error)}", "yellow")
         return []

@@ -1,11 +1,12 @@
 """Kills evaluate, reproduce, compare and the experiments at random moments, and resumes them to the same files.
 
-``python tests/faults/kill_commands.py [4]`` kills each so many times. Every other compare is killed without its
-children, which outlive it: it is resumed until they have ended.
+``python tests/faults/kill_commands.py [4] [COMMAND ...]`` kills each so many times. Every other compare is killed
+without its children, which outlive it: it is resumed until they have ended.
 """
 
 import random
 import shutil
+import sys
 from pathlib import Path
 
 from common import TRAINING, Command, Tally, contents, finished, number, timed, workplace
@@ -20,14 +21,14 @@ def main(count: int, place: Path) -> None:
     timed(["train", "standard", *TRAINING, "--out", str(place / "network")], told)
     commands = {
         "evaluate": ["evaluate", str(place / "network"), *EVALUATION],
-        "reproduce, a recipe": ["reproduce", "blind-fashion-mnist-bat", *SMALL, "--attacks", "fgsm"],
-        "reproduce two-circles": ["reproduce", "two-circles", "--epochs", "20"],
-        "reproduce propositions": ["reproduce", "propositions"],
-        "reproduce self-paced-loss": ["reproduce", "self-paced-loss"],
+        "recipe": ["reproduce", "blind-fashion-mnist-bat", *SMALL, "--attacks", "fgsm"],
+        "two-circles": ["reproduce", "two-circles", "--epochs", "20"],
+        "propositions": ["reproduce", "propositions"],
+        "self-paced-loss": ["reproduce", "self-paced-loss"],
         "compare": ["compare", "standard", "fgsm", *COMPARISON, "--at-a-time", "2"],
     }
-    for name, arguments in commands.items():
-        whole = place / "whole" / name.split()[-1]
+    for name in sys.argv[2:] or commands:
+        arguments, whole = commands[name], place / "whole" / name
         whole.parent.mkdir(exist_ok=True)
         seconds = timed([*arguments, "--out", str(whole)], told)
         wanted = contents(whole)
