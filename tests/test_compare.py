@@ -149,7 +149,7 @@ def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
         assert running.poll() is None
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
-    assert f"all is saved: go on with --resume auto --out {folder}" in running.communicate(timeout=60)[1]
+    assert f"all is saved: go on with --resume auto --out {folder}" in running.communicate(timeout=600)[1]
     assert running.returncode == 130
     assert 3 < load_checkpoint(folder / "standard")["epoch"] < 200
     assert not (folder / "report.html").exists()
@@ -161,11 +161,11 @@ def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
 
 
 def test_a_budget_of_minutes(tmp_path: Path) -> None:
-    flags = ["--minutes", "0.01", "--out", str(tmp_path / "c")]
+    flags = ["--minutes", "0.05", "--out", str(tmp_path / "c")]
     assert main(["compare", "fgsm", *QUICK, *flags]) == 0
     history = [json.loads(line) for line in (tmp_path / "c/fgsm/metrics.jsonl").read_text().splitlines()]
     assert len(history) > 1  # whatever epochs says
-    assert sum(row["seconds"] for row in history) >= 0.6
+    assert sum(row["seconds"] for row in history) >= 3
 
 
 def test_places() -> None:

@@ -230,7 +230,7 @@ def test_two_processes_are_one(place: Path) -> None:
     command = ["fastadv", "evaluate", "networks:wavy", *FLAGS, "--out"]
     assert main([*command[1:], "one"]) == 0
     flags = ["--standalone", "--nproc-per-node", "2", "-m"]
-    assert fastadv("torch.distributed.run", *flags, *command, "two").wait(120) == 0
+    assert fastadv("torch.distributed.run", *flags, *command, "two").wait(600) == 0
     assert rows("two") == rows("one")
     assert len(list(place.glob("two/batches/*/*.npz"))) == 32
 

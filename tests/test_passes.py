@@ -124,6 +124,7 @@ def test_other_convolutions_are_pytorchs_to_the_bit(x, weight, options):
 @compiled_only
 @pytest.mark.parametrize("bias", [True, False])
 def test_autocast_computes_the_convolution_in_its_type(bias):
+    """The gradient is next to that in float64: PyTorch's own is further off on some processors."""
     x, weight = torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3)
     offset = torch.randn(4) if bias else None
 
@@ -133,9 +134,12 @@ def test_autocast_computes_the_convolution_in_its_type(bias):
 
     with faster_passes(x):
         assert torch.equal(convolved(x.clone().requires_grad_()), convolved(x))
-    plain, faster = gradients(x, convolved, "_StemBackward")
+    _, faster = gradients(x, convolved, "_StemBackward")
     assert faster.dtype == torch.float32
-    torch.testing.assert_close(faster, plain, rtol=2**-6, atol=2**-6)
+    leaf = x.double().requires_grad_()
+    made = F.conv2d(leaf, weight.bfloat16().double())
+    (expected,) = torch.autograd.grad(made, leaf, 2 * convolved(x).double())
+    torch.testing.assert_close(faster.double(), expected, rtol=2**-7, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------- max-pooling

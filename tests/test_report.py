@@ -414,7 +414,7 @@ def test_in_chromium(width: int, folders: Path, tmp_path: Path) -> None:
         "--virtual-time-budget=5000",
     ]
     command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    shown = subprocess.run([*command, f"file://{tmp_path / 'out' / 'frame.html'}"], capture_output=True, timeout=120)
+    shown = subprocess.run([*command, f"file://{tmp_path / 'out' / 'frame.html'}"], capture_output=True, timeout=600)
     seen = json.loads(shown.stdout.decode().split("SEEN")[1])
     again = next(name for name in Reader(page).models if name.endswith("/again"))
     falling = ["both/blind", again, "pgd"]

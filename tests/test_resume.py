@@ -565,7 +565,7 @@ def torchrun(tmp_path: Path, arguments: list[str], at: int = 0) -> subprocess.Co
     """The command in two processes; the second ends after step `at`, if that is not 0."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(at=at))
-    told = {"capture_output": True, "text": True, "timeout": 300}
+    told = {"capture_output": True, "text": True, "timeout": 600}
     return subprocess.run([*LAUNCH, str(script), *arguments], env=environ(), **told)
 
 
@@ -610,7 +610,7 @@ def test_torchrun_that_is_told_to_end_saves(tmp_path):
         while launcher.poll() is None and not (folder / "previous.pt").is_file():
             time.sleep(0.05)
         launcher.terminate()
-        _, told = launcher.communicate(timeout=120)
+        _, told = launcher.communicate(timeout=600)
     assert f"all is saved: go on with --resume auto --out {folder}" in told
     saved = load_checkpoint(folder)
     assert 2 <= saved["epoch"] < 400
@@ -676,7 +676,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
         subprocess.run(
             [sys.executable, "-m", "fastadv", *command("standard", tmp_path / "run", "--log", "wandb")],
             capture_output=True,
-            timeout=300,
+            timeout=600,
         ).returncode
         == 0
     )
