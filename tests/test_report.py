@@ -24,7 +24,7 @@ from fastadv.attacks import FGSM, DeepFool
 from fastadv.data import Dataset
 from fastadv.evaluation import AACurve, CorruptionAccuracy, Evaluation, Finding, Outcome, Result, evaluate
 from fastadv.recipes import Figure
-from fastadv.report import Entry, paired_bootstrap, read_run, write_evaluation, write_table
+from fastadv.report import Entry, paired_bootstrap, read_run, write_evaluation, write_samples, write_table
 from fastadv.report._plots import draw_examples, plot_lines
 from fastadv.runs import Run
 
@@ -312,7 +312,7 @@ def test_findings_are_shown(tmp_path: Path) -> None:
 def test_every_field_of_an_evaluation_is_kept(tmp_path: Path) -> None:
     model, test = linear(4, 3), toys()
     found = evaluate(model, test, {"fgsm": FGSM(eps=0.1), "deepfool": DeepFool(steps=10)})
-    write_evaluation([Entry("it", found)], test, THETA, tmp_path)
+    write_evaluation(write_samples([Entry("it", found)], test, THETA, tmp_path), tmp_path)
     about, arrays = json.loads((tmp_path / "evaluation.json").read_text())["it"], np.load(tmp_path / "evaluation.npz")
     assert found.clean == arrays["it/natural/right"].mean()
     for name, result in found.results.items():
