@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from test_attacks import SHAPE, assert_equal
 from torch import nn
 from toys import BatchNormNet, Wavy, partly_frozen, samples, traces
@@ -46,11 +47,13 @@ def at_rest(model: nn.Module) -> bool:
 @pytest.mark.parametrize("error", [None, RuntimeError])
 def test_a_model_stays_isolated_until_the_last_thread_leaves(error):
     model = partly_frozen(BatchNormNet())
+    compiled = torch.compile(model, backend="eager")
     before = traces(model)
     first = Within(lambda: isolated(model), error)
     second = Within(lambda: isolated(model.forward))
     third = Within(lambda: isolated(nn.Sequential(*model)))  # other modules, the same layers
-    for thread in (first, third, second):
+    fourth = Within(lambda: isolated(compiled))
+    for thread in (first, third, fourth, second):
         assert at_rest(model)
         thread.leave()
     assert traces(model) == before

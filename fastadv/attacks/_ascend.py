@@ -52,14 +52,15 @@ def isolated(model: Model) -> Iterator[None]:
             yield
     finally:
         with _lock:
-            for owner, name in held:
+            for owner, name in reversed(held):
                 _release(owner, name)
 
 
 def _settings(model: nn.Module) -> Iterator[tuple[object, str, Any]]:
     """What an attack sets of `model`: the object, the attribute and its value."""
     for module in model.modules():
-        yield module, "training", False
+        if not isinstance(getattr(type(module), "training", None), property):  # a compiled one's is the original's
+            yield module, "training", False
         for parameter in module.parameters(recurse=False):
             yield parameter, "requires_grad", False
         # Its own forward waits for gradients of the parameters and sends buffers round.
