@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastadv import ops
 
+pytestmark = pytest.mark.numerics
 CSRC = Path(__file__).parents[1] / "csrc"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
