@@ -26,6 +26,8 @@ from fastadv.report._plots import draw_examples
 from fastadv.trainers import METHODS, Batch
 from fastadv.trainers._source import Memory
 
+pytestmark = pytest.mark.usefixtures("seed_zero")
+
 NAN, INF = torch.nan, torch.inf
 X = samples(12, *SHAPE)
 quietly = pytest.mark.filterwarnings("ignore:.*had NaN or infinite gradients:RuntimeWarning")
@@ -93,8 +95,8 @@ def test_samples_without_a_prediction_are_never_right(attack):
     y = torch.zeros(12, dtype=torch.int64)  # what argmax says of NaN
     with pytest.warns(RuntimeWarning, match=r"\d of 12 samples had .*NaN logits"):
         found = attack.run(model, x, y)
-    assert found.success[bad].all()
-    still = bad & (found.x_adv[:, 0, 0, 0] > 0.9)
+    still = bad & (found.x_adv[:, 0, 0, 0] > 0.9)  # others have moved to where there is a prediction
+    assert found.success[still].all()
     assert (found.target[still] == -1).all()
     assert still.any()
 

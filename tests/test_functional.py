@@ -18,6 +18,7 @@ every = pytest.mark.parametrize("name", CASES)
 
 
 @every
+@pytest.mark.usefixtures("seed_zero")
 def test_functions_equal_the_classes(name):
     attack = CASES[name]
     options = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
