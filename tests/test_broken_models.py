@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("seed_zero")
 
 NAN, INF = torch.nan, torch.inf
 X = samples(12, *SHAPE)
-quietly = pytest.mark.filterwarnings("ignore:.*had NaN or infinite gradients:RuntimeWarning")
+quietly = pytest.mark.filterwarnings("ignore:.*(had NaN or infinite gradients|logits are NaN):RuntimeWarning")
 
 
 class Dead(nn.Sequential):

@@ -15,7 +15,7 @@ from fastadv.attacks import PGD, AutoAttack, Tuned
 from fastadv.models import LeNet5
 from fastadv.trainers._precision import Autocast
 
-ATTACK = PGD(0.1, 0.02, 5)
+ATTACK = PGD(0.1, 0.02, 5, seed=0)
 WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
     "trainers": lambda model: Autocast(model, torch.bfloat16).eval(),
     "float16": lambda model: Autocast(model, torch.float16).eval(),

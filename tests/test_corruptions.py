@@ -619,7 +619,7 @@ def test_the_command_takes_the_published_files_for_cifar10(published, tmp_path, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--corruptions", "fog,fogg"], "unknown corruption 'fogg': choose among gaussian_noise"),
+        (["--corruptions", "fog,fogg"], "unknown corruption 'fogg'; did you mean 'fog'?"),
         (["--corruptions", ","], "corruptions and severities must not be empty"),
         (["--severities", "1,6"], "severities must be of 1 to 5, with commas between, got '1,6'"),
         (["--limit", "-1"], "limit and at_once must be numbers of samples"),

@@ -145,7 +145,7 @@ def test_a_run_of_an_untrained_network(place: Path) -> None:
         ("networks:wide", "networks:wide gives no logits for 1 samples of data, [1, 2, 2] in 3 classes: RuntimeError"),
         ("networks:two", "the model has 2 classes"),
         ("fixed.pt2", "fixed.pt2 gives no logits for 1 samples of data"),
-        ("half.pt2", "half.pt2 is damaged, or not of torch.export"),
+        ("half.pt2", "half.pt2 is damaged, or no file of torch.export"),
         ("half.pt", "half.pt is damaged, or no checkpoint of fastadv"),
         ("state.pt", "state.pt is no checkpoint of fastadv: it was written by something else"),
     ],
@@ -249,7 +249,10 @@ def test_a_sweep_of_budgets(place: Path, capsys) -> None:
     assert (clean, last) == (float(rows("out")[0]["accuracy"]), float(rows("out")[1]["accuracy"]))
     assert Path("out/sweep.png").read_bytes().startswith(b"\x89PNG")
     for flags, message in (
-        (["--sweep", "0.1,much"], "sweep must be budgets with commas between, such as 0.02,0.05,0.1, got '0.1,much'"),
+        (
+            ["--sweep", "0.1,much"],
+            "sweep must be budgets with commas between, such as 0.02,0.05 or 4/255,8/255, got '0.1,much'",
+        ),
         (["--checks", "-1"], "checks must be a number of samples, or 0 for none, got -1"),
         (["--resume", "true"], "resume needs --out"),
     ):

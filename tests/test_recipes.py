@@ -606,7 +606,7 @@ def test_a_network_of_two_tables_is_trained_once(tmp_path):
 def test_a_network_that_starts_from_another(tmp_path, monkeypatch):
     loaded = []
     keep = lambda model, name, run: loaded.append(load_checkpoint(run))  # noqa: E731
-    monkeypatch.setattr("fastadv.commands._settings.load_weights", keep)
+    monkeypatch.setattr("fastadv.commands._plan.load_weights", keep)
     out = tmp_path / "out"
     command = ["reproduce", "dra-fashion-mnist-dra", *QUICK, "--attacks", "fgsm", "--resume", "true", "--out", str(out)]
     assert main(command) == 0

@@ -89,7 +89,7 @@ class Reader(HTMLParser):
             file, row, column = about["data-file"], about["data-row"], about["data-column"]
             mark, value = about["class"], float(about["data-value"])
             self.numbers.append(Shown(self.models[-1], "", mark, value, Path(file), row, column))
-        if tag == "span":
+        if tag == "span" and about.get("class") != "note":
             self.inside = "number"
 
     def handle_data(self, data: str) -> None:

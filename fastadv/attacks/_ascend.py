@@ -134,13 +134,21 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
         changes = _changes_input.get(owner)
     except TypeError:  # it can be no key of such a dictionary
         changes = True
-    given = x if changes is False else x.clone()
-    version = given._version  # counts changes in place
-    with faster_passes(given, model):
-        logits = model(given)
-    if changes is None:
-        _changes_input[owner] = given._version != version
-    elif changes is False and given._version != version:
+    # A leaf of autograd cannot be changed in place: such a model raises an error, and is called again.
+    given = x if changes is False or (changes is None and x.requires_grad) else x.clone()
+    version = None if given.is_inference() else given._version  # counts changes in place
+    try:
+        with faster_passes(given, model):
+            logits = model(given)
+    except RuntimeError as error:
+        if changes is None and given is x and "leaf Variable that requires grad" in str(error):
+            _changes_input[owner] = True
+            return checked_logits(model, x, highest_label)
+        raise
+    changed = version is not None and given._version != version
+    if changes is None and version is not None:
+        _changes_input[owner] = changed
+    elif changes is False and changed:
         raise ValueError(
             "the model changes its input in place, which it did not do when it was first called: begin its forward "
             "with x = x.clone()"

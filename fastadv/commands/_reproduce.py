@@ -19,7 +19,7 @@ from ..info import environment
 from ..runs import Run, make_folder, write_text
 from ..trainers import Method
 from ._corruptions import CorruptionTest
-from ._plan import plan_training, split
+from ._plan import TrainingPlan, plan_training, split
 from ._settings import Data, Training, as_yaml, check_samples, listed
 from ._terminal import console, drawn, progress, say
 from ._train import History, train_one
@@ -149,7 +149,9 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
             data = training_data(training.data, training.per_class)
             if not training.patience:  # what is held out chooses nothing: it need not be measured every epoch
                 data, training = split(data, training.held_out)[0], dataclasses.replace(training, held_out=0)
-            networks[name], histories[name] = train_one(plan_training(name, method, training, data), run)
+            networks[name], histories[name] = train_one(
+                TrainingPlan(name, method, training, *split(data, training.held_out)), run
+            )
         networks[recipe.name], histories[recipe.name] = networks[name], histories[name]
     results = {}
     for recipe in rows:

@@ -263,7 +263,10 @@ class AutoAttack:
         for part, index in enumerate(parts if len(parts[0]) else (), 1):
             started = time.perf_counter()
             device = self.device or x.device
-            found = attack.outcome(self.model, x[index].to(device), y[index].to(device), index.to(device))
+            with warnings.catch_warnings():
+                if attack is _CLEAN:  # the state tells of NaN, for all samples at once
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                found = attack.outcome(self.model, x[index].to(device), y[index].to(device), index.to(device))
             won = (found.success if attack.has_budget else found.success & (found.norm <= self.eps)).cpu()
             state.rounds[index], state.robust[index] = number, ~won
             state.x_adv[index[won]] = found.x_adv.to(x.device)[won]
