@@ -19,6 +19,11 @@ if library := os.environ.get("FASTADV_SIMT"):  # test_simt.py: the CUDA kernels,
     ops.MISSING["cpu"] = None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the simulated CUDA kernels: one worker compiles and runs them while the other does the rest."""
+    items.sort(key=lambda item: "test_simt" not in item.nodeid)
+
+
 @pytest.fixture
 def seed_zero(monkeypatch):
     """Attacks without a seed draw 0 every time, from no generator."""

@@ -279,6 +279,7 @@ def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, mon
     assert main(["evaluate", "friendly-trades", "--attacks", "fgsm", "--limit", "5"]) == 0
 
 
+@pytest.mark.thorough
 def test_compare_makes_one_table_and_one_page(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"
     flags = ["--data", images, "--epochs", "1", "--eps", "0.05", "--attacks", "pgd, deepfool, apgd"]

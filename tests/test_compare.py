@@ -68,6 +68,7 @@ def test_it_ends_in_the_report(done: Path) -> None:
     assert "training loss of" not in page  # what a report drew is not shown as the run's own
 
 
+@pytest.mark.thorough
 def test_going_on(done: Path, capfd: pytest.CaptureFixture) -> None:
     """A finished run is left alone, a failed one is told of and does not stop the others, and is tried again."""
     flags = ["--seeds", "2", "--seed", "5", "--eps", "0.05", "--lr", "0.01", "--out", str(done)]
@@ -160,6 +161,7 @@ def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
     assert rows(folder / "table.csv")[0]["method"] == "standard"
 
 
+@pytest.mark.thorough
 def test_a_budget_of_minutes(tmp_path: Path) -> None:
     flags = ["--minutes", "0.05", "--out", str(tmp_path / "c")]
     assert main(["compare", "fgsm", *QUICK, *flags]) == 0

@@ -119,6 +119,7 @@ def test_results_are_those_of_art():
         assert np.allclose(found, expected, atol=1e-5), name
 
 
+@pytest.mark.thorough
 def test_autoattack():
     attack = art.AutoAttack(MODEL, eps=0.02, batch_size=3)
     attack.seed = 0

@@ -496,6 +496,7 @@ def test_nothing_is_saved_of_a_step_to_nowhere(images):
     assert states == []
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow(images):
     """Over 500 steps, in an epoch each and all in one: not the tensors alive, nor what Python holds."""
     alive = []

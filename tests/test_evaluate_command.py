@@ -226,6 +226,7 @@ def test_an_evaluation_that_is_killed_goes_on(place: Path, capsys) -> None:
     assert len(list(place.glob("killed/batches/*/*.npz"))) == 64
 
 
+@pytest.mark.thorough
 def test_two_processes_are_one(place: Path) -> None:
     command = ["fastadv", "evaluate", "networks:wavy", *FLAGS, "--out"]
     assert main([*command[1:], "one"]) == 0

@@ -257,6 +257,7 @@ def test_a_bug_stays_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["info"])
 
 
+@pytest.mark.thorough
 def test_the_module_and_the_script_are_alike() -> None:
     script = "import sys; from fastadv.__main__ import main; sys.exit(main())"  # as the entry point has it
     for arguments in (["evaluate", "no-such-run"], ["train", "blnd"]):

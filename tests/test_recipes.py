@@ -537,7 +537,7 @@ def test_a_sweep_of_two_options(tmp_path):
 def test_samples_held_out_that_choose_nothing_are_not_measured(tmp_path, monkeypatch):
     images = Dataset(torch.rand(6040, 1, 28, 28), labels(6040, 10), classes=tuple("0123456789"))
     monkeypatch.setattr("fastadv.commands._settings.load", lambda *_, **__: images)
-    quick = ["--model", "lenet5", "--epochs", "1", "--limit", "5", "--attacks", "autoattack"]
+    quick = ["--model", "lenet5", "--epochs", "1", "--limit", "5", "--attacks", "clean"]
     assert main(["reproduce", "smd-table2b-smd", *quick, "--out", str(tmp_path / "out")]) == 0
     folder = tmp_path / "out" / "smd-table2b-smd"
     assert load_checkpoint(folder)["kept"]["margins"].shape == (40,)
@@ -618,6 +618,7 @@ def test_a_network_that_starts_from_another(tmp_path, monkeypatch):
     assert main(command) == 0
 
 
+@pytest.mark.thorough
 def test_experiments_with_programs_of_their_own(tmp_path, capsys):
     assert main(["reproduce", "propositions", "--out", str(tmp_path / "a"), "--epochs", "2"]) == 2
     assert "the propositions train nothing: leave epochs out" in capsys.readouterr().err

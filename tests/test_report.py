@@ -326,6 +326,7 @@ def test_every_field_of_an_evaluation_is_kept(tmp_path: Path) -> None:
     assert float(curve.averages(THETA).mean()) == pytest.approx(curve.average(THETA))
 
 
+@pytest.mark.thorough
 def test_from_training_to_the_page(tmp_path: Path) -> None:
     runs, out = tmp_path / "runs", tmp_path / "out"
     flags = [

@@ -617,6 +617,7 @@ def test_torchrun_that_is_told_to_end_saves(tmp_path):
     assert len(saved["history"]) == saved["epoch"]
 
 
+@pytest.mark.thorough
 def test_what_one_process_finds_wrong_all_say(tmp_path):
     (tmp_path / "two").mkdir()
     found = torchrun(tmp_path, ["train", "standard", *QUICK, "--out", str(tmp_path / "two")])
