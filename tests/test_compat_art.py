@@ -13,8 +13,6 @@ from toys import BatchNormNet, Wavy, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import art
 
-pytestmark = pytest.mark.numerics
-
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
 Y = MODEL(X).argmax(1)
 Y[::4] = (Y[::4] + 1) % 5

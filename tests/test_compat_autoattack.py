@@ -11,8 +11,6 @@ from fastadv import attacks
 from fastadv.attacks import FABT, PGD, Attack, Model, Noise
 from fastadv.compat.autoattack import AutoAttack
 
-pytestmark = pytest.mark.numerics
-
 MODEL, X = Wavy(48, 5), samples(60, 3, 4, 4)
 Y = MODEL(X).argmax(1)
 Y[::8] = (Y[::8] + 1) % 5

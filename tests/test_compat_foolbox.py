@@ -11,8 +11,6 @@ from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import foolbox
 
-pytestmark = pytest.mark.numerics
-
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
 Y = MODEL(X).argmax(1)
 Y[::4] = (Y[::4] + 1) % 5

@@ -14,8 +14,6 @@ from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 from fastadv import Normalize, attacks
 from fastadv.compat import torchattacks
 
-pytestmark = pytest.mark.numerics
-
 SIGNATURES = {
     "FGSM": {"eps": 8 / 255},
     "FFGSM": {"eps": 8 / 255, "alpha": 10 / 255},
