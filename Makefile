@@ -13,7 +13,7 @@ test: .venv/installed-for-tests
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not thorough"
 
 test-thorough: .venv/installed-for-thorough-tests
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m thorough
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m thorough
 
 test-all: test test-thorough
 

@@ -20,7 +20,7 @@ if library := os.environ.get("FASTADV_SIMT"):  # test_simt.py: the CUDA kernels,
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the simulated CUDA kernels: one worker compiles and runs them while the other does the rest."""
+    """Begin with the simulated CUDA kernels: `make test-thorough` has one worker build them, the other do the rest."""
     items.sort(key=lambda item: "test_simt" not in item.nodeid)
 
 

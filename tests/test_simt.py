@@ -59,7 +59,6 @@ def has_float16() -> bool:
 
 pytestmark = [
     pytest.mark.thorough,
-    pytest.mark.xdist_group("simt"),  # what the workshop builds is built once
     pytest.mark.skipif(not has_float16(), reason="no c++ with _Float16 (g++ 12 or later): no SIMT run"),
 ]
 
