@@ -15,7 +15,7 @@ from fastadv.attacks.apgd import checkpoints
 from fastadv.attacks.square import _bumps, _size, _window
 from fastadv.losses import cross_entropy, dlr
 
-pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
+pytestmark = pytest.mark.usefixtures("seed_zero")
 
 # ------------------------------------------------------------------------------------------------------------ Auto-PGD
 

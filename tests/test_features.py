@@ -18,7 +18,7 @@ from fastadv.data import Dataset
 from fastadv.evaluation import _features, features, last_layers, layer_outputs, mixing, project
 from fastadv.trainers import Standard
 
-pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
+pytestmark = pytest.mark.usefixtures("seed_zero")
 
 sklearn = pytest.importorskip("sklearn", reason="outputs are reduced by scikit-learn")
 

@@ -11,8 +11,6 @@ from toys import Wavy, labels, samples
 from fastadv import functional
 from fastadv.attacks import ATTACKS
 
-pytestmark = pytest.mark.numerics
-
 MODEL, X, Y, IDS = Wavy(48, 5), samples(6, 3, 4, 4), labels(6, 5), torch.arange(10, 16)
 every = pytest.mark.parametrize("name", CASES)
 

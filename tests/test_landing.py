@@ -16,7 +16,7 @@ from fastadv.attacks import DRA, PGD
 from fastadv.data import Dataset
 from fastadv.evaluation import landing, weight_norms
 
-pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
+pytestmark = pytest.mark.usefixtures("seed_zero")
 
 ATTACK = PGD(0.05, 0.02, 5)
 

@@ -14,8 +14,6 @@ from fastadv.recipes import two_circles
 from fastadv.recipes._boundary import Boundary
 from fastadv.recipes.two_circles import ADVERSARIES, Nets, blind, bound, deepfool, train
 
-pytestmark = pytest.mark.numerics
-
 DATA = load("two-circles", "train").take(200)
 X, Y = DATA.x, DATA.y.float()
 
