@@ -8,8 +8,10 @@ import pytest
 import yaml
 from toys import labels, samples
 
-from fastadv import report
+from fastadv import commands, report
 from fastadv.__main__ import main
+from fastadv.attacks import DeepFool
+from fastadv.commands._plan import EvaluationPlan
 from fastadv.data import Dataset, usual_eps
 from fastadv.runs import load_checkpoint
 from fastadv.trainers import METHODS, Madry
@@ -63,6 +65,15 @@ def test_the_budget_of_the_method_is_that_of_the_test(tmp_path: Path) -> None:
     assert budgets_in(tmp_path / "run") == {8 / 255}
 
 
+def test_budgets_are_told_as_they_are() -> None:
+    def told(trained: float | None) -> str:
+        return EvaluationPlan(None, {"deepfool": DeepFool()}, 0.1, trained, commands.Testing()).budgets
+
+    assert told(0.1) == "eps 0.1 in training and in the test"
+    assert told(0.2) == "trained at eps 0.2, but tested at eps 0.1"  # though DeepFool asks for none
+    assert told(None) == "eps 0.1 in the test"  # of a model from elsewhere nothing is known
+
+
 def test_budgets_that_differ_are_told(grey: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = tmp_path / "run"
     assert train("fgsm", grey, run, "--eps", "0.05", "--test.eps", "0.2") == 0
@@ -79,7 +90,7 @@ def test_without_a_budget_in_training_the_test_takes_the_usual_one(shape, eps, t
     data = write(tmp_path / "data.npz", *shape)
     assert train("standard", data, tmp_path / "run") == 0
     assert budgets_in(tmp_path / "run") == {eps}
-    assert f"no budget in training, eps {eps:.4g} in the test" in capsys.readouterr().out
+    assert f"standard: eps {eps:.4g} in the test" in capsys.readouterr().out
     assert train("standard", data, tmp_path / "other", "--eps", "0.02") == 0
     assert budgets_in(tmp_path / "other") == {0.02}
 

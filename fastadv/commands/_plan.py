@@ -107,10 +107,10 @@ class EvaluationPlan:
 
     @property
     def budgets(self) -> str:
-        """The budgets of training and test in words."""
+        """The budgets of the test and, as far as there is one, of training, in words."""
         if self.trained is None:
-            return f"no budget in training, eps {self.eps:.4g} in the test"
-        if self.differ:
+            return f"eps {self.eps:.4g} in the test"
+        if self.trained != self.eps:
             return f"trained at eps {self.trained:.4g}, but tested at eps {self.eps:.4g}"
         return f"eps {self.eps:.4g} in training and in the test"
 
