@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Idle threads sleep rather than spin: on a shared machine spinning costs more than it saves.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-thorough test-all docs bench guard lint clean
+.PHONY: demo test test-thorough test-sanitizers test-all docs bench guard wheels lint clean
 
 demo: .venv/installed
 	$(BIN)/fastadv compare standard fgsm pgd blind --epochs 4 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -15,7 +15,10 @@ test: .venv/installed-for-tests
 test-thorough: .venv/installed-for-thorough-tests
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m thorough
 
-test-all: test test-thorough
+test-sanitizers: .venv/installed-for-tests
+	FASTADV_SANITIZERS=1 $(BIN)/python -m pytest tests/test_simt.py
+
+test-all: test test-thorough test-sanitizers
 
 docs: .venv/installed-for-tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -26,9 +29,17 @@ bench: .venv/installed-for-bench
 guard: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guard
 
+# For benchmarks/gpu.sh on a machine without a network, whose Python is of WHEELS_PYTHON's version.
+WHEELS ?= wheels
+WHEELS_PYTHON ?= 3.12
+wheels:
+	$(PYTHON) -m benchmarks.wheels download $(WHEELS) $(WHEELS_PYTHON)
+
+# codespell's own list of misspellings, and the project's words.
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell --dictionary - --dictionary tests/words.txt README.md CONTRIBUTING.md CHANGELOG.md docs
 
 # torch first and on its own, because the kernels are compiled against it; then fastadv, from this checkout.
 .venv/installed: constraints.txt pyproject.toml setup.py $(shell find csrc -type f)
@@ -38,8 +49,8 @@ lint: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark pytest-xdist hypothesis ruff scikit-learn scipy \
-		mkdocs-material 'mkdocstrings[python]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark pytest-xdist hypothesis ruff safetensors scikit-learn scipy \
+		mkdocs-material 'mkdocstrings[python]' latex2mathml codespell
 	touch $@
 
 # The libraries that fastadv is compared with. torchattacks without its dependencies: they hold requests back, and bring a
@@ -50,7 +61,8 @@ lint: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-thorough-tests: .venv/installed-peers
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt shtab tensorboard wandb transformers lightning accelerate
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt shtab tensorboard wandb transformers lightning accelerate \
+		nvidia-cuda-nvdisasm submitit distributed
 	touch $@
 
 # adv-lib without its dependencies: visdom no longer builds, and its attacks do not use it.

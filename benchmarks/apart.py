@@ -80,8 +80,8 @@ SIDES: dict[str, dict[str, Side]] = {
     },
     "madry": {
         **sides("PGD-AT, 10 steps", "torchattacks", "fastadv", "bfloat16"),
-        "channels_last": epoch(by_fit(MADRY, channels_last=True)),
-        "bfloat16, channels_last": epoch(by_fit(MADRY, precision="bfloat16", channels_last=True)),
+        "channels_last": epoch(by_fit(MADRY, memory_format="channels_last")),
+        "bfloat16, channels_last": epoch(by_fit(MADRY, precision="bfloat16", memory_format="channels_last")),
     },
     "fat": sides("FAT, PGD-10-0", "as published", "fastadv"),
     "smd": sides("SMD, EPGD-20-10", "as published", "fastadv"),

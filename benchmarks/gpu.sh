@@ -1,32 +1,52 @@
 #!/usr/bin/env bash
-# All that needs a GPU: builds against the PyTorch that is installed, runs every test on CUDA, the kernels under
-# compute-sanitizer and Nsight Compute, the benchmarks of ops, attacks and epochs of training, what a step costs up to
-# 3x224x224, and a short comparison of trainings.
+# All that needs a GPU, in three groups that take less than ten minutes each, on a machine that may have nothing but a CUDA build
+# of PyTorch, nvcc, a C++ compiler and Python's headers, and no network:
 #
-#   benchmarks/gpu.sh [FOLDER [STEP...]]    FOLDER (default: runs/gpu) receives log.txt, summary.json, ncu.csv, and ops.json,
-#                                           attacks.json and training.json
+#   benchmarks/gpu.sh FOLDER GROUP...
 #
-# A STEP is one of the names below; without any, all run, each within its limit of seconds. The build always runs. Where a
-# machine is lent for ten minutes at a time: `info ops attacks`, `memcheck racecheck initcheck ncu`, `tests`, `training`,
-# `scaling trainings`. A step that is stopped at its limit keeps what it has measured.
-# PYTHON (default: python3) has a CUDA build of PyTorch, ninja and pybind11. What else is missing there, such as jsonargparse,
-# pytest with its plugins (the Makefile has the list) or libraries to compare with, comes from the folder WHEELS, if it is set;
-# Fashion-MNIST from FASTADV_DATA. Nothing is downloaded: libraries to compare with that are missing are skipped.
+#   kernels    the build, every test on CUDA, and every op under compute-sanitizer's memcheck, racecheck and initcheck
+#   training   epochs beside other ways to train, and robust networks, whose weights are kept in FOLDER/networks
+#   attacks    ops, kernels under Nsight Compute, and attacks beside other libraries, on the networks of `training` if they
+#              are there
+#
+# FOLDER receives log.txt, summary.json, ops.json, ncu.csv, training.json and attacks.json. A step that is stopped at its limit
+# keeps what it has measured. PYTHON (python3) is the interpreter. Packages that it lacks come from the folder WHEELS, which
+# `make wheels` fills where there is a network; benchmarks/wheels.txt lists them. Libraries to compare with that are missing all
+# the same are skipped. Fashion-MNIST comes from FASTADV_DATA, or is the sample of it that fastadv has in it.
+#
+# Without a GPU all of this is rehearsed, tiny: nothing is built, and no tool watches.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-out=$(realpath -m "${1:-runs/gpu}") python=${PYTHON:-python3} failed=0 wanted=" ${*:2} " site=$(mktemp -d)
+
+# The limit of every step in seconds. A group takes what its steps take together, and those in `always`.
+declare -A limit=(
+  [install]=20 [build]=140
+  [info]=15 [tests]=195 [memcheck]=70 [racecheck]=70 [initcheck]=55
+  [training]=400
+  [ops]=90 [ncu]=40 [attacks]=275
+)
+always="install build"
+declare -A group=(
+  [kernels]="info tests memcheck racecheck initcheck"
+  [training]="training"
+  [attacks]="attacks ops ncu"
+)
+
+[ $# -ge 2 ] || { sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 2; }
+out=$(realpath -m "$1") python=${PYTHON:-python3} failed=0 site=$(mktemp -d) results=()
 mkdir -p "$out"
 : >"$out/log.txt"
-export FASTADV_CUDA=1 PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$site${PYTHONPATH:+:$PYTHONPATH}"
-results=()
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests:$site${PYTHONPATH:+:$PYTHONPATH}" PATH="$site/bin:$PATH"
+device=$("$python" -c "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')") || exit
+few=() && [ "$device" = cuda ] || few=(--benchmark-disable)
 
-# step NAME SECONDS COMMAND...: a failure does not keep the others from running.
+# step NAME COMMAND...: a failure does not keep the others from running.
 step() {
-  local name=$1 limit=$2 start=$SECONDS status
-  shift 2
-  [[ $wanted == "  " || $wanted == *" $name "* || $name == build ]] || return 0
+  local name=$1 start=$SECONDS status
+  shift
   printf '\n==== %s: %s\n' "$name" "$*" >>"$out/log.txt"
-  timeout --signal INT --kill-after 20 "$limit" "$@" >>"$out/log.txt" 2>&1 # interrupted, pytest writes its JSON
+  # Interrupted, pytest and the benchmarks write what they have.
+  timeout --signal INT --kill-after 5 "${limit[$name]}" "$@" >>"$out/log.txt" 2>&1
   status=$?
   results+=("\"$name\": {\"status\": $status, \"seconds\": $((SECONDS - start))}")
   printf '{%s}\n' "$(IFS=,; echo "${results[*]}")" >"$out/summary.json"
@@ -34,30 +54,49 @@ step() {
   [ "$status" -eq 0 ] || failed=1
 }
 
-[ -z "${WHEELS:-}" ] || "$python" -m pip install -q --no-index --no-deps --target "$site" "$WHEELS"/*.whl || exit
-step build 180 "$python" setup.py -q build_ext --inplace
-# Without kernels or what commands and tests import, nothing below would measure anything.
-[ "$failed" -eq 0 ] && "$python" -c "import sys, fastadv.__main__, hypothesis, pytest_benchmark, xdist
-sys.exit(fastadv.ops.MISSING['cuda'])" || exit 1
-step info 60 "$python" -m fastadv info
-step ops 240 "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -k "not compile" \
-  --benchmark-max-time=0.2 --benchmark-json="$out/ops.json"
-step attacks 240 "$python" -m pytest -q -p no:cacheprovider benchmarks/test_attacks.py \
-  -k "PGD-10-lenet5 or PGD-10-small or PGD-10-0-small or DeepFool-10-lenet5 or FAB or 5x100" --benchmark-json="$out/attacks.json"
-# PyTorch's own allocator hides from the sanitizers where a tensor ends and what it had before. Only memcheck looks at the
-# results of API calls, some of which PyTorch expects to fail.
-for tool in "memcheck --report-api-errors no" racecheck initcheck; do
-  step "${tool%% *}" 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $tool --error-exitcode 99 \
-    "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -k "fused and 128x3x32x32" --benchmark-disable
-done
+# watched TOOL COMMAND...: under a tool of CUDA's, where there is a GPU.
+watched() {
+  local tool=$1
+  shift
+  [ "$device" = cuda ] && set -- $tool "$@"
+  step "$name" "$@"
+}
+
+install() { [ -z "${WHEELS:-}" ] || step install "$python" -m benchmarks.wheels install "$WHEELS" "$site"; }
+build() { [ "$device" = cpu ] || step build env FASTADV_CUDA=1 "$python" setup.py -q build_ext --inplace; }
+info() { step info "$python" -m fastadv info; }
+tests() {
+  local how=(-n 8 --dist worksteal) && [ "$device" = cuda ] || how=(--collect-only)
+  step tests "$python" -m pytest -q "${how[@]}" -p no:cacheprovider tests --ignore tests/test_simt.py --ignore tests/test_build.py \
+    -k "cuda or captured or graphs"
+}
+# PyTorch's own allocator hides from these where a tensor ends and what it had before. Only memcheck looks at the results of
+# API calls, some of which PyTorch expects to fail.
+sanitized() { watched "env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 99 $1" "$python" -m ops.every "$device" "$2"; }
+memcheck() { sanitized "--tool memcheck --report-api-errors no" 45; }
+racecheck() { sanitized "--tool racecheck" 45; }
+initcheck() { sanitized "--tool initcheck" 30; }
+training() { step training "$python" -m benchmarks.gpu training "$out" 340; }
+attacks() { step attacks "$python" -m benchmarks.gpu attacks "$out" 235; }
+ops() {
+  local cases="not compile and not eager" && [ "$device" = cuda ] || cases="fused and 128x3"
+  step ops "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -k "$cases" --benchmark-max-time=0.1 \
+    --benchmark-json="$out/ops.json" "${few[@]}"
+}
 # How near each kernel is to the memory's bandwidth; the clock is left as it is.
-step ncu 120 ncu --clock-control none --csv --log-file "$out/ncu.csv" --kernel-name 'regex:(rows|segments|partition)_kernel' --launch-count 60 \
-  --metrics gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed \
-  "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -k "fused and 24576" --benchmark-disable
-step tests 400 "$python" -m pytest -q -n 8 --dist worksteal -p no:cacheprovider tests --ignore tests/test_simt.py \
-  --ignore tests/test_build.py -k "cuda or captured or graphs"
-step training 500 "$python" -m pytest -q -p no:cacheprovider benchmarks/test_training.py \
-  -k "not robust and not (Blind and resnet18)" --benchmark-json="$out/training.json"
-step scaling 300 "$python" -m benchmarks.scaling
-step trainings 120 "$python" -m fastadv compare standard pgd blind madry friendly --device cuda --at-a-time 5 --epochs 4 --out "$(mktemp -d)/trainings"
+ncu() {
+  local metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed
+  metrics+=,sm__throughput.avg.pct_of_peak_sustained_elapsed
+  local kernels='regex:(rows|segments|partition)_kernel' size=24576 && [ "$device" = cuda ] || size=128x3
+  watched "command ncu --clock-control none --csv --log-file $out/ncu.csv --kernel-name $kernels --launch-count 60 --metrics $metrics" \
+    "$python" -m pytest -q -p no:cacheprovider benchmarks/test_ops.py -k "fused and $size" --benchmark-disable
+}
+
+for name in $always; do "$name"; done
+# Without kernels, or what commands and tests import, nothing below would measure anything.
+[ "$failed" -eq 0 ] && "$python" -c "import sys, fastadv.__main__, hypothesis, pytest_benchmark, xdist
+sys.exit(fastadv.ops.MISSING['$device'])" || exit 1
+for each in "${@:2}"; do
+  for name in ${group[$each]}; do "$name"; done
+done
 exit "$failed"

@@ -78,7 +78,7 @@ def _adv_lib_attacks() -> types.ModuleType:
             del sys.modules[name]
 
 
-def auto_attack(eps: float, *parts: str) -> Prepare:
+def auto_attack(eps: float, *parts: str, queries: int = 5000, steps: int = 100) -> Prepare:
     """The standard version, or some of its parts; `pyautoattack`, as auto-attack itself is not on PyPI."""
 
     def prepare(model: nn.Module) -> Attack:
@@ -86,6 +86,8 @@ def auto_attack(eps: float, *parts: str) -> Prepare:
         logging.getLogger("auto-attack").setLevel(logging.ERROR)
         attack = library.AutoAttack(model, eps=eps, seed=0, device=next(model.parameters()).device)
         attack.attacks_to_run = list(parts) or attack.attacks_to_run
+        attack.square.n_queries = queries
+        attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = steps
         return lambda x, y: attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
 
     return prepare

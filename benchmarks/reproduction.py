@@ -1,113 +1,96 @@
-"""REPRODUCTION.md, from what ``fastadv reproduce`` left in benchmarks/results: `python -m benchmarks.reproduction`."""
+"""REPRODUCTION.md and the verdicts on other pages, from what ``fastadv reproduce`` left in benchmarks/results.
+
+`python -m benchmarks.reproduction` writes all of them.
+"""
 
 import csv
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+from fastadv.report import figure_text, measured_text, printed_text
 
-from fastadv import recipes
-from fastadv.recipes import Figure, Recipe
-from fastadv.report import figure_text, read_figures
+from . import pages
+from .runs import Ordering, Row, about, carried, counts, folders, in_words, orderings, read
+from .verdicts import CONFIRMED, CONTRADICTED, INCOMPARABLE, MUCH_SHORTER, NORMS, POINTS, VERDICTS, WITHIN
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "REPRODUCTION.md"
-POINTS = 1.5
-"""So near to the printed figure a measured one passes."""
 
 HEAD = f"""# Reproduction
 
 Written by `python -m benchmarks.reproduction` from the files that `fastadv reproduce` left in `benchmarks/results/`; no
-figure here was typed by hand. A row is a figure, a column a recipe: what was measured and, in brackets, what the paper
-prints and the difference. Accuracies are in percent and differences in points; norms and gradients as they are.
+figure or verdict here was typed by hand. Accuracies are in percent and differences in points; norms and gradients as
+they are.
 
-- pass, `+`: within {POINTS} points of the printed figure.
-- explained, `e`: further off, by a run that was not the printed one, or by a recipe that had to choose what print
-  leaves open. What was changed and the recipe's note stand under the table: reasons why figures may differ, not a proof
-  that they are the reason.
-- open, `?`: further off, with nothing of that kind.
+There are two kinds of claims. A printed **figure** is one number of a paper's table. A printed **ordering** is a pair
+of rows in one column of a table: which of the two is larger. Each has a verdict:
 
-What has changed in fastadv since a run stands in bold below its table, from `note.txt` in its folder.
-Norms and gradients, and figures that were not printed, have no mark. What the figures say is in the files of the same
-date in `benchmarks/results/`.
+| sign | verdict | a figure | an ordering |
+| --- | --- | --- | --- |
+| `+` | confirmed | within chance and close: {POINTS} points, of a norm {NORMS:.0%} | beyond chance, as printed |
+| `~` | within chance | within chance, but not close | within chance |
+| `x` | contradicted | beyond chance | beyond chance, the other way round |
+| `/` | not comparable | see below | see below |
+
+In a table of orderings, `>` and `<` are print's: the first row of a pair is above or below the second.
+
+**Chance** has two parts, which are added as independent errors. One is the choice of the test images, of the run and of
+print, at 95 %: a paired bootstrap of two rows where a run kept every image's outcome, else the interval of two
+independent shares, which is too wide for rows that saw the same images. The other is training again with another
+seed: Student's t over the seeds of the run and the printed deviation, or, where neither is there, an allowance of
+{POINTS} points ({NORMS:.0%} of a norm). So most differences of a few points stay open on 1,000 images. Tables are long:
+of many orderings that are ties in truth, a few are decided by chance alone.
+
+**Not comparable** follows from what a run changed, never from a note. Other data make figures and orderings not
+comparable. Another network, fewer training images, another batch size, optimiser, learning rate or precision, or fewer
+than {MUCH_SHORTER:.0%} of the printed epochs make figures not comparable. An ordering on the paper's data still has a
+verdict, which holds for training at this length only. Fewer test images make nothing incomparable: they widen the
+interval.
+
+What has changed in fastadv since a run stands in bold below its tables, from `note.txt` in its folder.
+
 """
-SIGNS = {"pass": "+", "explained": "e", "open": "?", "": ""}
+SIGNS = {CONFIRMED: "+", WITHIN: "~", CONTRADICTED: "x", INCOMPARABLE: "/", "": ""}
 
 
-@dataclass(frozen=True)
-class Row:
-    """A recipe that was run: its measured figures, and what of it was `changed`, in words."""
-
-    name: str
-    recipe: Recipe
-    figures: list[Figure]
-    changed: str
-
-    def mark(self, figure: Figure) -> str:
-        """``pass``, ``explained`` or ``open``, or nothing where there is nothing to compare."""
-        if figure.printed is None or not is_accuracy(figure):
-            return ""
-        if round(abs(figure.measured - figure.printed), 9) <= POINTS:
-            return "pass"
-        return "explained" if self.changed or self.recipe.note else "open"
-
-    def cell(self, name: str) -> str:
-        """The figure called `name` in a table, or nothing."""
-        for figure in self.figures:
-            if figure.name == name:
-                text = figure_text(figure.measured, figure)
-                if figure.printed is None:
-                    return text
-                difference = figure_text(figure.measured - figure.printed, figure)
-                sign = "" if difference.startswith("-") else "+"
-                return f"{text} ({figure.printed:g}; {sign}{difference}) {SIGNS[self.mark(figure)]}".rstrip()
+def cell(row: Row, name: str) -> str:
+    """The figure called `name` in a table, beside the printed one and with its verdict, or nothing."""
+    figure = row.get(name)
+    if figure is None:
         return ""
+    text = measured_text(figure)
+    if figure.printed is None:
+        return text
+    difference = figure_text(figure.measured - figure.printed, figure)
+    sign = "" if difference.startswith("-") else "+"
+    return f"{text} ({printed_text(figure)}; {sign}{difference}) {SIGNS[row.verdict(figure)]}"
 
 
-def is_accuracy(figure: Figure) -> bool:
-    return not (figure.name.endswith("norm") or figure.name.startswith("gradient"))
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], align: str = "--:") -> list[str]:
+    """A Markdown table, its first column aligned left."""
+    rule = "| --- |" + f" {align} |" * (len(heads) - 1)
+    return [f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)]
 
 
-def read(folder: Path) -> list[Row]:
-    """The recipes in a folder of ``fastadv reproduce``."""
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    names = sorted({path.relative_to(folder).parts[0] for path in folder.rglob("figures.csv")})
-    variants = [recipe for name in names for recipe in recipes.load(name).variants()]
-    files = [(recipe, folder / recipe.name / "figures.csv") for recipe in variants]
-    return [
-        Row(recipe.name, recipe, read_figures(path), changes(recipe, settings))
-        for recipe, path in files
-        if path.is_file()
-    ]
-
-
-def changes(recipe: Recipe, settings: dict) -> str:
-    """What a run's `settings` changed of the training that `recipe` prints, and of how it is tested."""
-    changed = []
-    for name in ("data", "model", "epochs", "batch_size", "per_class", "lr", "optimizer", "precision"):
-        value, printed = settings.get(name), recipe.training.get(name, "all" if name == "per_class" else "default")
-        if value is not None and value != printed:
-            changed.append(f"{name.replace('_', ' ')} {value} instead of {printed}")
-    if settings["limit"]:
-        changed.append(f"the first {settings['limit']} test samples instead of all")
-    return ", ".join(changed)
-
-
-def counts(rows: Iterable[Row]) -> Counter[str]:
-    return Counter(mark for row in rows for figure in row.figures if (mark := row.mark(figure)))
-
-
-def table(rows: Sequence[Row]) -> list[str]:
+def figures_table(rows: Sequence[Row]) -> list[str]:
     """All figures of `rows`."""
     names = dict.fromkeys(figure.name for row in rows for figure in row.figures)
-    heads = [row.name.partition("/")[2] or row.name for row in rows]
-    lines = ["| figure | " + " | ".join(heads) + " |", "| --- |" + " --: |" * len(rows)]
-    return lines + ["| " + " | ".join([name, *(row.cell(name) for row in rows)]) + " |" for name in names]
+    heads = ["figure", *(row.name.partition("/")[2] or row.name for row in rows)]
+    return markdown(heads, [[name, *(cell(row, name) for row in rows)] for name in names])
+
+
+def orderings_table(found: Sequence[Ordering], signs: dict[str, str]) -> list[str]:
+    """All orderings, pairs by columns of the printed table: ``>`` where the first of a pair is printed larger."""
+    by_place = {(pages.pair(o), o.figure): f"{'>' if o.printed > 0 else '<'} {signs[o.verdict]}" for o in found}
+    pairs = list(dict.fromkeys(name for name, _ in by_place))
+    columns = {name for _, name in by_place}
+    figures = [name for name in dict.fromkeys(f.name for o in found for f in o.first.figures) if name in columns]
+    if len(pairs) > len(figures):
+        return markdown(["pair", *figures], [[p, *(by_place.get((p, f), "") for f in figures)] for p in pairs], ":-:")
+    return markdown(["figure", *pairs], [[f, *(by_place.get((p, f), "") for p in pairs)] for f in figures], ":-:")
 
 
 def section(folder: Path) -> list[str]:
@@ -117,22 +100,38 @@ def section(folder: Path) -> list[str]:
     for row in rows:
         recipe, variant, _ = row.name.partition("/")
         tables.setdefault(recipe if variant else "", []).append(row)
-    found = counts(rows)
-    marks = ", ".join(f"{found[mark]} {mark}" for mark in ("pass", "explained", "open")) if found else "nothing printed"
-    lines = [f"## {folder.name}", "", f"From `{folder.relative_to(ROOT).as_posix()}/`; {marks}.", ""]
+    lines = [f"## {folder.name}", "", f"From `{folder.relative_to(ROOT).as_posix()}/`.", ""]
     for recipe, columns in tables.items():
-        lines += [*([f"`{recipe}`:", ""] if recipe else []), *table(columns), ""]
-    about: dict[str, list[str]] = {}
-    for row in rows:
-        changed, note = row.changed and f"Changed: {row.changed}.", row.recipe.note and f"Note: {row.recipe.note}"
-        for text in (f"{row.recipe.paper}.", changed, note):
-            if text:
-                about.setdefault(text, []).append(f"`{row.name}`")
+        lines += [*([f"`{recipe}`:", ""] if recipe else []), *figures_table(columns), ""]
+    figures, of_orderings = counts(rows)
+    if figures:
+        lines += [f"Printed figures: {in_words(figures)}.", ""]
+    if found := orderings(rows):
+        lines += [f"Printed orderings: {in_words(of_orderings)}.", "", *orderings_table(found, SIGNS), ""]
+    if found := orderings(carried(rows)):
+        lines += [
+            "Not comparable, because the paper prints them for other data. The sign says whether this data would "
+            "confirm (`+`), leave open (`~`) or contradict (`x`) them:",
+            "",
+            *orderings_table(found, SIGNS),
+            "",
+        ]
     if (note := folder / "note.txt").is_file():
         lines.append(f"- **{note.read_text().strip()}**")
-    everywhere = [text for text, names in about.items() if len(names) == len(rows)]
-    lines += [f"- {text}" for text in everywhere]
-    return lines + [f"- {', '.join(names)}: {text}" for text, names in about.items() if text not in everywhere]
+    return lines + notes(rows)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Where the rows were printed, what was changed and what print leaves open, each once."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        changed, note = about([row]), row.recipe.note and f"Note: {row.recipe.note}"
+        for text in (f"{row.recipe.paper}.", changed and f"Changed: {changed}.", note):
+            if text:
+                told.setdefault(text, []).append(f"`{row.name}`")
+    everywhere = [text for text, names in told.items() if len(names) == len(rows)]
+    rest = [f"- {', '.join(names)}: {text}" for text, names in told.items() if text not in everywhere]
+    return [f"- {text}" for text in everywhere] + rest
 
 
 def experiment(path: Path) -> list[str]:
@@ -149,21 +148,35 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(short)} |"
 
 
+def summary(places: Sequence[Path]) -> list[str]:
+    """How many claims of every run have which verdict."""
+    heads = ["run", "recipes", *(f"orderings {verdict}" for verdict in VERDICTS)]
+    heads += [*(f"figures {verdict}" for verdict in VERDICTS), "figures not printed"]
+    lines = []
+    for folder in places:
+        rows = read(folder)
+        figures, found = counts(rows)
+        silent = sum(figure.printed is None for row in rows for figure in row.figures)
+        numbers = [len(rows), *(found[v] for v in VERDICTS), *(figures[v] for v in VERDICTS), silent]
+        lines.append([folder.name, *map(str, numbers)])
+    return markdown(heads, lines)
+
+
 def page(results: Path = RESULTS) -> str:
     """REPRODUCTION.md, from the folders under `results` that ``fastadv reproduce`` wrote."""
-    folders = sorted({path.parent for path in results.rglob("config.yaml") if list(path.parent.rglob("figures.csv"))})
-    summary = ["| run | recipes | pass | explained | open | not printed |", "| --- | --: | --: | --: | --: | --: |"]
-    for folder in folders:
-        rows = read(folder)
-        found = counts(rows)
-        silent = sum(figure.printed is None for row in rows for figure in row.figures)
-        marks = " | ".join(str(found[mark]) for mark in ("pass", "explained", "open"))
-        summary.append(f"| {folder.name} | {len(rows)} | {marks} | {silent} |")
-    sections = [section(folder) for folder in folders]
+    places = folders(results)
+    sections = [summary(places), *map(section, places)]
     sections += [experiment(path) for path in sorted(results.glob("*/table.csv"))]
-    return "\n".join([HEAD, *summary, "", *(line for lines in sections for line in [*lines, ""])]).rstrip() + "\n"
+    return HEAD + "\n".join(line for lines in sections for line in [*lines, ""]).rstrip() + "\n"
+
+
+def main() -> None:
+    """Writes REPRODUCTION.md and the blocks of all pages."""
+    PAGE.write_text(page(), encoding="utf-8")
+    for path in pages.paths(ROOT):
+        path.write_text(pages.rewritten(path, RESULTS), encoding="utf-8")
+    sys.stdout.write(f"written: {PAGE} and the verdicts on {len(pages.paths(ROOT))} pages\n")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    sys.stdout.write(f"written: {PAGE}\n")
+    main()

@@ -102,7 +102,7 @@ def sizes() -> None:
     """A step of PGD-AT on larger and larger images, beside the plainest loop: time, and memory."""
     sides = {
         "fastadv": by_fit(MADRY),
-        "bfloat16, channels_last": by_fit(MADRY, precision="bfloat16", channels_last=True),
+        "bfloat16, channels_last": by_fit(MADRY, precision="bfloat16", memory_format="channels_last"),
         "by hand": by_loop(plain_pgd),
     }
     print(f"\n| {TOGETHER} images, {LARGEST}, PGD-10 | {' | '.join(sides)} |\n| --- {'| --: ' * len(sides)}|")

@@ -6,7 +6,18 @@ import sys
 from pathlib import Path
 
 SIDES = ("eager", "compile", "usual", "copy")
-PEERS = ("bound", "tuned", "tuned, bf16", "as published", "torchattacks", "foolbox", "adv-lib", "ART", "auto-attack")
+PEERS = (
+    "bound",
+    "tuned",
+    "tuned, bf16",
+    "graphs",
+    "as published",
+    "torchattacks",
+    "foolbox",
+    "adv-lib",
+    "ART",
+    "auto-attack",
+)
 
 
 def of_run(run: dict) -> str:

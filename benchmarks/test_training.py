@@ -32,7 +32,8 @@ BATCH, LR, BETA = 128, 0.01, 6.0
 SECONDS = 8.0 if DEVICE == "cuda" else 120.0  # for the rounds of one comparison, beyond the first
 IMAGES = {"lenet5": 2560, "lenet5, robust": 2560, "small-cnn": 1280, "resnet18": 128}
 IMAGES = dict.fromkeys(IMAGES, 12_800) | {"resnet18": 2560} if DEVICE == "cuda" else IMAGES
-FASTEST = {"precision": "bfloat16", "channels_last": True, "graphs": True}  # on a GPU; captured in every epoch
+# On a GPU; graphs are captured in every epoch.
+FASTEST = {"precision": "bfloat16", "memory_format": "channels_last", "graphs": True}
 # By which there are fewer images: torchattacks' DeepFool takes one at a time.
 SLOW = {"Blind AT, DeepFool-10": 20 if DEVICE == "cuda" else 4}
 CLOSE = 0.05  # of the loss, by which two ways to train the same may differ
@@ -71,8 +72,12 @@ def uncounted(epoch: Epoch) -> Epoch:
 
 
 def batches(train: fastadv.Dataset) -> Iterator[tuple[Tensor, Tensor]]:
-    """A loader of tensors, in fit's order."""
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
+    """A loader of tensors, in fit's order; of data on a GPU, batches from there, as fit takes them."""
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    if train.device.type == "cuda":
+        yield from ((train.x[index], train.y[index]) for index in order.to(train.device).split(BATCH))
+        return
+    order = order.tolist()
     for x, y in DataLoader(TensorDataset(train.x.cpu(), train.y.cpu()), batch_size=BATCH, sampler=order):
         yield x.to(DEVICE), y.to(DEVICE)
 
@@ -248,7 +253,7 @@ TRAININGS: dict[str, dict[str, Epoch]] = {
         "ema": by_fit(MADRY, ema=0.99),
         "clip": by_fit(MADRY, clip=100.0),
         "awp": by_fit(MADRY, awp=0.005),
-        "channels_last": by_fit(MADRY, channels_last=True),
+        "channels_last": by_fit(MADRY, memory_format="channels_last"),
         "compiled": uncounted(by_fit(MADRY, compiled=True)),
         **({"graphs": uncounted(by_fit(MADRY, graphs=True))} if DEVICE == "cuda" else {}),
     },

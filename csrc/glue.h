@@ -2,7 +2,7 @@
 // compiled once for each device, whose glue.cpp defines FASTADV_DEVICE and DeviceScope (its device guard and stream)
 // before including this.
 //
-// The checks here keep memory safe whoever calls; fastadv/ops.py says the same things more kindly first.
+// The checks here keep memory safe whoever calls; fastadv/ops/ says the same things more kindly first.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -87,6 +87,14 @@ class Call {
     return column<int64_t>(name, t, ScalarType::Long, keep);
   }
 
+  // A mask that the kernel writes to; `back` brings a copy home.
+  bool* flags(const std::optional<Tensor>& nonfinite, Tensor& keep) const {
+    return nonfinite ? const_cast<bool*>(column<bool>("nonfinite", *nonfinite, ScalarType::Bool, keep)) : nullptr;
+  }
+  static void back(std::optional<Tensor>& t, const Tensor& used) {
+    if (t) back(*t, used);
+  }
+
   void done(Status status) const { DeviceScope::check(op_, status); }
 
  private:
@@ -139,46 +147,51 @@ E choice(const char* op, const char* what, const std::string& given, std::initia
 }
 
 void linf_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
-                  std::optional<Tensor> active, std::optional<Tensor> momentum, double decay) {
+                  std::optional<Tensor> active, std::optional<Tensor> nonfinite, std::optional<Tensor> momentum,
+                  double decay) {
   const Call call("linf_step", x_adv);
   in_place(x_adv, [&](const Tensor& out) {
     const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
-    Tensor keep, buffer;
+    Tensor keep, noted, buffer;
     if (momentum) buffer = call.samples("momentum", *momentum, out);
     call.done(linf_step(call.launch(),
                         {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
                          call.per_sample("step_size", step_size), call.per_sample("eps", eps), lo, hi,
-                         call.mask(active, keep), momentum ? buffer.mutable_data_ptr() : nullptr, decay}));
-    if (momentum) Call::back(*momentum, buffer);
+                         call.mask(active, keep), call.flags(nonfinite, noted),
+                         momentum ? buffer.mutable_data_ptr() : nullptr, decay}));
+    Call::back(momentum, buffer);
+    Call::back(nonfinite, noted);
   });
 }
 
 // l2_step and l1_step.
 template <Status (*kernel)(const Launch&, const BallStepArgs&)>
 void ball_step(const char* op, Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
-               std::optional<Tensor> active) {
+               std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
   const Call call(op, x_adv);
   in_place(x_adv, [&](const Tensor& out) {
     const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
-    Tensor keep;
+    Tensor keep, noted;
     call.done(kernel(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
                                      call.per_sample("step_size", step_size), call.per_sample("eps", eps), lo, hi,
-                                     call.mask(active, keep)}));
+                                     call.mask(active, keep), call.flags(nonfinite, noted)}));
+    Call::back(nonfinite, noted);
   });
 }
 
 void l2_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
-                std::optional<Tensor> active) {
-  ball_step<l2_step>("l2_step", x_adv, grad, x, step_size, eps, lo, hi, active);
+                std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  ball_step<l2_step>("l2_step", x_adv, grad, x, step_size, eps, lo, hi, active, nonfinite);
 }
 
 void l1_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
-                std::optional<Tensor> active) {
-  ball_step<l1_step>("l1_step", x_adv, grad, x, step_size, eps, lo, hi, active);
+                std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  ball_step<l1_step>("l1_step", x_adv, grad, x, step_size, eps, lo, hi, active, nonfinite);
 }
 
 void topp_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double p, std::string normalise,
-                  std::string projection, double lo, double hi, std::optional<Tensor> active) {
+                  std::string projection, double lo, double hi, std::optional<Tensor> active,
+                  std::optional<Tensor> nonfinite) {
   const Call call("topp_step", x_adv);
   STD_TORCH_CHECK(p > 0 && p <= 1, "topp_step: p must be in (0, 1], got ", p);
   const bool renormalise = choice<bool>("topp_step", "normalise", normalise, {{"all", false}, {"kept", true}});
@@ -189,12 +202,13 @@ void topp_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor 
   const int64_t channels = innermost(x_adv);
   const Tensor out = channels ? x_adv : torch::stable::contiguous(x_adv);
   const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
-  Tensor keep_mask;
+  Tensor keep_mask, noted;
   call.done(topp_step(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
                                       call.per_sample("step_size", step_size), call.per_sample("eps", eps), keep,
                                       channels ? channels : 1, renormalise, simplex, lo, hi,
-                                      call.mask(active, keep_mask)}));
+                                      call.mask(active, keep_mask), call.flags(nonfinite, noted)}));
   Call::back(x_adv, out);
+  Call::back(nonfinite, noted);
 }
 
 Tensor row_norms_op(Tensor x, std::string norm, std::optional<Tensor> origin) {
@@ -256,7 +270,8 @@ bool gradients_match(const Tensor& grads, const Tensor& x, int64_t cols) {
 
 std::tuple<Tensor, Tensor> deepfool_step_op(Tensor x_adv, Tensor delta, Tensor x, Tensor logits, Tensor grads,
                                             Tensor labels, double overshoot, double beyond, std::string norm, double lo,
-                                            double hi, std::optional<Tensor> active) {
+                                            double hi, std::optional<Tensor> active,
+                                            std::optional<Tensor> nonfinite) {
   const Call call("deepfool_step", x_adv);
   const bool linf = choice<bool>("deepfool_step", "norm", norm, {{"l2", false}, {"linf", true}});
   const Tensor scores = call.table("logits", logits);
@@ -270,7 +285,7 @@ std::tuple<Tensor, Tensor> deepfool_step_op(Tensor x_adv, Tensor delta, Tensor x
   const Tensor out = as_it_is ? x_adv : torch::stable::contiguous(x_adv);
   const Tensor slopes = as_it_is ? grads : torch::stable::contiguous(grads);
   const Tensor origin = call.samples("x", x, out), moved = call.samples("delta", delta, out, compute_type(x_adv));
-  Tensor keep_labels, keep_mask;
+  Tensor keep_labels, keep_mask, noted;
   const int64_t* classes = call.integers("labels", labels, keep_labels);
   // Samples that are not active keep what is here.
   Tensor target = torch::stable::clone(keep_labels), distance = call.new_column(compute_type(x_adv));
@@ -278,10 +293,11 @@ std::tuple<Tensor, Tensor> deepfool_step_op(Tensor x_adv, Tensor delta, Tensor x
   call.done(deepfool_step(call.launch(), {out.mutable_data_ptr(), moved.mutable_data_ptr(), origin.const_data_ptr(),
                                           scores.const_data_ptr(), slopes.const_data_ptr(), classes, scores.size(1),
                                           overshoot, beyond, linf, lo, hi, call.mask(active, keep_mask),
-                                          static_cast<int64_t*>(target.mutable_data_ptr()),
+                                          call.flags(nonfinite, noted), static_cast<int64_t*>(target.mutable_data_ptr()),
                                           distance.mutable_data_ptr()}));
   Call::back(x_adv, out);
   Call::back(delta, moved);
+  Call::back(nonfinite, noted);
   return {target, distance};
 }
 
@@ -351,10 +367,131 @@ Tensor hyperplane_projection_op(Tensor x, Tensor normal, Tensor offset, std::str
   return row_dense(x) ? delta : like(x, delta);
 }
 
+Tensor predictions_op(Tensor logits) {
+  const Call call("predictions", logits);
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, "predictions: logits must be [samples, classes]");
+  const Tensor dense = torch::stable::contiguous(logits);
+  Tensor classes = call.new_column(ScalarType::Long);
+  call.done(predictions(call.launch(), {static_cast<int64_t*>(classes.mutable_data_ptr()), dense.const_data_ptr()}));
+  return classes;
+}
+
+std::tuple<Tensor, Tensor, Tensor> loss_gradient_op(Tensor logits, Tensor labels, Tensor sign, std::string loss,
+                                                    std::optional<Tensor> natural, std::optional<Tensor> goal,
+                                                    double kappa, double kl_weight, double smoothing,
+                                                    std::optional<Tensor> nonfinite) {
+  const Call call("loss_gradient", logits);
+  const Loss which = choice<Loss>("loss_gradient", "loss", loss,
+                                  {{"ce", Loss::ce}, {"margin", Loss::margin}, {"slm", Loss::slm}, {"dlr", Loss::dlr},
+                                   {"kl", Loss::kl}, {"spat", Loss::spat}});
+  const int64_t least = which != Loss::dlr ? 2 : goal ? 4 : 3;
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= least, "loss_gradient: logits must be [samples, classes], with ",
+                  least, " classes at least");
+  STD_TORCH_CHECK(natural || (which != Loss::kl && which != Loss::spat), "loss_gradient: ", loss, " needs natural");
+  const Tensor dense = torch::stable::contiguous(logits);
+  Tensor keep_labels, keep_goal, reference, noted;
+  if (natural) reference = call.samples("natural", *natural, dense);
+  Tensor grad = torch::stable::empty_like(dense), losses = call.new_column(compute_type(logits));
+  Tensor fooled = call.new_column(ScalarType::Bool);
+  call.done(loss_gradient(call.launch(), {dense.const_data_ptr(), call.integers("labels", labels, keep_labels),
+                                          call.per_sample("sign", sign), natural ? reference.const_data_ptr() : nullptr,
+                                          goal ? call.integers("goal", *goal, keep_goal) : nullptr, which, kappa,
+                                          kl_weight, smoothing, grad.mutable_data_ptr(), losses.mutable_data_ptr(),
+                                          static_cast<bool*>(fooled.mutable_data_ptr()),
+                                          call.flags(nonfinite, noted)}));
+  Call::back(nonfinite, noted);
+  return {grad, losses, fooled};
+}
+
+void keep_nearest_op(Tensor best, Tensor size, Tensor x_adv, Tensor x, Tensor fooled, std::string norm,
+                     std::optional<Tensor> active) {
+  const Call call("keep_nearest", best);
+  const Norm which = choice<Norm>("keep_nearest", "norm", norm,
+                                  {{"l1", Norm::l1}, {"l2", Norm::l2}, {"linf", Norm::linf}, {"rms", Norm::rms}});
+  call.per_sample("size", size);
+  const Tensor sizes = torch::stable::contiguous(size);
+  in_place(best, [&](const Tensor& out) {
+    const Tensor here = call.samples("x_adv", x_adv, out), origin = call.samples("x", x, out);
+    Tensor keep_fooled, keep_mask;
+    call.done(keep_nearest(call.launch(), {out.mutable_data_ptr(), sizes.mutable_data_ptr(), here.const_data_ptr(),
+                                           origin.const_data_ptr(),
+                                           call.column<bool>("fooled", fooled, ScalarType::Bool, keep_fooled), which,
+                                           call.mask(active, keep_mask)}));
+  });
+  Call::back(size, sizes);
+}
+
+std::tuple<Tensor, Tensor> accept_op(Tensor best, Tensor loss, Tensor fooled, std::optional<Tensor> active) {
+  const Call call("accept", best);
+  STD_TORCH_CHECK(best.dim() == 1, "accept: best must hold one value a sample");
+  const Tensor losses = torch::stable::contiguous(call.samples("loss", loss, loss));
+  const Tensor out = torch::stable::contiguous(best);
+  Tensor keep_fooled, keep_mask, better = call.new_column(ScalarType::Bool), going = call.new_column(ScalarType::Bool);
+  call.done(accept(call.launch(), {out.mutable_data_ptr(), losses.const_data_ptr(),
+                                   call.column<bool>("fooled", fooled, ScalarType::Bool, keep_fooled),
+                                   call.mask(active, keep_mask), static_cast<bool*>(better.mutable_data_ptr()),
+                                   static_cast<bool*>(going.mutable_data_ptr())}));
+  Call::back(best, out);
+  return {better, going};
+}
+
+void apgd_step_op(Tensor previous, Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, std::string norm,
+                  double share, double lo, double hi, std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  const Call call("apgd_step", previous);
+  const bool l2 = choice<bool>("apgd_step", "norm", norm, {{"linf", false}, {"l2", true}});
+  in_place(previous, [&](const Tensor& out) {
+    const Tensor here = call.samples("x_adv", x_adv, out), g = call.samples("grad", grad, out);
+    const Tensor origin = call.samples("x", x, out);
+    Tensor keep, noted;
+    call.done(apgd_step(call.launch(), {out.mutable_data_ptr(), here.const_data_ptr(), g.const_data_ptr(),
+                                        origin.const_data_ptr(), call.per_sample("step_size", step_size),
+                                        call.per_sample("eps", eps), share, l2, lo, hi, call.mask(active, keep),
+                                        call.flags(nonfinite, noted)}));
+    Call::back(nonfinite, noted);
+  });
+}
+
+void adam_step_op(Tensor x_adv, Tensor mean, Tensor square, Tensor grad, Tensor slope, Tensor weight, Tensor rate,
+                  int64_t count, double mean_decay, double square_decay, double tiny, double lo, double hi,
+                  std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  const Call call("adam_step", x_adv);
+  STD_TORCH_CHECK(count >= 1, "adam_step: count must be at least 1, got ", count);
+  in_place(x_adv, [&](const Tensor& out) {
+    const Tensor g = call.samples("grad", grad, out), s = call.samples("slope", slope, out);
+    const Tensor first = call.samples("mean", mean, out, compute_type(x_adv));
+    const Tensor second = call.samples("square", square, out, compute_type(x_adv));
+    Tensor keep, noted;
+    const double steps = static_cast<double>(count);
+    call.done(adam_step(call.launch(), {out.mutable_data_ptr(), first.mutable_data_ptr(), second.mutable_data_ptr(),
+                                        g.const_data_ptr(), s.const_data_ptr(), call.per_sample("weight", weight),
+                                        call.per_sample("rate", rate), mean_decay, square_decay,
+                                        1 - std::pow(mean_decay, steps), 1 - std::pow(square_decay, steps), tiny, lo, hi,
+                                        call.mask(active, keep), call.flags(nonfinite, noted)}));
+    Call::back(mean, first);
+    Call::back(square, second);
+    Call::back(nonfinite, noted);
+  });
+}
+
+void fab_step_op(Tensor x_adv, Tensor x, Tensor normal, Tensor lead, std::string norm, double alpha_max, double eta,
+                 double lo, double hi, std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  const Call call("fab_step", x_adv);
+  const Norm which = choice<Norm>("fab_step", "norm", norm,
+                                  {{"l1", Norm::l1}, {"l2", Norm::l2}, {"linf", Norm::linf}});
+  in_place(x_adv, [&](const Tensor& out) {
+    const Tensor origin = call.samples("x", x, out), slope = call.samples("normal", normal, out);
+    Tensor keep, noted;
+    call.done(fab_step(call.launch(), {out.mutable_data_ptr(), origin.const_data_ptr(), slope.const_data_ptr(),
+                                       call.per_sample("lead", lead), which, alpha_max, eta, lo, hi,
+                                       call.mask(active, keep), call.flags(nonfinite, noted)}));
+    Call::back(nonfinite, noted);
+  });
+}
+
 }  // namespace
 }  // namespace fastadv
 
-// The schemas are fastadv/ops.py's; here each device adds its kernels to them.
+// The schemas are those of fastadv/ops/; here each device adds its kernels to them.
 STABLE_TORCH_LIBRARY_IMPL(fastadv, FASTADV_DEVICE, m) {
   m.impl("linf_step", TORCH_BOX(&fastadv::linf_step_op));
   m.impl("l2_step", TORCH_BOX(&fastadv::l2_step_op));
@@ -369,4 +506,11 @@ STABLE_TORCH_LIBRARY_IMPL(fastadv, FASTADV_DEVICE, m) {
   m.impl("adversarial_labels", TORCH_BOX(&fastadv::adversarial_labels_op));
   m.impl("wrong_class_target", TORCH_BOX(&fastadv::wrong_class_target_op));
   m.impl("hyperplane_projection", TORCH_BOX(&fastadv::hyperplane_projection_op));
+  m.impl("loss_gradient", TORCH_BOX(&fastadv::loss_gradient_op));
+  m.impl("predictions", TORCH_BOX(&fastadv::predictions_op));
+  m.impl("keep_nearest", TORCH_BOX(&fastadv::keep_nearest_op));
+  m.impl("accept", TORCH_BOX(&fastadv::accept_op));
+  m.impl("apgd_step", TORCH_BOX(&fastadv::apgd_step_op));
+  m.impl("adam_step", TORCH_BOX(&fastadv::adam_step_op));
+  m.impl("fab_step", TORCH_BOX(&fastadv::fab_step_op));
 }

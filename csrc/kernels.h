@@ -26,6 +26,7 @@ struct PerSample {
 };
 
 enum class Norm { l1, l2, linf, rms };
+enum class Loss { ce, margin, slm, dlr, kl, spat };
 enum class Law { uniform, sign, gaussian, l2, l1 };
 
 struct LinfStepArgs {
@@ -34,6 +35,7 @@ struct LinfStepArgs {
   PerSample step_size, eps;
   double lo, hi;
   const bool* active;  // null: all
+  bool* nonfinite;     // set where the gradient is not finite; null: nobody asks
   void* momentum;      // in, out; null: the gradient's own sign
   double decay;
 };
@@ -44,6 +46,7 @@ struct BallStepArgs {
   PerSample step_size, eps;
   double lo, hi;
   const bool* active;
+  bool* nonfinite;
 };
 
 struct ToppStepArgs {
@@ -55,6 +58,7 @@ struct ToppStepArgs {
   bool renormalise, simplex;
   double lo, hi;
   const bool* active;
+  bool* nonfinite;
 };
 
 struct RowNormsArgs {
@@ -94,6 +98,7 @@ struct DeepfoolStepArgs {
   bool linf;
   double lo, hi;
   const bool* active;
+  bool* nonfinite;  // set where a gradient is not finite; null: nobody asks
   int64_t* target;
   void* distance;  // [rows], float or double
 };
@@ -138,6 +143,71 @@ struct HyperplaneProjectionArgs {
   double lo, hi;
 };
 
+struct LossGradientArgs {
+  const void* logits;
+  const int64_t* labels;
+  PerSample sign;
+  const void* natural;  // kl, spat
+  const int64_t* goal;  // dlr; null: the best other class
+  Loss loss;
+  double kappa, kl_weight, smoothing;
+  void *grad, *losses;  // out; losses [rows], float or double
+  bool* fooled;         // out
+  bool* nonfinite;      // set where there is no gradient; null: nobody asks
+};
+
+struct PredictionsArgs {
+  int64_t* classes;
+  const void* logits;
+};
+
+struct KeepNearestArgs {
+  void *best, *size;  // in, out; size [rows], float or double
+  const void *x_adv, *x;
+  const bool* fooled;
+  Norm norm;
+  const bool* active;
+};
+
+struct AcceptArgs {
+  void* best;  // in, out, [rows]
+  const void* loss;
+  const bool *fooled, *active;
+  bool *better, *going;  // out
+};
+
+struct ApgdStepArgs {
+  void* previous;  // in: where x_adv has come from; out: where it goes to
+  const void *x_adv, *grad, *x;
+  PerSample step_size, eps;
+  double share;
+  bool l2;
+  double lo, hi;
+  const bool* active;
+  bool* nonfinite;
+};
+
+struct AdamStepArgs {
+  void* x_adv;          // in, out
+  void *mean, *square;  // in, out: float or double
+  const void *grad, *slope;
+  PerSample weight, rate;
+  double mean_decay, square_decay, mean_bias, square_bias, tiny;
+  double lo, hi;
+  const bool* active;
+  bool* nonfinite;
+};
+
+struct FabStepArgs {
+  void* x_adv;  // in, out
+  const void *x, *normal;
+  PerSample lead;
+  Norm norm;
+  double alpha_max, eta, lo, hi;
+  const bool* active;
+  bool* nonfinite;
+};
+
 Status linf_step(const Launch&, const LinfStepArgs&);
 Status l2_step(const Launch&, const BallStepArgs&);
 Status l1_step(const Launch&, const BallStepArgs&);
@@ -151,5 +221,12 @@ Status random_start(const Launch&, const RandomStartArgs&);
 Status adversarial_labels(const Launch&, const AdversarialLabelsArgs&);
 Status wrong_class_target(const Launch&, const WrongClassTargetArgs&);
 Status hyperplane_projection(const Launch&, const HyperplaneProjectionArgs&);
+Status loss_gradient(const Launch&, const LossGradientArgs&);
+Status predictions(const Launch&, const PredictionsArgs&);
+Status keep_nearest(const Launch&, const KeepNearestArgs&);
+Status accept(const Launch&, const AcceptArgs&);
+Status apgd_step(const Launch&, const ApgdStepArgs&);
+Status adam_step(const Launch&, const AdamStepArgs&);
+Status fab_step(const Launch&, const FabStepArgs&);
 
 }  // namespace fastadv

@@ -18,6 +18,12 @@
 #define FASTADV_FN inline __attribute__((always_inline))
 #endif
 
+#ifdef __CUDACC__
+#define FASTADV_UNROLL _Pragma("unroll")
+#else
+#define FASTADV_UNROLL
+#endif
+
 namespace fastadv {
 
 #ifdef FASTADV_CUDA

@@ -10,17 +10,18 @@
 
 __version__ = "0.1.0"
 
-from . import attacks, data, evaluation, functional, losses, models, ops, trainers
+from . import attacks, data, evaluation, functional, hub, losses, models, ops, threats, trainers
 from .data import Dataset, load
 from .evaluation import evaluate
 from .memory import keep_freed_memory
-from .models import Normalize
+from .models import Normalize, adapt
 from .ops import backend
 from .trainers import fit
 
 __all__ = [
     "Dataset",
     "Normalize",
+    "adapt",
     "attacks",
     "backend",
     "data",
@@ -28,10 +29,12 @@ __all__ = [
     "evaluation",
     "fit",
     "functional",
+    "hub",
     "keep_freed_memory",
     "load",
     "losses",
     "models",
     "ops",
+    "threats",
     "trainers",
 ]

@@ -10,13 +10,24 @@ import torch
 
 from . import __version__
 from .commands import (
+    ATTACK,
+    DATA,
+    FILES,
+    NETWORK,
+    RUN,
+    SETTINGS,
+    SPEED,
+    TEST,
+    TRAINING,
     Comparison,
     Conduct,
     CorruptionTest,
     Data,
     Diagnosis,
+    Group,
     LandingTest,
     Parser,
+    PatchTest,
     Reproduction,
     Testing,
     Training,
@@ -29,17 +40,22 @@ from .commands import (
     land,
     launched,
     list_recipes,
+    make_patch,
     measure_corruptions,
     report_runs,
     reproduce,
+    said_aloud,
     train,
     transfer_between,
+    verify_samples,
 )
 from .info import doctor
 from .memory import keep_freed_memory
 from .trainers import METHODS, Stopped
 
-MODEL = "a run folder or its checkpoint, package.module:function, or a file of TorchScript or torch.export (.pt2)"
+MODEL = "a run folder or its checkpoint, package.module:function, or a TorchScript or torch.export (.pt2) file"
+RUN_FOLDER = "a run folder, or the checkpoint in it"
+NEW = "new folder for tables and figures."
 
 
 def parser() -> Parser:
@@ -62,35 +78,129 @@ def parser() -> Parser:
     for name, method in METHODS.items():
         sub = add(methods, name, (method.__doc__ or name).splitlines()[0], method, Training)
         sub.add_class_arguments(Testing, "test")
+        examples = [" --epochs 20 --out runs/new", " --data cifar10 --model resnet18 --augment crop-flip"]
+        groups = [NETWORK, TRAINING, TEST, RUN, SPEED, FILES, SETTINGS]
+        sub.arrange(groups, [f"fastadv train {name}{flags}" for flags in examples])
+    train.examples = ["fastadv train pgd --epochs 20", "fastadv train trades --data cifar10 --model resnet18"]
+
     sub = add(commands, "evaluate", "Measure the robustness of a trained network.", Data, Testing, Conduct)
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help=MODEL)
-    sub = add(commands, "transfer", "Try samples made on each of several networks on all of them.", Data, Testing)
+    conduct = Group(
+        "Evaluation", "out sweep steps transfer_from checks save_samples", "samples_as resume memory_format"
+    )
+    sub.arrange(
+        [ATTACK, DATA, conduct, SETTINGS],
+        [
+            "fastadv evaluate runs/pgd --out results/pgd",
+            "fastadv evaluate runs/pgd --attacks autoattack --eps 8/255 --limit 0",
+            "fastadv evaluate my_package.models:build --data cifar10",
+        ],
+    )
+
+    sub = add(commands, "verify", "Check what was claimed of saved adversarial samples.", config=False)
+    sub.add_argument("folder", type=str, help="the --save-samples of an evaluation")
+    sub.add_argument("--model", type=str, required=True, help=MODEL)
+    sub.add_argument("--device", type=str, default="auto", help="where to compute: cpu, cuda, cuda:1 ... or auto.")
+    sub.add_argument("--at_once", type=int, default=500, help="samples at a time. It changes memory and speed only.")
+    sub.arrange([Group("Model", "model device", "at_once")], ["fastadv verify samples --model runs/pgd"])
+
+    sub = add(commands, "transfer", "Test every network on the samples made on each of the others.", Data, Testing)
     sub.set_defaults(data=None)
     sub.add_argument("models", type=str, nargs="+", help=MODEL)
-    sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figure")
-    sub = add(commands, "features", "Draw what layers give for natural and adversarial samples.", Data, Diagnosis)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [ATTACK, DATA, RUN, SETTINGS],
+        ["fastadv transfer runs/pgd runs/trades --attacks pgd,square --out transfer"],
+    )
+
+    sub = add(commands, "features", "Draw the outputs of layers for natural and adversarial samples.", Data, Diagnosis)
     sub.set_defaults(data=None)
-    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
-    sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figures")
+    sub.add_argument("checkpoint", type=str, help=RUN_FOLDER)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [
+            Group("Layers and samples", "layers classes reduction limit", "at_once"),
+            Group("Attack", "eps steps tau", "alpha"),
+            DATA,
+            RUN,
+            SETTINGS,
+        ],
+        ["fastadv features runs/pgd --classes 0,1,2 --reduction pca --out features"],
+    )
+
     sub = add(commands, "corruptions", "Measure accuracy under common corruptions of images.", CorruptionTest)
-    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
-    sub.add_argument("--out", type=str, required=True, help="a new folder for the table and the figure")
-    sub = add(commands, "landing", "Tell in which classes an untargeted attack lands.", LandingTest)
-    sub.add_argument("checkpoint", type=str, help="a run folder, or the checkpoint in it")
-    sub.add_argument("--out", type=str, required=True, help="a new folder for the tables and the figures")
-    sub = add(commands, "compare", "Train by several methods on the same data.", Training, Comparison)
+    sub.add_argument("checkpoint", type=str, help=RUN_FOLDER)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [Group("Corruptions", "corruptions severities limit seed", "at_once"), DATA, RUN, SETTINGS],
+        [
+            "fastadv corruptions runs/pgd --out results/corruptions",
+            "fastadv corruptions runs/pgd --corruptions fog,snow --severities 1,3 --out new",
+        ],
+    )
+
+    sub = add(commands, "landing", "Show into which classes an untargeted attack moves the samples.", LandingTest)
+    sub.add_argument("checkpoint", type=str, help=RUN_FOLDER)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [Group("Attack", "eps steps limit", "alpha at_once"), DATA, RUN, SETTINGS],
+        ["fastadv landing runs/pgd --eps 8/255 --out results/landing"],
+    )
+
+    sub = add(commands, "patch", "Train an adversarial patch and write it to be printed.", PatchTest)
+    sub.add_argument("checkpoint", type=str, help=MODEL)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [
+            Group("Patch", "target epochs mm dpi", "least most angle shape batch_size lr"),
+            Group("Test", "limit", "at_once"),
+            DATA,
+            RUN,
+            SETTINGS,
+        ],
+        ["fastadv patch runs/pgd --target 8 --mm 100 --out results/patch"],
+    )
+
+    sub = add(commands, "compare", "Train by several methods on the same data, and compare them.", Training, Comparison)
     sub.add_class_arguments(Testing, skip={"eps"})  # which is that of training
-    sub.add_argument("methods", type=str, nargs="+", help=f"of {', '.join(METHODS)}")
-    sub = add(commands, "reproduce", "Run published experiments: measured figures beside the printed.", Reproduction)
+    sub.add_argument("methods", type=str, nargs="+", help="names of methods, which fastadv train --help lists")
+    sub.arrange(
+        [NETWORK, Group("Comparison", "seeds at_a_time executor"), TRAINING, ATTACK, RUN, SPEED, FILES, SETTINGS],
+        [
+            "fastadv compare standard pgd trades --epochs 20 --out runs/three",
+            "fastadv compare pgd blind --seeds 3 --data cifar10 --model resnet18",
+        ],
+    )
+
+    sub = add(commands, "reproduce", "Run published experiments and print their figures beside yours.", Reproduction)
     sub.add_argument("names", type=str, nargs="*", help="recipes, or patterns such as 'blind-fashion-mnist-*'")
-    sub.add_argument("--list", action="store_true", help="all recipes, and where they were published")
-    sub = add(commands, "report", "One HTML page of the tables and figures of many runs.", config=False)
-    sub.add_argument("runs", type=str, nargs="*", help="the --out of train, compare, evaluate, corruptions, reproduce")
-    sub.add_argument("--out", type=str, required=True, help="a new folder for the page and its figures")
-    sub = add(commands, "completion", "Print the script that completes commands and flags in a shell.", config=False)
-    sub.add_argument("shell", type=Literal["bash", "zsh", "tcsh"], help="bash, zsh or tcsh")
-    add(commands, "info", "What is installed, which kernels run, and how to repair what is missing.", config=False)
+    sub.add_argument("--list", action="store_true", help="list all recipes and where they were published.")
+    sub.arrange(
+        [
+            Group("Which and where", "list out resume seeds executor device", "seed folder download"),
+            Group("Changes to the recipes", "epochs per_class limit attacks data model", "batch_size lr optimizer"),
+            SPEED,
+            SETTINGS,
+        ],
+        [
+            "fastadv reproduce --list",
+            "fastadv reproduce blind-fashion-mnist-bat --out runs/bat",
+            "fastadv reproduce 'blind-fashion-mnist-*' --epochs 1 --limit 100",
+        ],
+    )
+
+    sub = add(commands, "report", "Write one HTML page with the tables and figures of many runs.", config=False)
+    sub.add_argument("runs", type=str, nargs="*", help="run folders, the --out of any command above")
+    sub.add_argument("--out", type=str, required=True, help="new folder for the page and its figures.")
+    sub.arrange([RUN], ["fastadv report runs/three results/pgd --out page"])
+
+    sub = add(commands, "completion", "Print a script that completes commands and flags in your shell.", config=False)
+    sub.add_argument("shell", type=Literal["bash", "zsh", "tcsh"], help="your shell: bash, zsh or tcsh")
+    sub.arrange([RUN], ["fastadv completion bash > ~/.local/share/bash-completion/completions/fastadv"])
+
+    add(commands, "info", "Show what is installed, and how to repair what is missing.", config=False)
+    main.examples = ["fastadv train pgd", "fastadv evaluate runs/pgd", "fastadv compare standard pgd trades"]
     return main
 
 
@@ -100,13 +210,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = cli.parse_args(argv)
     keep_freed_memory()
     try:
-        with joined():
-            run_command(cli, chosen)
+        with joined(), said_aloud():
+            return run_command(cli, chosen)
     except Stopped as stopped:
         print(f"fastadv: {stopped}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        kept = "a run keeps its last checkpoint, an evaluation in --out its finished batches"
+        kept = "the last checkpoint of a run, or the finished batches of an evaluation with --out, are kept"
         print(f"fastadv: stopped; {kept}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
@@ -121,11 +231,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not launched() or not broken(error):
             raise
         print(
-            f"fastadv: a process, or the way to it, is gone; its run can go on with --resume auto: {error}",
+            f"fastadv: a process of the run was lost; continue with --resume auto: {error}",
             file=sys.stderr,
         )
         return 1
-    return 0
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -133,15 +242,15 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
-    """Builds what the flags say and calls the command's function."""
+def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> int:
+    """Builds what the flags say and calls the command's function; the exit status, 1 where claims do not hold."""
     command = chosen.command
     if command == "info":
         print(doctor())
-        return
+        return 0
     if command == "completion":
         print(completion(cli, chosen.completion.shell))
-        return
+        return 0
     options = cli.instantiate(chosen)[command]
     if command == "train":
         name, options = options.method, options[options.method]
@@ -150,6 +259,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         list_recipes() if options.list else reproduce(options.names, _build(Reproduction, options))
     elif command == "report":
         report_runs(options.runs, options.out)
+    elif command == "verify":
+        return 0 if verify_samples(options.folder, options.model, options.device, options.at_once) else 1
     elif command == "transfer":
         transfer_between(options.models, _build(Data, options), _build(Testing, options), options.out)
     elif command == "features":
@@ -158,11 +269,14 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> None:
         measure_corruptions(options.checkpoint, _build(CorruptionTest, options), options.out)
     elif command == "landing":
         land(options.checkpoint, _build(LandingTest, options), options.out)
+    elif command == "patch":
+        make_patch(options.checkpoint, _build(PatchTest, options), options.out)
     elif command == "compare":
         compare(options.methods, *(_build(kind, options) for kind in (Training, Testing, Comparison)))
     else:
         settings = (_build(kind, options) for kind in (Data, Testing, Conduct))
         evaluate_model(options.checkpoint, *settings)
+    return 0
 
 
 def _build(kind: type, options: jsonargparse.Namespace) -> Any:

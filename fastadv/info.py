@@ -10,6 +10,7 @@ import numpy
 import torch
 
 from . import __version__, ops
+from .float32 import float32_precision
 
 
 def environment() -> dict[str, Any]:
@@ -23,6 +24,7 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "devices": devices,
+        "float32 on GPUs": float32_precision(),
         "build": ops.build_info(),
         "backends": {
             name: {device: ops.backend(name, device) for device in ("cpu", "cuda")} for name in (*ops.OPS, *ops.PASSES)

@@ -1,4 +1,4 @@
-"""Per-sample losses on logits: ``(logits [B, K], y [B]) -> [B]``. Attacks maximise them.
+"""Losses of single samples, [B], from logits [B, K] and labels `y` [B], in float32 at least. Attacks maximise them.
 
 Sums over a batch of per-sample losses give per-sample gradients, whatever the batch; means would not.
 """
@@ -13,38 +13,37 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """``-log softmax(logits)[y]``, per sample, at least in float32."""
+    """Cross-entropy ``-log softmax(logits)[y]``, [B], from logits [B, K] and labels `y` [B]."""
     return F.cross_entropy(wide(logits), y, reduction="none")
 
 
 def lead(logits: Tensor, y: Tensor) -> Tensor:
-    """How far class `y` is ahead of the best other, ``z_y - max_{j != y} z_j``, per sample, at least in float32."""
+    """How far class `y` [B] leads the best other, ``z_y - max_{j != y} z_j``, [B]; positive where logits are right."""
     logits = wide(logits)
     true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
     return true - logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(dim=1)
 
 
 def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
-    """Carlini and Wagner's margin ``-max(z_y - max_{j != y} z_j + kappa, 0)``, per sample, at least in float32.
+    """The margin loss ``-max(z_y - max_{j != y} z_j + kappa, 0)``, [B], of Carlini and Wagner (2017).
 
-    `kappa` is the confidence beyond which more is no better; 50, as everywhere in the literature, never saturates in
-    practice, 0 stops at the decision boundary.
+    `kappa` is the confidence in another class at which the loss stops growing. 0 stops at the decision boundary; 50,
+    the usual value, is not reached in practice.
     """
     return -(lead(logits, y) + kappa).clamp_min(0)
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """``log sum_{j != y} exp z_j - z_y``, per sample, at least in float32 (soft margin of Ding et al., 2020: MMA)."""
+    """The soft margin ``log sum_{j != y} exp z_j - z_y``, [B], of MMA training (Ding et al., 2020)."""
     logits = wide(logits)
     true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
     return logits.scatter(1, y.unsqueeze(1), -torch.inf).logsumexp(dim=1) - true
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio ``-(z_y - max_{j != y} z_j) / (z_1st - z_3rd + 1e-12)`` (Croce and Hein, 2020).
+    """Difference of logits ratio ``-(z_y - max_{j != y} z_j) / (z_1st - z_3rd + 1e-12)``, [B] (Croce and Hein, 2020).
 
-    Invariant to shifts and scales of the logits, per sample, at least in float32. Raises ValueError for fewer than
-    three classes.
+    Shifted and scaled logits give the same value. Raises ValueError for fewer than three classes.
     """
     logits = wide(logits)
     if logits.shape[1] < 3:
@@ -56,24 +55,26 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def dlr_targeted(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
     """The DLR loss of an attack from `y` to `goal`, ``-(z_y - z_goal) / (z_1st - (z_3rd + z_4th) / 2 + 1e-12)``.
 
-    Per sample, at least in float32 (Croce and Hein, 2020). Raises ValueError for fewer than four classes.
+    [B], from labels `y` and `goal` [B] (Croce and Hein, 2020). Raises ValueError for fewer than four classes.
     """
     logits = wide(logits)
     if logits.shape[1] < 4:
-        raise ValueError(f"the targeted DLR loss needs at least 4 classes, the model has {logits.shape[1]}")
+        raise ValueError(
+            f"the targeted DLR loss needs at least 4 classes, the model has {logits.shape[1]}; use ce or margin"
+        )
     best = logits.topk(4, dim=1).values
     lead = (logits.gather(1, goal.unsqueeze(1)) - logits.gather(1, y.unsqueeze(1))).squeeze(1)
     return lead / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + 1e-12)
 
 
 def kl(logits: Tensor, natural: Tensor) -> Tensor:
-    """``KL(softmax(natural) || softmax(logits))`` from two sets of logits, per sample, at least in float32 (TRADES)."""
+    """``KL(softmax(natural) || softmax(logits))``, [B], from two sets of logits [B, K] (Zhang et al., 2019: TRADES)."""
     log_p, log_q = wide(natural).log_softmax(dim=1), wide(logits).log_softmax(dim=1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
 def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """``-log p_y - log(1.0001 - max_{j != y} p_j)``, per sample, at least in float32 (Wang et al., 2020: MART's BCE).
+    """``-log p_y - log(1.0001 - max_{j != y} p_j)``, [B]: the BCE of MART (Wang et al., 2020).
 
     The second term is a margin; 1.0001 bounds it, as in the published code.
     """
@@ -83,9 +84,9 @@ def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def self_paced_consistency(logits: Tensor, natural: Tensor, kl_weight: float = 0.2) -> Tensor:
-    """``kl_weight KL(p || q) + sum_j (p_j log(p_j / q_j))^2``, p of `natural`, q of `logits` (SPAT, 3.14 and 3.15).
+    """``kl_weight KL(p || q) + sum_j (p_j log(p_j / q_j))^2``, [B], with p of `natural` and q of `logits`.
 
-    From two sets of logits [B, K], per sample, at least in float32.
+    From two sets of logits [B, K] (Hou, 2022: SPAT, equations 3.14 and 3.15).
     """
     log_p, log_q = wide(natural).log_softmax(dim=1), wide(logits).log_softmax(dim=1)
     terms = log_p.exp() * (log_p - log_q)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-import yaml
 from torch import Tensor
 
 FORMAT = 1
@@ -39,6 +38,7 @@ WHERE = (
     "download",
     "at_once",
     "at_a_time",
+    "executor",
     "log",
     "save_every",
     "keep_every",
@@ -56,7 +56,8 @@ class Run:
     As long as this object exists, the folder is locked: another `Run` of it is refused, in whatever process. The lock
     ends with the process, however that ends.
 
-    With `resume`, the folder may be that of a stopped run with the same `config`, still be missing, or be empty.
+    With `resume`, the folder may be that of a stopped run with the same `config`, but for what is ``auto`` now, still
+    be missing, or be empty.
     Metrics after its last checkpoint, of an epoch that was not finished, are dropped, and so is what a killed run was
     writing.
 
@@ -98,9 +99,24 @@ class Run:
     def _begun(self) -> bool:
         return (self.folder / CONFIG).is_file()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What ``config.yaml`` says."""
+        return _settings(self.folder / CONFIG)
+
+    def settle(self, name: str, value: Any) -> None:
+        """Writes what a setting that is ``auto`` came to into ``config.yaml``: another run can have the same."""
+        if self.settings.get(name) != value:
+            import yaml
+
+            write_text(self.folder / CONFIG, yaml.safe_dump(self.settings | {name: value}, sort_keys=False))
+
     def _resume(self, config: str) -> None:
-        before, now = _fixed(_settings(self.folder / CONFIG)), _fixed(yaml.safe_load(config) or {})
-        differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        import yaml
+
+        before, now = _fixed(self.settings), _fixed(yaml.safe_load(config) or {})
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        differ = [name for name in changed if now.get(name) != "auto"]  # which takes what it came to
         if differ:
             raise ValueError(
                 f"{self.folder} is a run with other settings: {differ[0]} was {before.get(differ[0])!r} and is now "
@@ -308,6 +324,8 @@ def digest(tree: Any) -> str:
 
 def _settings(path: Path) -> dict[str, Any]:
     """The settings in the ``config.yaml`` of a run."""
+    import yaml  # here, for evaluations write files like a run's, and importing fastadv is to be light
+
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
         reason = f"it holds {'nothing' if found is None else 'a ' + type(found).__name__}"

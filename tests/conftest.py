@@ -19,15 +19,31 @@ if library := os.environ.get("FASTADV_SIMT"):  # test_simt.py: the CUDA kernels,
     ops.MISSING["cpu"] = None
 
 
+def pytest_configure() -> None:
+    """Autograd counts the devices that there are at its first backward pass: the stand-in for a GPU comes before."""
+    import devices
+
+    if devices.NAME == "far":
+        devices.register()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the simulated CUDA kernels: `make test-thorough` has one worker build them, the other do the rest."""
-    items.sort(key=lambda item: "test_simt" not in item.nodeid)
+    """Begin with what compiles the CUDA sources, on two workers of `make test-thorough`: the simulator, and nvcc."""
+    items.sort(key=lambda item: ("test_simt" not in item.nodeid, "test_build" not in item.nodeid))
 
 
 @pytest.fixture
 def seed_zero(monkeypatch):
     """Attacks without a seed draw 0 every time, from no generator."""
     monkeypatch.setattr("fastadv.attacks._attack.drawn_seed", lambda: 0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_choice_by_the_clock() -> Iterator[None]:
+    """Memory formats are what they are given, however long a test's run is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastadv.attacks._tuned._WORTH", float("inf"))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,11 +6,12 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fastadv.data import cifar, files, mnist, svhn
+from fastadv.data import cifar, files, mnist, mnist_10k, svhn
 from fastadv.data.idx import IdxFile, image_files, write_idx
 
 
@@ -18,7 +19,7 @@ def pixels(count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
 
 
-def published(file: files.PublishedFile, folder: Path, **change: int) -> files.PublishedFile:
+def published(file: files.PublishedFile, folder: Path, **change: Any) -> files.PublishedFile:
     """What `file` would be if its authors had published the one in `folder`."""
     content = (folder / file.published).read_bytes()
     return replace(file, size=len(content), md5=hashlib.md5(content).hexdigest(), **change)
@@ -53,14 +54,34 @@ def publish_cifar(splits: dict[str, cifar.CifarSplit]) -> Callable[[Path], dict[
         for split, file in splits.items():
             for number, member in enumerate(file.members):
                 contents[f"{file.folder}/{member}"] = cifar_member(file, number, records[split])
-        with tarfile.open(folder / splits["test"].published, "w:gz") as archive:
-            for name, content in reversed(contents.items()):  # not in the order in which they are read
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+        write_archive(folder / splits["test"].published, contents)
         return {split: published(file, folder, records=records[split]) for split, file in splits.items()}
 
     return publish
+
+
+def write_archive(path: Path, contents: dict[str, bytes]) -> None:
+    """A tar.gz archive of files, not in the order in which they are read."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in reversed(contents.items()):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def digits_file(images: np.ndarray) -> bytes:
+    """The images of one digit as the package has them: in three decimals, without zeros at their end."""
+    values = (f"{round(pixel / 255, 3):g}" for pixel in images.ravel().tolist())
+    return b'{ "data": [' + ",".join(values).encode() + b"]}"
+
+
+def publish_mnist_10k(folder: Path) -> mnist_10k.DigitsPackage:
+    """Two images of each digit in the training half and one in the test half."""
+    images = np.concatenate([pixels(20, 28, 28), pixels(10, 28, 28)])
+    contents = {f"{mnist_10k.FOLDER}/{digit}.json": digits_file(images[digit::10]) for digit in range(10)}
+    write_archive(folder / mnist_10k.PACKAGE.published, {"package/package.json": b"{}", **contents})
+    digests = tuple(hashlib.sha256(content).hexdigest() for content in contents.values())
+    return published(mnist_10k.PACKAGE, folder, sha256=digests, tests=1)
 
 
 def publish_svhn(folder: Path) -> dict[str, files.PublishedFile]:
@@ -80,8 +101,9 @@ def save_mat(path: Path, **arrays: np.ndarray) -> None:
 # Of each data set: its module, the names there of its source and its files, and what publishes a stand-in.
 STAND_INS = {
     "mnist": (mnist, "SOURCE", "FILES", publish_mnist),
+    "mnist-10k": (mnist_10k, "SOURCE", "PACKAGE", publish_mnist_10k),
     "cifar10": (cifar, "CIFAR10", "CIFAR10_FILES", publish_cifar(cifar.CIFAR10_FILES)),
     "cifar100": (cifar, "CIFAR100", "CIFAR100_FILES", publish_cifar(cifar.CIFAR100_FILES)),
     "svhn": (svhn, "SOURCE", "FILES", publish_svhn),
 }
-SHAPES = {"mnist": (28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "svhn": (3, 32, 32)}
+SHAPES = {name: (28, 28) if name.startswith("mnist") else (3, 32, 32) for name in STAND_INS}

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from contextlib import nullcontext
+import warnings
 
 import pytest
 import torch
@@ -18,23 +18,38 @@ from fastadv.attacks import (
     ATTACKS,
     CW,
     DDN,
+    DIFGSM,
     DRA,
+    EAD,
+    EOTPGD,
     EPGD,
     FAB,
     FABT,
     FGSM,
+    JSMA,
     MIFGSM,
+    NIFGSM,
     PGD,
     RFGSM,
+    SINIFGSM,
+    SPSA,
+    TIFGSM,
+    TPGD,
+    VMIFGSM,
+    VNIFGSM,
     Attack,
     AutoAttack,
+    Boundary,
     CWLinf,
     DeepFool,
     DynamicPGD,
     FriendlyPGD,
+    HopSkipJump,
     MultiAttack,
     Noise,
+    OnePixel,
     OneStepTargeted,
+    Pixle,
     Square,
 )
 from fastadv.attacks._ascend import Rows, ascend, ball_ascent
@@ -47,28 +62,49 @@ CASES: dict[str, Attack] = {
     "apgd": APGD(0.1, steps=5),
     "apgdt": APGDT(0.1, steps=3, targets=2),
     "autoattack": AutoAttack(0.1, "custom", ("apgd-ce",)),
+    "boundary": Boundary(60),
     "cw": CW(steps=10, binary_search_steps=4, initial_const=0.01),
     "cwlinf": CWLinf(steps=10),
     "ddn": DDN(steps=10),
     "deepfool": DeepFool(steps=10),
+    "difgsm": DIFGSM(0.1, alpha=0.03, steps=5, resize=0.5),
     "dra": DRA(0.1),
+    "ead": EAD(steps=20, binary_search_steps=4, initial_const=0.1, lr=0.05),
+    "eotpgd": EOTPGD(0.1, alpha=0.03, steps=5),
     "epgd": EPGD(0.1),
     "fab": FAB(steps=5),
     "fabt": FABT(steps=5),
     "fgsm": FGSM(0.1),
     "dynamic": DynamicPGD(0.1, alpha=0.03, steps=5, fosc=0.05),
     "friendly": FriendlyPGD(0.1, alpha=0.03, steps=5, omega=0.01),
+    "hopskipjump": HopSkipJump(2, queries=20),
+    "jsma": JSMA(gamma=0.3),
     "mifgsm": MIFGSM(0.1, alpha=0.03, steps=5),
     "multi": MultiAttack((FGSM(0.1), Noise(0.1))),
+    "nifgsm": NIFGSM(0.1, alpha=0.03, steps=5),
     "noise": Noise(0.1),
+    "onepixel": OnePixel(pixels=2, steps=3, population=6),
     "onestep": OneStepTargeted(0.1),
     "pgd": PGD(0.1, alpha=0.03, steps=5),
+    "pixle": Pixle(2, 3),
     "rfgsm": RFGSM(0.1, 0.05),
+    "sinifgsm": SINIFGSM(0.1, alpha=0.03, steps=5, scales=3),
+    "spsa": SPSA(0.1, steps=4, samples=8, lr=0.05),
     "square": Square(0.1, queries=30),
+    "tifgsm": TIFGSM(0.1, alpha=0.03, steps=5, length=3),
+    "tpgd": TPGD(0.1, alpha=0.03, steps=5),
+    "vmifgsm": VMIFGSM(0.1, alpha=0.03, steps=5, neighbours=2),
+    "vnifgsm": VNIFGSM(0.1, alpha=0.03, steps=5, neighbours=2),
 }
 BUDGETED = [name for name, attack in CASES.items() if attack.has_budget]
 SHAPE = (3, 4, 4)
 every = pytest.mark.parametrize("attack", [pytest.param(attack, id=name) for name, attack in CASES.items()])
+BLIND = Noise | SPSA | Square | Boundary | HopSkipJump | OnePixel | Pixle
+"""They use no gradients."""
+SPARSE = JSMA | OnePixel | Pixle
+OF_IMAGES = DIFGSM | OnePixel | Pixle
+INWARDS = ANPGD | EPGD | Boundary | HopSkipJump
+"""They come back from where they were."""
 budgeted = pytest.mark.parametrize("attack", [pytest.param(CASES[name], id=name) for name in BUDGETED])
 
 
@@ -238,6 +274,17 @@ def test_fab_on_a_linear_model_is_the_nearest_hyperplane(kind, classes, norm):
     assert found.success.all()
     assert (found.norm >= distance - 1e-9).all()
     torch.testing.assert_close(found.norm, distance, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fab_without_bounds_is_fab_within_far_ones(norm):
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(6, 3, 2, 2)
+    y = model(x).argmax(1)
+    without, far = (
+        FAB(steps=5, norm=norm, bounds=bounds).run(model, x, y) for bounds in ((-torch.inf, torch.inf), (-99.0, 99.0))
+    )
+    assert (without.target != y).all()
+    torch.testing.assert_close(without.x_adv, far.x_adv)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -427,7 +474,9 @@ def naive_ddn(attack: DDN, model: nn.Module, x: Tensor, y: int) -> Tensor:
         if fooled and delta.norm() < size:
             best, size = point.detach(), delta.norm()
         if k < attack.steps:
-            (grad,) = torch.autograd.grad(cross_entropy(logits, torch.tensor([y])).sum(), point)
+            slope = logits.detach().softmax(dim=1)
+            slope[0, y] = -slope[0, torch.arange(5) != y].sum()
+            (grad,) = torch.autograd.grad(logits, point, slope)  # of the cross-entropy, where it all but vanishes, too
             alpha = (0.01 + 0.99 * (1 + math.cos(math.pi * k / attack.steps)) / 2) * (-1 if attack.targeted else 1)
             radius *= 1 - attack.gamma if fooled else 1 + attack.gamma
             delta = delta + alpha * grad / grad.norm()
@@ -606,16 +655,21 @@ def friendly(model: nn.Module, x: Tensor, y: int, start: Tensor, eps: float, alp
     return point, made
 
 
-@pytest.mark.parametrize("start", [1.0, 0.5, "gaussian", 0])
+@pytest.mark.parametrize("start", [1.0, 0.5, "gaussian", "gaussian-unclipped", 0])
 def test_friendly_pgd_is_algorithm_1(start):
     model, x, y = Wavy(48, 5), samples(24, *SHAPE, dtype=torch.float64), labels(24, 5)
     y[::2] = model(x[::2]).argmax(1)
     tau = torch.arange(24) % 4
-    found = FriendlyPGD(0.1, 0.01, steps=10, tau=tau, random_start=start).run(model, x, y)
-    starts = FriendlyPGD(0.1, 0.01, steps=0, random_start=start)(model, x, y)
+    x[:, :, :2] = x[:, :, :2].round()  # at the bounds, where starts may be clipped
+    found = FriendlyPGD(0.1, 0.01, steps=10, tau=tau, random_start=start, seed=0).run(model, x, y)
+    starts = FriendlyPGD(0.1, 0.01, steps=0, random_start=start, seed=0)(model, x, y)
+    if start == "gaussian-unclipped":
+        starts = ops.random_start(x, torch.arange(24), 0.001, 0, 0, "gaussian", -math.inf, math.inf)
+        assert starts.min() < 0
     for i in range(24):
         one = slice(i, i + 1)
         point, made = friendly(model, x[one], int(y[i]), starts[one], 0.1, 0.01, 10, int(tau[i]))
+        point = point.clip(0, 1)
         torch.testing.assert_close(found.x_adv[one], point, atol=1e-12, rtol=0)
         assert found.steps[i] == found.grads[i] == made
     assert len(set(found.steps.tolist())) > 4
@@ -749,6 +803,34 @@ def test_dra_moves_the_largest_entries_in_proportion(p, normalise):
     scale = (kept if normalise == "kept" else w).abs().sum(1, keepdim=True)
     torch.testing.assert_close((found.x_adv - x).flatten(1), 0.005 * 48 * kept / scale, atol=1e-9, rtol=0)
     assert (found.norm <= 0.005 * 48 * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("projection", ["radial", "simplex"])
+@pytest.mark.parametrize("normalise", ["all", "kept"])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
+def test_the_bound_of_dra_binds_at_a_scale_above_1_only(scale, normalise, projection):
+    """A sample at a time, without a bound: each of T steps adds scale * eps / T to the mean change at the most."""
+    model, x, y = Wavy(48, 5), samples(8, *SHAPE, dtype=torch.float64), labels(8, 5)
+    found = DRA(0.05, steps=4, p=0.5, scale=scale, normalise=normalise, projection=projection)(model, x, y)
+    free = []
+    for i in range(8):
+        point = x[i : i + 1]
+        for _ in range(4):
+            leaf = point.clone().requires_grad_()
+            (grad,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y[i : i + 1]), leaf)
+            grad = grad.flatten()
+            kept = torch.where(grad.abs() >= grad.abs().sort().values[-24], grad, 0.0)
+            whole = (kept if normalise == "kept" else grad).abs().mean()
+            point = (point + scale * 0.05 / 4 * (kept / whole).view_as(point)).clamp(0, 1)
+        free.append(point)
+    free = torch.cat(free)
+    mean = (free - x).flatten(1).abs().mean(1)
+    if scale <= 1:
+        assert (mean <= scale * 0.05 * (1 + 1e-12)).all()
+        torch.testing.assert_close(found, free, atol=1e-12, rtol=0)
+    else:
+        assert (mean > 0.05).all()
+        assert ((found - x).flatten(1).abs().mean(1) <= 0.05 * (1 + 1e-12)).all()
 
 
 def naive_epgd(model: nn.Module, x: Tensor, y: Tensor, eps: Tensor, steps: int, halvings: int) -> Tensor:
@@ -886,7 +968,7 @@ def test_results_lie_in_ball_and_box(attack, bounds):
     model, x = linear(48, 5), samples(32, *SHAPE, low=bounds[0], high=bounds[1])
     x_adv = attack(model, x)
     assert bounds[0] <= x_adv.min() < x_adv.max() <= bounds[1]
-    if not isinstance(attack, ANPGD | EPGD):  # which come back from where they were
+    if not isinstance(attack, INWARDS | SPARSE):
         assert (x_adv.min(), x_adv.max()) == bounds, "the box is never reached: a weak test"
     if attack.has_budget:
         size = spent(attack, x_adv - x)
@@ -905,7 +987,7 @@ def test_bounds_hold_as_the_samples_round_them(attack):
     lowest, highest = torch.tensor(bounds)
     assert lowest <= x_adv.min()
     assert x_adv.max() <= highest
-    assert isinstance(attack, ANPGD | EPGD) or (x_adv.min(), x_adv.max()) == (lowest, highest)
+    assert isinstance(attack, INWARDS | SPARSE) or (x_adv.min(), x_adv.max()) == (lowest, highest)
     attack(model, x_adv)
 
 
@@ -951,7 +1033,24 @@ def test_attacks_scale_with_the_inputs(attack):
     assert torch.equal(large.success, found.success)
     assert torch.equal(large.steps, found.steps)
     torch.testing.assert_close(large.x_adv / 256, found.x_adv, rtol=0, atol=1e-12)
-    torch.testing.assert_close(large.norm / 256, found.norm)
+    torch.testing.assert_close(large.norm / (1 if attack.norm == "l0" else 256), found.norm)
+
+
+@every
+def test_budgets_scale_with_the_bounds(attack):
+    """The rule of `within` is the one that the test above holds attacks to, and nothing else changes."""
+    low, high = attack.bounds
+    wide = dataclasses.replace(scaled(attack, 4.0), bounds=(-2.0, 2.0))
+    assert (low, high) == (0.0, 1.0)
+    found = attack.within((-2.0, 2.0))
+    if isinstance(attack, MultiAttack):
+        assert found.attacks == attack.attacks  # which come along when they run
+        x = samples(8, *SHAPE, low=-2.0, high=2.0)
+        assert torch.equal(found(linear(48, 5), x), wide(linear(48, 5), x))
+    else:
+        assert found == wide
+        assert found.within((-2.0, 2.0)) == found
+    assert attack.within((0.0, 1.0)) == attack
 
 
 def test_carlini_and_wagner_between_0_and_255():
@@ -1037,7 +1136,7 @@ def test_results_are_consistent(attack):
     assert torch.equal(found.target, model(found.x_adv).argmax(1))
     assert torch.equal(found.success, found.target != y)
     delta = (found.x_adv - x).double().flatten(1)
-    order = {"l1": 1, "l2": 2, "linf": torch.inf}[attack.norm]
+    order = {"l0": 0, "l1": 1, "l2": 2, "linf": torch.inf}[attack.norm]
     torch.testing.assert_close(found.norm, delta.norm(order, dim=1).float())
 
 
@@ -1126,6 +1225,8 @@ def test_a_model_in_channels_last(attack):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_floating_point_types(attack, dtype, shape):
     model, x = linear(48, 5, dtype), samples(16, *shape, dtype=dtype)
+    if shape == (48,) and isinstance(attack, OF_IMAGES):
+        pytest.skip("images only")
     found = attack.run(model, x, labels(16, 5))
     assert found.x_adv.dtype == dtype
     assert found.norm.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -1194,7 +1295,9 @@ def test_a_constant_model(attack):
     starts = isinstance(attack, Noise | PGD | APGD | OneStepTargeted)
     if isinstance(attack, RFGSM):
         assert torch.equal(found.x_adv, Noise(attack.alpha, law="sign")(None, x, y))
-    elif isinstance(attack, ANPGD | FriendlyPGD | APGDT | Square):  # a start and noise, one for every target, windows
+    elif isinstance(attack, OnePixel):  # gives the best of what it has tried
+        assert found.norm.max() <= 2 * 3
+    elif isinstance(attack, ANPGD | FriendlyPGD | APGDT | Square | TPGD):  # starts of their own
         assert 0 < linf(found.x_adv - x).max() <= 0.1 + 1e-7
     else:
         assert torch.equal(found.x_adv, Noise(0.1)(None, x, y) if starts else x)  # asks no model
@@ -1218,11 +1321,19 @@ class Spoilt(Wavy):
 def test_gradients_that_are_not_finite(attack, value):
     model, x = Spoilt(48, 5), samples(9, *SHAPE, low=0.2, high=0.8)
     model.value = value
+    if isinstance(attack, DIFGSM):  # whose images begin with another element
+        attack = dataclasses.replace(attack, probability=0.0)
     x[:, 0, 0, 0] = 0.1
     x[::3, 0, 0, 0] = 0.9
-    warning = pytest.warns(RuntimeWarning, match="3 of 9 samples had NaN or infinite gradients")
-    with nullcontext() if isinstance(attack, Noise | Square) else warning:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         found = attack.run(model, x)
+    # A sample that is fooled where it starts has no use for its gradient.
+    used = 0 if isinstance(attack, BLIND) else int((found.steps[::3] > 0).sum())
+    assert used >= 2 or isinstance(attack, BLIND)
+    said = [str(each.message) for each in caught if "had NaN or infinite gradients" in str(each.message)]
+    assert all(f": {used} of 9 samples" in line for line in said)
+    assert len(said) == bool(used)
     sound = attack.run(Wavy(48, 5), x)
     bad = torch.zeros(9, dtype=torch.bool).index_fill(0, torch.arange(0, 9, 3), True)
     assert found.x_adv.isfinite().all()
@@ -1351,14 +1462,16 @@ def test_rows_that_leave_a_sign_attack_take_their_budgets_along():
     class EveryOther(PGD):
         """Rows with an odd id leave after the first step."""
 
-        def perturb(self, rows: Rows) -> None:
-            step = ball_ascent(self, rows, cross_entropy, self.alpha)
+        ends_early = True
 
-            def then_leave(live: Rows) -> Tensor:
-                step(live)
+        def perturb(self, rows: Rows) -> None:
+            step = ball_ascent(self, rows, self.alpha)
+
+            def then_leave(live: Rows, number: int) -> Tensor:
+                step(live, number)
                 return live.ids % 2 == 0
 
-            ascend(rows, self.steps, then_leave)
+            ascend(self, rows, self.steps, then_leave)
 
     model, x = Wavy(48, 5), samples(6, *SHAPE)
     eps, alpha = torch.linspace(0.05, 0.3, 6), torch.linspace(0.01, 0.06, 6)
@@ -1410,9 +1523,10 @@ def test_wrong_input(attack, change, error, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda x: (x.flatten(1), x), r"must return logits \[4, classes\].*tuple"),
-        (lambda x: x.flatten(1).sum(1), r"must return logits .*\(4,\)"),
-        (lambda x: x.flatten(1)[:, :1], r"at least 2 classes, got \(4, 1\)"),
+        (lambda x: (x.flatten(1), x.flatten(1)), r"must return logits \[4, classes\].*tuple.*2 of which can be"),
+        (lambda x: {"features": x}, r"must return logits \[4, classes\], got dict of features"),
+        (lambda x: x.flatten(1).long(), r"must return logits .*got int64 \(4, 48\)"),
+        (lambda x: x.flatten(1)[:, :0], r"at least 2 classes.*got \(4, 0\)"),
         (lambda x: x, r"must return logits .*\(4, 3, 4, 4\)"),
         (lambda x: x.flatten(1)[:2], r"must return logits .*\(2, 48\)"),
     ],
@@ -1467,11 +1581,10 @@ def test_wrong_budgets(kind, options, message):
         (FriendlyPGD, {"tau": torch.zeros(4)}, "tau must be int64, got torch.float32"),
         (FriendlyPGD, {"loss": "kl", "random_start": 0}, "loss kl has no gradient at x: set random_start"),
         (PGD, {"loss": "kl", "random_start": 0.0}, "loss kl has no gradient at x: set random_start"),
-        (FriendlyPGD, {"random_start": "zero"}, "random_start must be a share of eps, .* or gaussian, got 'zero'"),
         (
             FriendlyPGD,
-            {"random_start": "gaussian-unclipped"},
-            "random_start must be .* gaussian, got 'gaussian-unclipped'",
+            {"random_start": "zero"},
+            "random_start must be a share of eps, .* or gaussian-unclipped, got 'zero'",
         ),
         (PGD, {"random_start": "gaussian-unclipped", "steps": 0}, "only a step leads from an unclipped start into"),
         (FriendlyPGD, {"margin": "logit"}, "margin must be one of loss, probability, got 'logit'"),

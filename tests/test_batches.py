@@ -59,7 +59,7 @@ def test_a_damaged_batch_is_measured_again(damage, tmp_path: Path) -> None:
     for key in ("pgd-0-2", "pgd-2-2"):
         batches[key] = PART
     damage(tmp_path / "pgd-0-2.npz")
-    with pytest.warns(UserWarning, match=r"pgd-0-2.npz is damaged, or of another version of fastadv: measured again"):
+    with pytest.warns(UserWarning, match=r"pgd-0-2.npz is damaged or from another version of fastadv, and is"):
         assert batches.get("pgd-0-2") is None
     assert batches.get("pgd-2-2") is not None
 

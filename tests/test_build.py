@@ -1,5 +1,6 @@
 """The build: what setup.py says when something is missing, and the CUDA sources compiled without a GPU."""
 
+import json
 import os
 import re
 import shutil
@@ -7,15 +8,17 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import setuptools
 import torch
 
+from benchmarks.roofline import Kernel, compiled, nvdisasm
+
 ROOT = Path(__file__).parent.parent
 NVCC = shutil.which("nvcc", path=os.path.join(os.environ["CUDA_HOME"], "bin") if "CUDA_HOME" in os.environ else None)
-TARGETS = [f"-gencode=arch=compute_{a},code={c}" for a, c in (("80", "sm_80"), ("90", "sm_90"), ("90", "compute_90"))]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc: the CUDA sources are not compiled")
 
@@ -111,7 +114,16 @@ def test_the_source_distribution_is_whole_and_needs_no_torch(
     kept = [path.relative_to(source) for path in source.rglob("*") if path.is_file() and "stray" not in path.name]
     folders = ("fastadv", "csrc", "tests", "benchmarks", "docs", ".ci")
     wanted = {str(path) for path in kept if path.parts[0] in folders}
-    wanted |= {"setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "mkdocs.yml", "constraints.txt", ".gitignore"}
+    wanted |= {
+        "setup.py",
+        "pyproject.toml",
+        "MANIFEST.in",
+        "Makefile",
+        "mkdocs.yml",
+        "constraints.txt",
+        ".gitignore",
+        "CITATION.cff",
+    }
     wanted |= {f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "REPRODUCTION")} | {"LICENSE"}
     assert {
         "tests/conftest.py",
@@ -202,31 +214,53 @@ def test_an_unknown_switch_is_refused() -> None:
     assert "FASTADV_CUDA must be auto, 0 or 1, got 'yes'" in done.stderr
 
 
-@pytest.mark.thorough
-@needs_nvcc
-def test_cuda_kernels_compile_without_warnings(tmp_path: Path) -> None:
+OF_LOGITS = ("Accept", "AdversarialLabels", "EarlyStop", "LossGradient", "Predictions", "WrongClassTarget")
+"""Bodies that take one element at a time."""
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Kernel]]:
+    """The CUDA kernels as compiled for each architecture, without warnings."""
     # The switches that torch adds for an extension, too.
     torch_flags = [f"-D__CUDA_NO_{what}__" for what in ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
-    flags = ["-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-Werror", "all-warnings", *torch_flags]
-    command = [NVCC, "-c", *flags, *TARGETS]
-    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-        subprocess.run([*command, source, "-o", tmp_path / "kernels.o"], check=True)
+    folder, flags = tmp_path_factory.mktemp("cuda"), ["-Werror", "all-warnings", *torch_flags]
+    with ThreadPoolExecutor() as pool:
+        compiling = {arch: pool.submit(compiled, NVCC, arch, folder, *flags) for arch in ("sm_80", "sm_90")}
+    return {arch: done.result() for arch, done in compiling.items()}
 
 
 @pytest.mark.thorough
 @needs_nvcc
-def test_cuda_kernels_read_and_write_16_bytes_at_a_time(tmp_path: Path) -> None:
-    ptx = tmp_path / "kernels.ptx"
-    flags = ["-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-arch=compute_90"]
-    subprocess.run([NVCC, "--ptx", *flags, ROOT / "csrc" / "cuda" / "kernels.cu", "-o", ptx], check=True)
-    kernels = dict(re.findall(r"\.entry (\w+)(.*?)\n}", ptx.read_text(), re.DOTALL))
-    headers = "".join(header.read_text() for header in (ROOT / "csrc" / "ops").glob("*.h"))
-    assert len(kernels) == 4 * headers.count("operator()(const Row<T>& row)")  # element types
-    for name, body in kernels.items():
-        assert re.search(r"ld\.global\.v[24]", body), name
-        assert ".local" not in body, f"{name} spills, or indexes an array that should be in registers"
-        writes_rows = not re.search("RowNorms|EarlyStop|WrongClassTarget", name)
-        assert not writes_rows or "st.global.wb.v4" in body, name
+def test_cuda_kernels_keep_to_their_registers(kernels: dict[str, list[Kernel]]) -> None:
+    """Compared with a table: more registers are fewer threads at once. Spills and arrays in memory are none at all.
+
+    After a change that is meant, write what the failing comparison shows into tests/registers.json.
+    """
+    found: dict[str, int] = {}
+    for arch, made in kernels.items():
+        for kernel in made:
+            name = f"{kernel.kind} {kernel.body}"
+            assert (kernel.stack, kernel.spilled) == (0, 0), f"{name}, {kernel.dtype}, {arch}"
+            assert kernel.shared <= 64, f"{name}: static shared memory, of which clusters have none"
+            found[name] = max(found.get(name, 0), -(-kernel.registers // 8) * 8)  # as they are given out
+    limits = json.loads((ROOT / "tests" / "registers.json").read_text())
+    assert found.keys() == limits.keys()
+    more = {name: registers for name, registers in found.items() if registers > limits[name]}
+    assert not more
+
+
+@pytest.mark.thorough
+@needs_nvcc
+@pytest.mark.skipif(nvdisasm() is None, reason="no nvdisasm (pip install nvidia-cuda-nvdisasm)")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_cuda_kernels_read_and_write_16_bytes_at_a_time(kernels: dict[str, list[Kernel]], arch: str) -> None:
+    for kernel in kernels[arch]:
+        name, code = f"{kernel.kind} {kernel.body}, {kernel.dtype}", "\n".join(kernel.instructions)
+        assert kernel.body in OF_LOGITS or "LDG.E.128" in code, name
+        assert not re.search(r"\b(LDL|STL)\b", code), f"{name} spills, or indexes an array that should be in registers"
+        assert kernel.body in (*OF_LOGITS, "RowNorms") or "STG.E.128" in code, name
+        long = kernel.kind == "long_rows" and arch == "sm_90"
+        assert ("UCGABAR" in code) == long, f"{name}: clusters are for long rows"
 
 
 @pytest.mark.thorough

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -79,7 +80,7 @@ def test_a_stopped_run_keeps_its_last_epoch(
 
     monkeypatch.setattr(Run, "log", log_and_stop)
     assert main(["train", "standard", "--data", images, "--epochs", "3", "--out", str(tmp_path / "run")]) == 130
-    assert "a run keeps its last checkpoint" in capsys.readouterr().err
+    assert "the last checkpoint of a run" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "run")["epoch"] == 1
 
 
@@ -103,6 +104,33 @@ def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:
     assert main(["train", "pgd", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
     a, b = load_checkpoint(first), load_checkpoint(second)
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
+
+
+def test_a_run_says_and_keeps_the_memory_format_it_chose(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def choose(*_: object) -> str:
+        logging.getLogger("fastadv").info("images are contiguous")
+        return "contiguous"
+
+    def never(*_: object) -> str:
+        raise AssertionError("nothing is left to choose")
+
+    monkeypatch.setattr("fastadv.trainers._fit.chosen_format", choose)
+    flags, first = ["--data", images, "--epochs", "2", "--test.attacks", "fgsm"], tmp_path / "first"
+    with stop_at_a_checkpoint():
+        assert main(["train", "pgd", *flags, "--out", str(first)]) == 130
+    assert "images are contiguous" in capsys.readouterr().out
+    monkeypatch.setattr("fastadv.trainers._fit.chosen_format", never)
+    assert main(["train", "pgd", *flags, "--out", str(first), "--resume", "true"]) == 0
+    assert yaml.safe_load((first / "config.yaml").read_text())["memory_format"] == "contiguous"
+    assert load_checkpoint(first)["memory_format"] == "contiguous"
+    assert json.loads((first / "evaluation.json").read_text())["pgd"]["memory_format"] == "contiguous"
+    capsys.readouterr()
+    assert main(["train", "pgd", *flags, "--out", str(first), "--resume", "true", "--memory-format", "preserve"]) == 2
+    assert "memory_format was 'contiguous' and is now 'preserve'" in capsys.readouterr().err
+    assert main(["train", "pgd", "--config", str(first / "config.yaml"), "--out", str(tmp_path / "second")]) == 0
+    assert load_checkpoint(tmp_path / "second")["memory_format"] == "contiguous"
 
 
 def test_a_stopped_run_goes_on(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -194,6 +222,10 @@ def test_margins_of_samples_are_drawn_and_kept(images: str, tmp_path: Path) -> N
     assert main(["train", "smd", "--data", images, "--epochs", "3", "--test.attacks", "fgsm", "--out", str(out)]) == 0
     kept = load_checkpoint(out)["kept"]
     assert kept["histogram"].sum(1).tolist() == [len(kept["margins"])] * 3
+    assert kept["histogram_correct"].sum(1)[-1] == kept["correct"].sum() < len(kept["margins"])
+    with (out / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["margin"]) == pytest.approx(float(kept["margins"].mean()))
     assert (out / "margins.png").stat().st_size > 10_000
 
 
@@ -263,7 +295,7 @@ def test_estimating_trains_nothing(images: str, tmp_path: Path, capsys: pytest.C
     ]
     assert not (tmp_path / "run").exists()
     assert main(["train", "friendly", *flags, "--minutes", "3"]) == 2
-    assert "training for 3 minutes takes as long" in capsys.readouterr().err
+    assert "training with minutes 3 takes that long" in capsys.readouterr().err
 
 
 @pytest.mark.thorough
@@ -330,6 +362,7 @@ def test_evaluate_repeats_the_table_of_training(images: str, tmp_path: Path) -> 
         (["train", "standard", "--held-out", "6000"], "held_out must leave samples to train on"),
         (["train", "standard", "--resume", "true"], "resume needs --out"),
         (["train", "standard", "--data", "two-circles", "--model", "two-circles-net", "--mean", "0.5"], "for images"),
+        (["train", "standard", "--mean", "0.5,0.4"], "mean must be one number or 1, one a channel, got 2: [0.5, 0.4]"),
         (
             ["train", "standard", "--data", "two-circles", "--model", "two-circles-net", "--augment", "crop-flip"],
             "must be a floating-point batch of images",
@@ -382,7 +415,7 @@ def test_checkpoints_are_read_without_running_code(tmp_path: Path, images: str) 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_its_flags(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main(["train", name, "--help"])
+        main(["train", name, "--help-all"])
     printed = capsys.readouterr().out
     flags = [f"--{field.name}".replace("_", "-") for field in dataclasses.fields(METHODS[name])]
     assert [flag for flag in flags if flag not in printed] == []
@@ -414,10 +447,11 @@ BUILT_FOR_CPU = {
 def test_kernels_built_for_the_cpu_are_not_all_that_a_cuda_torch_can_run(
     visible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "build_info", lambda: BUILT_FOR_CPU)
-    monkeypatch.setattr(ops.importlib.util, "find_spec", lambda name: None)
+    for module in (ops, ops._kernels):
+        monkeypatch.setattr(module, "build_info", lambda: BUILT_FOR_CPU)
+    monkeypatch.setattr(ops._kernels.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("FASTADV_NO_EXT", raising=False)
-    monkeypatch.setattr(ops, "MISSING", {"cpu": None, "cuda": ops._load("_cuda")})
+    monkeypatch.setattr(ops, "MISSING", {"cpu": None, "cuda": ops._kernels.load("_cuda")})
     monkeypatch.setattr(torch, "__version__", "2.14.0+cu130")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)

@@ -91,12 +91,12 @@ def test_going_on(done: Path, capfd: pytest.CaptureFixture) -> None:
     assert main([*command, "--resume", "auto"]) == 2
     del held
     shown = capfd.readouterr()
-    assert "standard/seed-5: failed, with exit status 2" in shown.out
+    assert "standard/seed-5: failed with exit status 2" in shown.out
     assert "is damaged, or no checkpoint of fastadv" in shown.out
     assert f"friendly_mart/seed-6: process {os.getpid()} on " in shown.out
     assert "still trains it: wait for it, or stop it" in shown.out
     assert (
-        f"2 of 4 runs failed (standard/seed-5, friendly_mart/seed-6): go on with --resume auto --out {done}"
+        f"2 of 4 runs failed (standard/seed-5, friendly_mart/seed-6): continue with --resume auto --out {done}"
         in shown.err
     )
     assert [(row["method"], row["seed"]) for row in rows(done / "table.csv")] == [
@@ -150,7 +150,7 @@ def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
         assert running.poll() is None
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
-    assert f"all is saved: go on with --resume auto --out {folder}" in running.communicate(timeout=600)[1]
+    assert f"stopped and saved: continue with --resume auto --out {folder}" in running.communicate(timeout=600)[1]
     assert running.returncode == 130
     assert 3 < load_checkpoint(folder / "standard")["epoch"] < 200
     assert not (folder / "report.html").exists()
@@ -206,4 +206,4 @@ def test_bad_input(flags: list[str], message: str, tmp_path: Path, capsys: pytes
 def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("fastadv.commands._compare.launched", lambda: True)
     assert main(["compare", "standard", "--out", str(tmp_path / "c")]) == 2
-    assert "leave torchrun out" in capsys.readouterr().err
+    assert "start it without torchrun" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """fastadv.compat.art: arrays in, arrays out."""
 
 import dataclasses
+import importlib
 import inspect
 import math
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 from toys import BatchNormNet, Wavy, partly_frozen, samples, traces
 
 from fastadv import Normalize, attacks
+from fastadv.attacks.onestep import random_target
 from fastadv.compat import art
 
 MODEL, X = Wavy(48, 5), samples(24, 3, 4, 4)
@@ -19,8 +21,12 @@ Y[::4] = (Y[::4] + 1) % 5
 COMMON = {"norm": math.inf, "eps": 0.3, "eps_step": 0.1}
 OPTIONS = {
     "ProjectedGradientDescent": COMMON
-    | {"decay": None, "max_iter": 100, "targeted": False, "num_random_init": 0, "batch_size": 32, "verbose": True},
-    "FastGradientMethod": COMMON | {"targeted": False, "num_random_init": 0, "batch_size": 32},
+    | {
+        "decay": None, "max_iter": 100, "targeted": False, "num_random_init": 0, "batch_size": 32, "random_eps": False,
+        "summary_writer": False, "verbose": True,
+    },
+    "FastGradientMethod": COMMON
+    | {"targeted": False, "num_random_init": 0, "batch_size": 32, "minimal": False, "summary_writer": False},
     "BasicIterativeMethod": {
         "eps": 0.3, "eps_step": 0.1, "max_iter": 100, "targeted": False, "batch_size": 32, "verbose": True,
     },
@@ -39,9 +45,26 @@ OPTIONS = {
         "norm": math.inf, "adv_criterion": None, "loss": None, "max_iter": 100, "eps": 0.3, "p_init": 0.8,
         "nb_restarts": 1, "batch_size": 128, "verbose": True,
     },
-    "AutoAttack": COMMON | {"attacks": None, "batch_size": 32},
+    "ElasticNet": {
+        "confidence": 0.0, "targeted": False, "learning_rate": 0.01, "binary_search_steps": 9, "max_iter": 100,
+        "beta": 1e-3, "initial_const": 1e-3, "batch_size": 1, "decision_rule": "EN", "verbose": True,
+    },
+    "AutoAttack": COMMON
+    | {"attacks": None, "batch_size": 32, "estimator_orig": None, "targeted": False, "parallel_pool_size": 0},
+    "BoundaryAttack": {
+        "batch_size": 64, "targeted": True, "delta": 0.01, "epsilon": 0.01, "step_adapt": 0.667, "max_iter": 5000,
+        "num_trial": 25, "sample_size": 20, "init_size": 100, "min_epsilon": 0.0, "verbose": True,
+    },
+    "HopSkipJump": {
+        "batch_size": 64, "targeted": False, "norm": 2, "max_iter": 50, "max_eval": 10000, "init_eval": 100,
+        "init_size": 100, "verbose": True,
+    },
+    "SaliencyMapMethod": {"theta": 0.1, "gamma": 1.0, "batch_size": 1, "verbose": True},
+    "PixelAttack": {"th": None, "es": 1, "max_iter": 100, "targeted": False, "verbose": False},
 }  # fmt: skip
-DROPPED = {"random_eps", "summary_writer", "minimal", "estimator_orig", "targeted", "parallel_pool_size"}
+CLASSIFIERS = (
+    "DeepFool", "CarliniL2Method", "ElasticNet", "HopSkipJump", "SaliencyMapMethod", "PixelAttack",
+)  # fmt: skip
 CASES = [
     (art.ProjectedGradientDescent(MODEL, eps=0.1, max_iter=3), attacks.PGD(0.1, 0.1, 3, 0.0)),
     (
@@ -60,15 +83,33 @@ CASES = [
         art.CarliniL2Method(MODEL, max_iter=5, binary_search_steps=3, batch_size=8),
         attacks.CW(steps=5, lr=0.01, initial_const=0.01, binary_search_steps=3),
     ),
+    (
+        art.ElasticNet(MODEL, max_iter=5, binary_search_steps=3, batch_size=8),
+        attacks.EAD(steps=5, binary_search_steps=3, decision="en", abort_early=False),
+    ),
+    (
+        art.ProjectedGradientDescent(MODEL, eps=0.1, eps_step=0.02, max_iter=5, decay=0.9),
+        attacks.MIFGSM(0.1, 0.02, 5, 0.9),
+    ),
     (art.AutoProjectedGradientDescent(MODEL, eps=0.1, max_iter=5), attacks.APGD(0.1, 5, 5)),
     (art.SquareAttack(MODEL, eps=0.1, max_iter=20), attacks.Square(0.1, 20)),
+    (
+        art.BoundaryAttack(MODEL, 7, False, 0.1, 0.02, 0.5, max_iter=4, sample_size=5),
+        attacks.Boundary(20, 0.1, 0.02, 0.0, 2.0),
+    ),
+    (art.HopSkipJump(MODEL, norm="inf", max_iter=2, init_eval=10), attacks.HopSkipJump(2, 10, norm="linf")),
+    (
+        art.SaliencyMapMethod(MODEL, 0.5, 0.2, batch_size=9),
+        attacks.JSMA(0.5, 0.2, saliency="target", targeted=True),
+    ),
+    (art.PixelAttack(MODEL, 2, max_iter=1), attacks.OnePixel(2, 1, base="best")),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name):
     parameters = [*inspect.signature(getattr(art, name)).parameters.values()]
-    assert parameters[0].name == ("classifier" if name in ("DeepFool", "CarliniL2Method") else "estimator")
+    assert parameters[0].name == ("classifier" if name in CLASSIFIERS else "estimator")
     assert {p.name: p.default for p in parameters[1:]} == OPTIONS[name]
     assert [p.name for p in parameters[1:]] == [*OPTIONS[name]]
 
@@ -77,12 +118,8 @@ def test_options(name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_are_those_of_art(name):
     evasion = pytest.importorskip("art.attacks.evasion")
-    theirs = {p.name: p.default for p in inspect.signature(getattr(evasion, name)).parameters.values()}
-    assert {**OPTIONS[name], **{k: theirs[k] for k in theirs.keys() & DROPPED}} == {
-        k: v for k, v in theirs.items() if k not in ("estimator", "classifier")
-    }
-    kept = [k for k in theirs if k in OPTIONS[name]]
-    assert kept == [*OPTIONS[name]]
+    theirs = inspect.signature(getattr(evasion, name)).parameters.values()
+    assert [(p.name, p.default) for p in theirs][1:] == [*OPTIONS[name].items()]
 
 
 @pytest.mark.parametrize(("theirs", "ours"), CASES, ids=lambda a: type(a).__name__)
@@ -91,7 +128,7 @@ def test_what_runs_are_our_attacks(theirs, ours, monkeypatch):
     ours = dataclasses.replace(ours, seed=0)
     found = theirs.generate(X.numpy(), Y.numpy())
     assert found.dtype == np.float32
-    assert np.array_equal(found, ours(MODEL, X, Y).numpy())
+    assert np.array_equal(found, ours(MODEL, X, Y if theirs.takes_labels else None).numpy())
     one_hot = np.eye(5, dtype=np.float32)[Y.numpy()]
     assert np.array_equal(theirs.generate(X.numpy().astype(np.float64), one_hot), found)
     assert np.array_equal(theirs.generate(X.numpy(), Y.numpy()[:, None]), found)
@@ -208,23 +245,207 @@ def test_noise_follows_the_generator_of_torch():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+ARRAY = np.array([0.1, 0.2])
+
+
 @pytest.mark.parametrize(
-    ("attack", "error", "message"),
+    ("name", "options", "error", "message"),
     [
-        (art.ProjectedGradientDescent(MODEL, norm=3), ValueError, "norm must be 1, 2 or np.inf, got 3"),
-        (art.ProjectedGradientDescent(MODEL, decay=0.9), ValueError, "use MomentumIterativeMethod"),
-        (art.ProjectedGradientDescent(MODEL, targeted=True), ValueError, "targeted: give the classes"),
-        (art.ProjectedGradientDescent("model"), TypeError, "must be a torch module, or have one .* got str"),
-        (art.MomentumIterativeMethod(MODEL, norm=2), ValueError, "is for the norm np.inf here, got 2"),
-        (art.AutoProjectedGradientDescent(MODEL, targeted=True), ValueError, "no targets here"),
-        (art.SquareAttack(MODEL, loss=len), ValueError, "leave adv_criterion and loss None"),
-        (art.AutoAttack(MODEL, attacks=[1]), ValueError, "leave attacks None"),
+        ("ProjectedGradientDescent", {"norm": 3}, ValueError, "norm must be 1, 2 or np.inf, got 3"),
+        ("ProjectedGradientDescent", {"decay": 0.9, "norm": 2}, ValueError, "decay is for the norm np.inf"),
+        ("ProjectedGradientDescent", {"eps": "1"}, TypeError, "must both be numbers, or both arrays; got .*'1'"),
+        ("ProjectedGradientDescent", {"eps": ARRAY}, TypeError, "must both be numbers, or both arrays"),
+        ("ProjectedGradientDescent", {"eps": -1}, ValueError, "eps must not be negative, and eps_step positive"),
+        ("ProjectedGradientDescent", {"eps": -ARRAY, "eps_step": ARRAY}, ValueError, "eps must not be negative"),
+        ("ProjectedGradientDescent", {"eps_step": 0}, ValueError, "eps_step positive; got .*'eps_step': 0"),
+        ("ProjectedGradientDescent", {"eps": ARRAY, "eps_step": ARRAY[:1]}, ValueError, "must have one shape"),
+        ("ProjectedGradientDescent", {"eps": ARRAY, "eps_step": ARRAY, "norm": 2}, ValueError, "and norm np.inf"),
+        ("ProjectedGradientDescent", {"eps": ARRAY, "eps_step": ARRAY[::-1]}, ValueError, "the same share of every"),
+        ("ProjectedGradientDescent", {"max_iter": -1}, ValueError, "steps must be a whole number of at least 0"),
+        ("ProjectedGradientDescent", {"targeted": "true"}, ValueError, "targeted must be True or False, got 'true'"),
+        ("ProjectedGradientDescent", {"verbose": "true"}, ValueError, "verbose must be True or False"),
+        ("ProjectedGradientDescent", {"num_random_init": 1.0}, TypeError, "num_random_init must be a whole number"),
+        ("ProjectedGradientDescent", {"num_random_init": -1}, ValueError, "num_random_init must be at least 0"),
+        ("ProjectedGradientDescent", {"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ("ProjectedGradientDescent", {"random_eps": True}, ValueError, "random_eps is not supported here"),
+        ("FastGradientMethod", {"minimal": "true"}, ValueError, "minimal must be True or False"),
+        ("MomentumIterativeMethod", {"norm": 2}, ValueError, "is for the norm np.inf and no random starts here"),
+        ("MomentumIterativeMethod", {"decay": -1}, ValueError, "decay must be between 0 and 1, got -1"),
+        ("DeepFool", {"epsilon": -1}, ValueError, "overshoot must be finite and not negative"),
+        ("CarliniL2Method", {"max_halving": "1.0"}, ValueError, "max_halving must be a whole number"),
+        ("CarliniL2Method", {"binary_search_steps": -1}, ValueError, "binary_search_steps must be a whole number"),
+        ("ElasticNet", {"decision_rule": "L2"}, ValueError, "decision must be one of l1, en, got 'l2'"),
+        ("AutoProjectedGradientDescent", {"targeted": True}, ValueError, "no targets here"),
+        ("AutoProjectedGradientDescent", {"eps": "1"}, ValueError, "eps and eps_step must be positive numbers"),
+        ("AutoProjectedGradientDescent", {"nb_random_init": 0}, ValueError, "nb_random_init must be at least 1"),
+        ("SquareAttack", {"loss": len}, ValueError, "loss is not supported here: leave it None"),
+        ("ElasticNet", {"decision_rule": 1.0}, ValueError, "decision must be one of l1, en, got '1.0'"),
+        ("SquareAttack", {"p_init": "1.0"}, ValueError, "p_init must be a number, got '1.0'"),
+        ("SquareAttack", {"p_init": -1}, ValueError, "p must be a share of the pixels"),
+        ("AutoAttack", {"attacks": [1]}, ValueError, "attacks is not supported here: leave it None"),
     ],
 )
-def test_what_is_refused(attack, error, message):
+def test_what_is_refused(name, options, error, message):
+    """When an attack is made, and when its options are set, which then stay what they were."""
     with pytest.raises(error, match=message):
-        attack.generate(X.numpy())
+        getattr(art, name)(MODEL, **options)
+    attack = getattr(art, name)(MODEL)
+    before = dict(vars(attack))
+    with pytest.raises(error, match=message):
+        attack.set_params(**options)
+    assert vars(attack) == before
+
+
+def test_what_is_no_estimator_or_option():
+    with pytest.raises(TypeError, match=r"must be a torch module, or have one .* got str"):
+        art.ProjectedGradientDescent("model")
+    with pytest.raises(ValueError, match="targeted: give the classes"):
+        art.ProjectedGradientDescent(MODEL, targeted=True).generate(X.numpy())
+    with pytest.raises(ValueError, match="targeted: give the classes"):
+        art.BoundaryAttack(MODEL).generate(X.numpy())
+    for options, message in (
+        ({}, "PixelAttack needs th, .* got th=None, es=1"),
+        ({"th": 1, "es": 0}, "got th=1, es=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            art.PixelAttack(MODEL, **options)
+    with pytest.raises(ValueError, match='The attribute "targeted" cannot be set for this attack'):
+        art.SquareAttack(MODEL).set_params(targeted=True)
+
+
+def test_paths_are_those_of_art():
+    assert art.attacks.evasion.ProjectedGradientDescent is art.ProjectedGradientDescent
+    module = importlib.import_module("fastadv.compat.art.attacks.evasion")
+    assert all(getattr(module, name) is getattr(art, name) for name in module.__all__)
+    assert {*OPTIONS} < {*module.__all__}
+
+
+def test_options_can_be_set():
+    attack = art.BasicIterativeMethod(MODEL, 0.1, 0.02, 5)
+    attack.set_params(eps=0.05, max_iter=3)
+    assert np.array_equal(attack.generate(X.numpy()), attacks.PGD(0.05, 0.02, 3, 0.0)(MODEL, X).numpy())
+
+
+def test_budgets_beyond_the_range_are_the_range():
+    for attack, norm in ((art.FastGradientMethod(MODEL, eps=5.0), "inf"), (art.SquareAttack(MODEL, eps=5.0), 2)):
+        attack.set_params(norm=norm)
+        found = attack.generate(X.numpy(), Y.numpy())
+        assert (found.min() >= 0) & (found.max() <= 1)
+        assert not np.array_equal(found, X.numpy())
+
+
+ONE = np.arange(48).reshape(3, 4, 4) % 2 == 0
+EACH = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(0)).numpy().round()
+
+
+@pytest.mark.parametrize("mask", [ONE, EACH, np.zeros(4), np.arange(4) == 3])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ProjectedGradientDescent", {"eps": 0.1, "max_iter": 5, "num_random_init": 2}),
+        ("ProjectedGradientDescent", {"norm": 2, "eps": 0.5, "max_iter": 5}),
+        ("FastGradientMethod", {"eps": 0.1, "eps_step": 0.02, "minimal": True}),
+        ("MomentumIterativeMethod", {"eps": 0.1, "eps_step": 0.02, "max_iter": 5}),
+        ("DeepFool", {}),
+        ("CarliniL2Method", {"binary_search_steps": 3}),
+        ("SquareAttack", {"eps": 0.1, "max_iter": 20}),
+        ("AutoProjectedGradientDescent", {"eps": 0.1, "max_iter": 5}),
+    ],
+)
+def test_masks(name, options, mask):
+    attack = getattr(art, name)(MODEL, **options)
+    found, moving = attack.generate(X.numpy(), Y.numpy(), mask=mask), np.broadcast_to(mask != 0, X.shape)
+    assert np.array_equal(found[~moving], X.numpy()[~moving])
+    assert np.any(found != X.numpy()) == np.any(moving)
+    assert (found.min() >= 0) & (found.max() <= 1)
+    if "eps" in options:
+        order = 2 if options.get("norm") == 2 else np.inf
+        sizes = np.linalg.norm((found - X.numpy()).reshape(24, -1), order, axis=1)
+        assert sizes.max() <= options["eps"] * (1 + 1e-5)
+
+
+def test_a_mask_of_ones_changes_nothing():
+    attack = art.ProjectedGradientDescent(MODEL, eps=0.1, eps_step=0.03, max_iter=5, num_random_init=1)
+    attack.seed = 0
+    found, whole = (attack.generate(X.numpy(), Y.numpy(), mask=mask) for mask in (np.ones(X.shape), None))
+    assert np.allclose(found, whole, atol=1e-6)
+
+
+def test_a_budget_for_each_sample_or_feature():
+    """On a linear model of three classes the sign of the gradient is the same everywhere: the budget is used up."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight[1] = -model[1].weight[0]
+    y = model(X).argmax(1)
+    toward = (model[1].weight[1 - y] - model[1].weight[y]).sign().view(X.shape).detach()
+    some = np.linspace(0, 0.4, 48, dtype=np.float32).reshape(3, 4, 4)
+    for eps in (some, some[:, :1, :1], np.linspace(0.1, 0.3, 24, dtype=np.float32).reshape(24, 1, 1, 1)):
+        expected = (X + torch.from_numpy(eps) * toward).clamp(0, 1).numpy()
+        for attack in (
+            art.FastGradientMethod(model, eps=eps, eps_step=np.full_like(eps, 0.1)),
+            art.ProjectedGradientDescent(model, eps=eps, eps_step=eps / 4, max_iter=5)
+            if eps.min() > 0
+            else art.ProjectedGradientDescent(model, eps=eps, eps_step=eps / 4 + 1e-9, max_iter=5),
+        ):
+            found = attack.generate(X.numpy(), y.numpy())
+            assert np.allclose(found, expected, atol=1e-6)
+    ones = np.full((4,), 0.1)
+    whole = art.ProjectedGradientDescent(MODEL, eps=0.1, eps_step=0.02, max_iter=5).generate(X.numpy(), Y.numpy())
+    array = art.ProjectedGradientDescent(MODEL, eps=ones, eps_step=0.2 * ones, max_iter=5)
+    assert np.allclose(array.generate(X.numpy(), Y.numpy()), whole, atol=1e-6)
+
+
+def test_the_smallest_step_that_fools():
+    attack = art.FastGradientMethod(MODEL, eps=0.1, eps_step=0.01, minimal=True, num_random_init=3, batch_size=7)
+    found, sizes = attack.generate(X.numpy(), Y.numpy()), 0.01 * np.arange(1, 11)
+    at = [attacks.FGSM(float(size))(MODEL, X, Y) for size in sizes]
+    fooled = np.array([(MODEL(x_adv).argmax(1) != Y).numpy() for x_adv in at])
+    assert len({*fooled.argmax(axis=0)[fooled.any(axis=0)]}) > 1
+    for i in range(24):
+        first = fooled[:, i].argmax() if fooled[:, i].any() else 9
+        assert np.allclose(found[i], at[first][i].numpy(), atol=1e-6)
+
+
+def test_deepfool_looks_at_no_labels():
+    attack = art.DeepFool(MODEL, 20, batch_size=24)
+    assert np.array_equal(attack.generate(X.numpy(), (Y.numpy() + 1) % 5), attack.generate(X.numpy()))
+
+
+def test_saliency_maps_without_labels_go_to_another_class():
+    attack = art.SaliencyMapMethod(MODEL, 1.0, 0.5)
+    attack.seed = 3
+    own, ids = MODEL(X).argmax(1), torch.arange(24)
+    goal = random_target(own, ids, 5, 3)
+    assert (goal != own).all()
+    expected = attacks.JSMA(1.0, 0.5, saliency="target", targeted=True)(MODEL, X, goal)
+    assert np.array_equal(attack.generate(X.numpy()), expected.numpy())
+    wide = art.SaliencyMapMethod(SimpleNamespace(model=Wide(48, 5), clip_values=(0, 255)), 255.0, 0.5, batch_size=24)
+    found = wide.generate((255 * X).numpy(), goal.numpy())
+    assert np.allclose(found / 255, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [art.HopSkipJump, art.BoundaryAttack])
+def test_attacks_on_decisions_keep_to_the_range_of_x(kind):
+    attack = kind(SimpleNamespace(model=MODEL, clip_values=None), targeted=False, max_iter=1)
+    found = attack.generate((0.2 + 0.5 * X).numpy())
+    assert found.min() >= (0.2 + 0.5 * X).min().item()
+    assert found.max() <= (0.2 + 0.5 * X).max().item()
+    assert (MODEL(torch.from_numpy(found)).argmax(1) != MODEL(0.2 + 0.5 * X).argmax(1)).all()
+
+
+@pytest.mark.thorough
+def test_saliency_maps_reach_what_those_of_art_reach():
+    classification = pytest.importorskip("art.estimators.classification")
+    evasion = pytest.importorskip("art.attacks.evasion")
+    estimator = classification.PyTorchClassifier(MODEL, torch.nn.CrossEntropyLoss(), (3, 4, 4), 5, clip_values=(0, 1))
+    goal = ((MODEL(X).argmax(1) + 1) % 5).numpy()
+    reached = []
+    for library in (evasion, art):
+        x_adv = library.SaliencyMapMethod(estimator, 0.25, 0.4, verbose=False).generate(X.numpy(), goal)
+        reached.append((MODEL(torch.from_numpy(x_adv)).argmax(1).numpy() == goal).sum())
+    assert reached[1] >= reached[0] > 5
 
 
 def test_no_samples():
+    assert art.SaliencyMapMethod(MODEL).generate(X[:0].numpy()).shape == (0, 3, 4, 4)
     assert art.DeepFool(MODEL).generate(X[:0].numpy()).shape == (0, 3, 4, 4)

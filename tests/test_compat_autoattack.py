@@ -124,6 +124,8 @@ def test_what_a_constructor_refuses():
         ({"version": "fast"}, "version must be one of standard, plus, rand, custom, got 'fast'"),
         ({"attacks_to_run": ["square"]}, "attacks_to_run are for version custom"),
         ({"norm": "L1"}, "norm must be one of linf, l2, got 'l1'"),
+        ({"norm": "L0", "version": "custom"}, "norm must be one of Linf, L2, L1, got 'L0'"),
+        ({"is_tf_model": True}, "is_tf_model must be False"),
         ({"version": "custom", "attacks_to_run": ["pgd"]}, "'pgd', which is none of apgd-ce, apgd-dlr"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -144,6 +146,18 @@ def test_options_of_the_attacks():
     }
     with pytest.raises(AttributeError, match="n_restart"):
         made.apgd.n_restart = 1
+
+
+def test_fab_alone_knows_l1():
+    made = AutoAttack(MODEL, "L1", 0.3, 0, True, ["fab-t"], "custom", False, "cpu", None)
+    assert made.attacks == {"fab-t": attacks.FABT(enough=0.3, norm="l1", seed=0)}
+    found = made.run_standard_evaluation(X, Y)
+    sizes = (found - X).abs().flatten(1).sum(1)
+    assert 0 < sizes.max() <= 0.3 * (1 + 1e-6)
+    assert (MODEL(found)[sizes > 0].argmax(1) != Y[sizes > 0]).all()
+    made.attacks_to_run.append("apgd-ce")
+    with pytest.raises(ValueError, match="norm must be one of linf, l2, got 'l1'"):
+        made.run_standard_evaluation(X, Y)
 
 
 def random_evaluation(seed: int | None = None) -> AutoAttack:

@@ -5,14 +5,18 @@ import importlib
 import pytest
 
 ORIGINALS = {
-    "torchattacks": "attack attacks wrappers images TPGD EOTPGD DIFGSM LGV VANILA",
+    "torchattacks": "attacks wrappers images TPGD EOTPGD DIFGSM LGV VANILA",
     "autoattack": "autoattack autopgd_base checks fab_base fab_pt other_utils square state utils_tf attacks",
-    "art": "attacks estimators defences metrics utils config HopSkipJump AdversarialPatch evasion",
-    "foolbox": "Attack Criterion Distance Model TensorFlowModel devutils distances plot samples types zoo",
-    "foolbox.attacks": "base ddn deepfool projected_gradient_descent AdamPGD EADAttack HopSkipJumpAttack attacks",
-    "foolbox.criteria": "Criterion",
-    "foolbox.models": "base pytorch Model TensorFlowModel",
-    "foolbox.utils": "samples",
+    "torchattacks.attack": "attack wrapper_method",
+    "art": "estimators defences metrics utils config AdversarialPatch evasion",
+    "art.attacks": "attack extraction inference poisoning",
+    "art.attacks.evasion": "fast_gradient AdversarialPatch",
+    "foolbox": "Distance TensorFlowModel devutils distances plot zoo",
+    "foolbox.attacks": "base ddn deepfool projected_gradient_descent AdamPGD attacks",
+    "foolbox.criteria": "Misclassified",
+    "foolbox.models": "base pytorch TensorFlowModel",
+    "foolbox.types": "Preprocessing",
+    "foolbox.utils": "os",
 }
 """Names that the libraries have at that place, some of them modules."""
 

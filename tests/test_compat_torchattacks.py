@@ -6,23 +6,46 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from test_attacks import linf
 from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 
-from fastadv import Normalize, attacks
+from fastadv import Normalize, attacks, load, models
 from fastadv.compat import torchattacks
+from fastadv.trainers import Standard, fit
 
 SIGNATURES = {
     "FGSM": {"eps": 8 / 255},
     "FFGSM": {"eps": 8 / 255, "alpha": 10 / 255},
     "CW": {"c": 1, "kappa": 0, "steps": 50, "lr": 0.01},
+    **{
+        name: {
+            "kappa": 0, "lr": 0.01, "binary_search_steps": 9, "max_iterations": 100, "abort_early": True,
+            "initial_const": 0.001, "beta": 0.001,
+        }
+        for name in ("EADL1", "EADEN")
+    },
     "RFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10},
     "BIM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10},
     "PGD": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "random_start": True},
     "PGDL2": {"eps": 1.0, "alpha": 0.2, "steps": 10, "random_start": True, "eps_for_division": 1e-10},
     "MIFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 1.0},
+    "TPGD": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10},
+    "EOTPGD": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "eot_iter": 2, "random_start": True},
+    "NIFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 1.0},
+    "SINIFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 1.0, "m": 5},
+    "VMIFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 1.0, "N": 5, "beta": 1.5},
+    "VNIFGSM": {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 1.0, "N": 5, "beta": 1.5},
+    "DIFGSM": {
+        "eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 0.0, "resize_rate": 0.9, "diversity_prob": 0.5,
+        "random_start": False,
+    },
+    "TIFGSM": {
+        "eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "decay": 0.0, "kernel_name": "gaussian", "len_kernel": 15,
+        "nsig": 3, "resize_rate": 0.9, "diversity_prob": 0.5, "random_start": False,
+    },
     "DeepFool": {"steps": 50, "overshoot": 0.02},
     "APGD": {
         "norm": "Linf", "eps": 8 / 255, "steps": 10, "n_restarts": 1, "seed": 0, "loss": "ce", "eot_iter": 1,
@@ -40,6 +63,13 @@ SIGNATURES = {
         "norm": "Linf", "eps": 8 / 255, "n_queries": 5000, "n_restarts": 1, "p_init": 0.8, "loss": "margin",
         "resc_schedule": True, "seed": 0, "verbose": False,
     },
+    "JSMA": {"theta": 1.0, "gamma": 0.1},
+    "OnePixel": {"pixels": 1, "steps": 10, "popsize": 10, "inf_batch": 128},
+    "Pixle": {
+        "x_dimensions": (2, 10), "y_dimensions": (2, 10), "pixel_mapping": "random", "restarts": 20,
+        "max_iterations": 10, "update_each_iteration": False,
+    },
+    "SPSA": {"eps": 0.3, "delta": 0.01, "lr": 0.01, "nb_iter": 1, "nb_sample": 128, "max_batch_size": 64},
     "AutoAttack": {
         "norm": "Linf", "eps": 8 / 255, "version": "standard", "n_classes": 10, "seed": None, "verbose": False,
     },
@@ -51,7 +81,9 @@ Y = MODEL(X).argmax(1)
 Y[::4] = (Y[::4] + 1) % 5
 QUICK = {"Square": {"n_queries": 50}, "AutoAttack": {"version": "rand"}}
 named = pytest.mark.parametrize("name", SIGNATURES)
-targetable = pytest.mark.parametrize("name", ["FGSM", "FFGSM", "BIM", "PGD", "PGDL2", "MIFGSM"])
+targetable = pytest.mark.parametrize(
+    "name", ["FGSM", "FFGSM", "BIM", "PGD", "PGDL2", "MIFGSM", "NIFGSM", "VMIFGSM", "DIFGSM"]
+)
 
 
 def made(name: str, model: torch.nn.Module = MODEL, **options: object) -> torchattacks.Attack:
@@ -91,15 +123,28 @@ EQUALS = {
     "FGSM": attacks.FGSM(),
     "FFGSM": attacks.PGD(alpha=10 / 255, steps=1),
     "CW": attacks.CW(steps=50, lr=0.01, initial_const=1, binary_search_steps=1),
+    "EADL1": attacks.EAD(),
+    "EADEN": attacks.EAD(decision="en"),
     "RFGSM": attacks.RFGSM(8 / 255, 2 / 255, 10),
     "BIM": attacks.PGD(random_start=0.0),
     "PGD": attacks.PGD(),
     "PGDL2": attacks.PGD(1.0, 0.2, norm="l2"),
     "MIFGSM": attacks.MIFGSM(),
+    "TPGD": attacks.TPGD(),
+    "EOTPGD": attacks.EOTPGD(),
+    "NIFGSM": attacks.NIFGSM(),
+    "SINIFGSM": attacks.SINIFGSM(),
+    "VMIFGSM": attacks.VMIFGSM(),
+    "VNIFGSM": attacks.VNIFGSM(),
+    "DIFGSM": attacks.DIFGSM(),
+    "TIFGSM": attacks.TIFGSM(),
     "DeepFool": attacks.DeepFool(candidates=5),
     "APGD": attacks.APGD(steps=10),
     "APGDT": attacks.APGDT(steps=10),
     "Square": attacks.Square(queries=50),
+    "SPSA": attacks.SPSA(0.3, 1),
+    "OnePixel": attacks.OnePixel(1, 10, 10, base="best"),
+    "Pixle": attacks.Pixle(),
     "AutoAttack": attacks.AutoAttack(version="rand"),
 }
 
@@ -112,6 +157,25 @@ def test_what_runs_are_our_attacks(name):
     assert "model" not in repr(atk)
 
 
+def test_jsma_goes_to_the_class_after_the_label():
+    atk, goal = torchattacks.JSMA(MODEL, gamma=0.3), (Y + 1) % 5
+    expected = attacks.JSMA(1.0, 0.3, targeted=True)(MODEL, X, goal)
+    assert torch.equal(atk(X, Y), expected)
+    assert atk.get_mode() == "default"
+    atk.set_mode_targeted_by_label(quiet=True)
+    assert torch.equal(atk(X, goal), expected)
+    atk.set_mode_default()
+    assert torch.equal(atk(X), attacks.JSMA(1.0, 0.3, targeted=True)(MODEL, X, (MODEL(X).argmax(1) + 1) % 5))
+
+
+def test_patches_of_pixle():
+    atk = torchattacks.Pixle(MODEL, x_dimensions=0.5, y_dimensions=(1, 3), pixel_mapping="Distance")
+    atk.update_each_iteration = True
+    built = attacks.Pixle(10, 1, tall=(1, 3), wide=(0.5, 0.5), mapping="distance")
+    assert seeded(atk).build() == dataclasses.replace(built, seed=0)
+    assert torchattacks.OnePixel(MODEL, pixels=3).build().population == 15
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -121,7 +185,19 @@ def test_what_runs_are_our_attacks(name):
         ("PGD", {"random_start": False}),
         ("PGDL2", {"eps": 0.1, "alpha": 0.02, "random_start": False}),
         ("MIFGSM", {"decay": 0.9}),
+        ("EOTPGD", {"random_start": False}),
+        ("NIFGSM", {"decay": 0.9}),
+        ("SINIFGSM", {"decay": 0.9, "m": 4}),
+        ("VMIFGSM", {"beta": 0.0}),
+        ("VNIFGSM", {"beta": 0.0, "N": 2}),
+        ("DIFGSM", {"decay": 0.5, "diversity_prob": 0.0}),
+        ("TIFGSM", {"decay": 0.5, "diversity_prob": 0.0}),
+        ("TIFGSM", {"diversity_prob": 0.0, "kernel_name": "linear", "len_kernel": 5}),
+        ("TIFGSM", {"diversity_prob": 0.0, "kernel_name": "uniform", "len_kernel": 3}),
+        ("TIFGSM", {"diversity_prob": 0.0, "len_kernel": 7, "nsig": 2}),
         ("DeepFool", {"overshoot": 0.0}),
+        ("JSMA", {"gamma": 0.25}),
+        ("JSMA", {"gamma": 0.125}),
     ],
 )
 @pytest.mark.parametrize("target", [False, True])
@@ -142,11 +218,96 @@ def test_results_are_those_of_torchattacks(name, options, target):
     MODEL.zero_grad()
 
 
+class Grey(torch.nn.Module):
+    """The mean of the channels, which torchattacks' TIFGSM must have three of."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=1, keepdim=True)
+
+
+@pytest.fixture(scope="module")
+def trained() -> list[torch.nn.Module]:
+    """Two networks that were trained for a little while."""
+    given = load("fashion-mnist-mini", "train").take(1500)
+    networks = [models.LeNet5() for _ in range(2)]
+    for seed, network in enumerate(networks):
+        fit(network, Standard(), given, epochs=4, batch_size=50, lr=2e-3, seed=seed)
+    return [torch.nn.Sequential(Grey(), network).eval() for network in networks]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["TPGD", "VMIFGSM", "VNIFGSM", "DIFGSM", "TIFGSM", "SPSA"])
+def test_random_attacks_are_as_strong_as_those_of_torchattacks(name, trained):
+    """On the network attacked, and on another one. From draw to draw TPGD's share of 200 samples moves by 3 %."""
+    original = installed()
+    test = load("fashion-mnist-mini", "test").take(1000 if name in ("TPGD", "DIFGSM") else 200)
+    torch.manual_seed(0)
+    options, wrong = {"eps": 0.1, "alpha": 0.02, "steps": 10}, []
+    if name == "SPSA":
+        options = {"eps": 0.1, "lr": 0.03, "nb_iter": 5, "nb_sample": 32}
+    for library in (original, torchattacks):
+        x_adv = getattr(library, name)(trained[0], **options)(test.x.repeat(1, 3, 1, 1), test.y)
+        wrong.append([100 * (model(x_adv).argmax(1) != test.y).double().mean().item() for model in trained])
+    for theirs, mine in zip(*wrong, strict=True):
+        assert abs(mine - theirs) <= 4, wrong
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("OnePixel", {"pixels": 5, "steps": 5, "popsize": 40}),
+        ("Pixle", {"restarts": 3, "max_iterations": 10}),
+        ("Pixle", {"restarts": 2, "max_iterations": 2, "pixel_mapping": "distance_random", "x_dimensions": (2, 5)}),
+    ],
+)
+def test_attacks_on_pixels_are_as_strong_as_those_of_torchattacks(name, options, trained):
+    """Of 50 images, draws move the share by some 5 %."""
+    original, test, wrong = installed(), load("fashion-mnist-mini", "test").take(50), []
+    torch.manual_seed(0)
+    np.random.seed(0)
+    for library in (original, torchattacks):
+        x_adv = getattr(library, name)(trained[0], **options)(test.x.repeat(1, 3, 1, 1), test.y)
+        wrong.append((trained[0](x_adv).argmax(1) != test.y).sum().item())
+    assert wrong[1] >= wrong[0] - 4, wrong
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("multi_targeted", [False, True])
+def test_perturbations_of_fab_are_no_larger_than_those_of_torchattacks(norm, multi_targeted, trained):
+    test, eps, sizes = load("fashion-mnist-mini", "test").take(60), {"Linf": 0.1, "L2": 1.5}[norm], []
+    network = trained[0][1]
+    for library in (installed(), torchattacks):
+        x_adv = library.FAB(network, norm=norm, eps=eps, multi_targeted=multi_targeted)(test.x, test.y)
+        sizes.append((x_adv - test.x).flatten(1).norm({"Linf": torch.inf, "L2": 2}[norm], dim=1))
+    within = [(size > 0) & (size <= eps) for size in sizes]  # theirs returns larger ones, too
+    assert within[0].sum() > 10
+    assert (within[0] ^ within[1]).sum() <= 1
+    theirs, mine = (size[within[0] & within[1]].mean() for size in sizes)
+    assert mine < 1.001 * theirs
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["EADL1", "EADEN"])
+def test_elastic_net_attacks_find_perturbations_about_as_small_as_those_of_torchattacks(name, trained):
+    """About as small: their first step moves the image that they start from, so results are not the same."""
+    original, test = installed(), load("fashion-mnist-mini", "test").take(30)
+    x, sizes = test.x.repeat(1, 3, 1, 1), []
+    for library in (original, torchattacks):
+        delta = getattr(library, name)(trained[0], max_iterations=40, abort_early=False)(x, test.y) - x
+        size = delta.abs().flatten(1).sum(1)
+        assert (trained[0](x + delta).argmax(1) != test.y).all()
+        sizes.append(size if name == "EADL1" else delta.square().flatten(1).sum(1) + 0.001 * size)
+    theirs, mine = (size.mean().item() for size in sizes)
+    assert mine < 1.15 * theirs
+
+
 @pytest.mark.parametrize("multi_targeted", [False, True])
 def test_fab_stays_within_its_budget(multi_targeted):
     kind = attacks.FABT if multi_targeted else attacks.FAB
     eps = kind(steps=10).run(MODEL, X, Y).norm.median().item()
-    found = kind(steps=10, enough=eps, restarts=2, seed=0).run(MODEL, X, Y)
+    found = kind(steps=10, enough=eps, early=False, restarts=2, seed=0).run(MODEL, X, Y)
     moved = torchattacks.FAB(MODEL, eps=eps, n_restarts=2, multi_targeted=multi_targeted)(X, Y)
     within = found.norm <= eps
     assert 0 < within.sum() < len(X)
@@ -270,6 +431,86 @@ def test_attacks_run_in_eval_mode():
         atk.set_model_training_mode(True)
 
 
+# --------------------------------------------------------------------------------------------- classes of one's own
+
+
+class Steepest(torchattacks.attack.Attack):
+    """Iterated FGSM, as users of torchattacks write it."""
+
+    def __init__(self, model, eps=8 / 255, steps=3):
+        super().__init__("Steepest", model)
+        self.eps, self.steps = eps, steps
+        self.supported_mode = ["default", "targeted"]
+
+    def forward(self, images, labels):
+        images, labels = images.clone().detach().to(self.device), labels.clone().detach().to(self.device)
+        goal = self.get_target_label(images, labels) if self.targeted else labels
+        adv = images.clone()
+        for _ in range(self.steps):
+            adv.requires_grad = True
+            cost = torch.nn.functional.cross_entropy(self.get_logits(adv), goal)
+            grad = torch.autograd.grad(-cost if self.targeted else cost, adv)[0]
+            adv = adv.detach() + self.eps / self.steps * grad.sign()
+            adv = torch.clamp(images + torch.clamp(adv - images, -self.eps, self.eps), 0, 1).detach()
+        return adv
+
+
+class Twice(torchattacks.PGD):
+    """PGD from the end of another."""
+
+    def forward(self, images, labels):
+        return super().forward(super().forward(images, labels), labels)
+
+
+def test_a_class_of_ones_own():
+    same = attacks.PGD(8 / 255, 8 / 255 / 3, 3, random_start=0.0)
+    atk = Steepest(MODEL)
+    torch.testing.assert_close(atk(X, Y), same(MODEL, X, Y), atol=1e-6, rtol=0)
+    assert repr(atk).startswith("Steepest(")
+    atk.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % 5)
+    goal = dataclasses.replace(same, targeted=True)
+    torch.testing.assert_close(atk(X, Y), goal(MODEL, X, (Y + 1) % 5), atol=1e-6, rtol=0)
+    both = torchattacks.MultiAttack([Steepest(MODEL, eps=0.001), Steepest(MODEL, eps=0.1)])
+    assert (MODEL(both(X, Y)).argmax(1) != Y).sum() > (MODEL(Steepest(MODEL, eps=0.001)(X, Y)).argmax(1) != Y).sum()
+    with pytest.raises(NotImplementedError, match="Attack needs a forward"):
+        torchattacks.Attack("none", MODEL)(X, Y)
+    with pytest.raises(ValueError, match="Attack has no targeted mode"):
+        torchattacks.Attack("none", MODEL).set_mode_targeted_random()
+
+
+def test_a_class_of_ones_own_leaves_no_trace_and_sees_pixels():
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    model, x, y = partly_frozen(BatchNormNet()), samples(8, 3, 6, 6), labels(8, 5)
+    before = traces(model, x, y)
+    atk = Steepest(model)
+    atk.set_normalization_used(mean=mean, std=std)
+    found = atk.inverse_normalize(atk(atk.normalize(x), y))
+    assert traces(model, x, y) == before
+    assert not found.requires_grad
+    expected = attacks.PGD(8 / 255, 8 / 255 / 3, 3, random_start=0.0)(Normalize(model, mean, std), x, y)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_an_attack_with_a_forward_around_its_own(tmp_path):
+    first = attacks.PGD(seed=0)(MODEL, X, Y)
+    atk = seeded(Twice(MODEL))
+    assert torch.equal(atk(X, Y), attacks.PGD(seed=0)(MODEL, first, Y))
+    with pytest.raises(ValueError, match="eps must be between 0 and 1"):
+        Twice(MODEL, eps=8)
+    report = atk.save([(GREY, Y)], tmp_path / "x.pt", return_verbose=True)
+    assert report[0] == pytest.approx(100 * (MODEL(atk(GREY, Y)).argmax(1) == Y).double().mean().item())
+
+
+def test_logits_have_a_gradient_where_the_inputs_have():
+    atk, x = torchattacks.FGSM(MODEL), X.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(atk.get_logits(x)[:, 0].sum(), x)
+    (expected,) = torch.autograd.grad(MODEL(x)[:, 0].sum(), x)
+    assert torch.equal(grad, expected)
+    assert not atk.get_logits(X).requires_grad
+    with torch.no_grad():
+        assert not atk.get_logits(x).requires_grad
+
+
 # ------------------------------------------------------------------------------------------------------------- several
 
 
@@ -355,7 +596,7 @@ def test_saved_integers_are_rounded_within_l2_and_l1(tmp_path, power):
     def size(levels):
         return (levels / 255 - x.double()).flatten(1).norm(power, dim=1)
 
-    atk = made("PGDL2", eps=0.5) if power == 2 else made("FAB", norm="L1", eps=3.0, steps=30)
+    atk = made("PGDL2", eps=0.5) if power == 2 else made("FAB", norm="L1", eps=3.0, steps=20)
     if power == 1:  # FAB's are smaller than it may: leave just enough for the one that rounding makes larger by most
         exact = 255 * atk(x, Y).double()
         atk.eps = size(exact)[(size(exact.round()) - size(exact)).argmax()].item() * (1 + 1e-6)

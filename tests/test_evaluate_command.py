@@ -23,8 +23,6 @@ from fastadv.data import load
 from fastadv.models import LeNet5
 from fastadv.runs import Run
 
-pytestmark = pytest.mark.numerics
-
 MODELS = """
 import os
 import time
@@ -119,6 +117,23 @@ def test_a_model_from_a_function(place: Path, capsys) -> None:
     assert evaluate("networks:linear", "--transfer-from", "networks:linear") == 0
 
 
+def test_a_model_behind_a_normalisation(place: Path, capsys) -> None:
+    def accuracy(out: str, *flags: str) -> str:
+        assert evaluate("networks:linear", "--checks", "0", *flags, "--out", out) == 0
+        return rows(out)[0]["accuracy"]
+
+    plain = accuracy("plain")
+    assert accuracy("same", "--mean", "0.0", "--std", "1") == plain
+    assert accuracy("one", "--mean", "0.9", "--std", "0.5") != plain
+    assert accuracy("a channel", "--mean", "[0.9]", "--std", "1/2") == accuracy("again", "--config", "one/config.yaml")
+    assert rows("a channel") == rows("one") == rows("again")
+    assert evaluate("networks:linear", "--mean", "0.4,0.5", "--std", "0.5") == 2
+    assert "mean and std are of 2 channels, the samples [1, 2, 2]" in capsys.readouterr().err
+    run("run")
+    assert main(["evaluate", "run", "--mean", "0.5"]) == 2
+    assert "mean and std are for models from elsewhere: the run run has its own" in capsys.readouterr().err
+
+
 def test_a_run_of_an_untrained_network(place: Path) -> None:
     run("run")
     assert main(["evaluate", "run", "--attacks", "fgsm", "--limit", "20"]) == 0
@@ -147,7 +162,7 @@ def test_a_run_of_an_untrained_network(place: Path) -> None:
         ("fixed.pt2", "fixed.pt2 gives no logits for 1 samples of data"),
         ("half.pt2", "half.pt2 is damaged, or no file of torch.export"),
         ("half.pt", "half.pt is damaged, or no checkpoint of fastadv"),
-        ("state.pt", "state.pt is no checkpoint of fastadv: it was written by something else"),
+        ("state.pt", "the weights in state.pt fit no network of fastadv.models for samples of [1, 2, 2] in 3 classes"),
     ],
 )
 def test_models_that_are_wrong(model: str, message: str, place: Path, capsys) -> None:
@@ -165,7 +180,7 @@ def test_models_that_are_wrong(model: str, message: str, place: Path, capsys) ->
 
 def test_data_of_a_function_must_be_named(place: Path, capsys) -> None:
     assert main(["evaluate", "networks:linear"]) == 2
-    assert "what data networks:linear is for is not known: name it with --data" in capsys.readouterr().err
+    assert "networks:linear does not say what data it is for: name them with --data" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------- stopped, shared, written
@@ -195,7 +210,7 @@ def test_a_batch_size_that_is_found(place: Path) -> None:
     test = load("fashion-mnist-mini", "test").take(7)
     testing = commands.Testing(at_once="auto")
     assert EvaluationPlan(test, {}, 0.1, None, testing).batch_size == 500
-    on_a_gpu = type("OnGPU", (), {"device": torch.device("cuda"), "__len__": lambda _: 7})()
+    on_a_gpu = type("OnGPU", (), {"device": torch.device("cuda"), "count": 7})()
     assert EvaluationPlan(on_a_gpu, {}, 0.1, None, testing).batch_size == 7
 
 
@@ -236,12 +251,14 @@ def test_two_processes_are_one(place: Path) -> None:
     assert len(list(place.glob("two/batches/*/*.npz"))) == 32
 
 
+@pytest.mark.numerics
 def test_a_config_repeats_an_evaluation(place: Path) -> None:
     assert evaluate("networks:linear", "--eps", "0.03", "--checks", "0", "--out", "first") == 0
     assert main(["evaluate", "networks:linear", "--config", "first/config.yaml", "--out", "second"]) == 0
     assert rows("first") == rows("second")
 
 
+@pytest.mark.numerics
 def test_a_sweep_of_budgets(place: Path, capsys) -> None:
     assert evaluate("networks:linear", "--sweep", "0.05, 0.02,0.1", "--out", "out") == 0
     found = rows("out", "sweep.csv")
@@ -261,6 +278,7 @@ def test_a_sweep_of_budgets(place: Path, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.numerics
 def test_a_sweep_of_steps(place: Path, capsys) -> None:
     flags = ["--attacks", "pgd,fgsm,deepfool,mifgsm", "--steps", "20, 1,5"]
     assert evaluate("networks:linear", *flags, "--out", "out") == 0
@@ -296,6 +314,7 @@ def test_findings_are_printed(place: Path, capsys) -> None:
     assert "overlap" not in capsys.readouterr().out
 
 
+@pytest.mark.numerics
 def test_transfer_between_models(place: Path, capsys) -> None:
     models = ["networks:linear", "networks:slow", "networks:other"]
     flags = ["--data", "data.npz", "--attacks", "fgsm,pgd", "--eps", "0.2", "--out", "out"]
@@ -315,4 +334,4 @@ def test_transfer_between_models(place: Path, capsys) -> None:
         assert message in capsys.readouterr().err
         assert not Path("none").exists()
     assert main(["transfer", *models, "--out", "none"]) == 2
-    assert "name it with --data" in capsys.readouterr().err
+    assert "name them with --data" in capsys.readouterr().err

@@ -224,17 +224,20 @@ def test_evaluate_against_direct_computation(bounds, label):
     assert (found.samples, found.label, found.clean) == (40, label, 0.75)
     assert list(found.results) == list(ATTACKS)
     for name, attack in ATTACKS.items():
-        attack = dataclasses.replace(attack, bounds=bounds, seed=0)
+        unit = bounds[1] - bounds[0]
+        sizes = {size: getattr(attack, size) * unit for size in ("eps", "alpha") if hasattr(attack, size)}
+        attack = dataclasses.replace(attack, bounds=bounds, seed=0, **sizes)
         result = found.results[name]
         assert result.attack == attack
+        assert not attack.has_budget or result.eps == ATTACKS[name].eps
         x_adv = attack(model, given.x, given.y if label == "true" else None)
         assert result.accuracy == (model(x_adv).argmax(1) == given.y).double().mean().item()
-        assert result.norm == pytest.approx(rms(x_adv - given.x).mean().item(), rel=1e-5)
+        assert result.norm == pytest.approx(rms(x_adv - given.x).mean().item() / unit, rel=1e-5)
         assert result.seconds > 0
         if name == "deepfool":
             expected = radial_curve(model, given.x, x_adv, given.y)
             assert torch.equal(result.curve.correct, expected.correct)
-            assert torch.equal(result.curve.flips, expected.flips)
+            assert torch.equal(result.curve.flips, expected.flips / unit)
             assert result.curve(0) == found.clean
             assert result.curve(1e9) == result.accuracy
         else:
@@ -526,23 +529,39 @@ def test_what_cannot_be_measured(measure):
         measure(model, given, PGD(targeted=True))
     with pytest.raises(TypeError, match=r"attacks must be of fastadv.attacks, such as PGD\(\)"):
         measure(model, given, PGD)
-    with pytest.raises(TypeError, match=r"data must be a fastadv.Dataset, got tuple: make one"):
-        measure(model, (given.x, given.y), PGD())
+    with pytest.raises(TypeError, match=r"data must be a fastadv.Dataset, .* got Tensor"):
+        measure(model, given.x, PGD())
+
+
+def on_a_line() -> tuple[nn.Module, Tensor, Dataset]:
+    """A linear network, its weights, and samples of one class at 400 distances from the boundary, in L-infinity."""
+    model, y = linear(48, 2), torch.zeros(400, dtype=torch.int64)
+    w = (model[1].weight[1] - model[1].weight[0]).detach()
+    away = torch.linspace(0.001, 0.02, 400)
+    return model, w, Dataset(0.5 - away.view(-1, 1) * w.sign(), y, classes=("a", "b"))
 
 
 def test_dra_is_calibrated_to_leave_what_pgd_leaves():
-    """On a linear model PGD moves a lead by eps |w|_1, DRA of all entries by scale eps n |w|_2^2 / |w|_1."""
-    model, y = linear(48, 2), torch.zeros(400, dtype=torch.int64)
-    w = (model[1].weight[1] - model[1].weight[0]).detach()
-    away = torch.linspace(0.001, 0.02, 400)  # how far each sample is from the boundary, in L-infinity
-    x = 0.5 - away.view(-1, 1) * w.sign()
-    data = Dataset(x, y, classes=("a", "b"))
+    """On a linear model PGD moves a lead by eps |w|_1, DRA of all entries by eps n |w|_2^2 / |w|_1."""
+    model, w, data = on_a_line()
     pgd = PGD(eps=0.01, alpha=0.001, steps=20, random_start=0.0)
     dra = calibrated(model, data, DRA(eps=0.02, p=1.0, steps=1), pgd)
-    scale = 0.01 / 0.02 * w.abs().sum() ** 2 / (48 * w.square().sum())
-    assert dra.scale == pytest.approx(float(scale), rel=0.01)
-    assert evaluate(model, data, {"dra": dra}).results["dra"].accuracy == pytest.approx(
-        evaluate(model, data, {"pgd": pgd}).results["pgd"].accuracy, abs=0.005
-    )
-    with pytest.raises(ValueError, match=r"no scale from 1/16 to 16 makes DRA at eps 0.001 as strong as PGD at 0.5"):
-        calibrated(model, data, DRA(eps=0.001), PGD(eps=0.5, alpha=0.1, steps=10))
+    eps = 0.01 * float(w.abs().sum() ** 2 / (48 * w.square().sum()))
+    assert dra == DRA(eps=dra.eps, p=1.0, steps=1)
+    assert dra.eps == pytest.approx(eps, rel=0.01)
+    found = evaluate(model, data, {"dra": dra, "pgd": pgd})
+    assert found.results["dra"].accuracy == pytest.approx(found.results["pgd"].accuracy, abs=0.005)
+    back = calibrated(model, data, PGD(eps=0.1, alpha=0.01, steps=20, random_start=0.0), dra)  # the other way
+    assert (back.eps, back.alpha) == (pytest.approx(0.01, rel=0.01), pytest.approx(back.eps / 10))
+
+
+def test_what_cannot_be_calibrated():
+    model, _, data = on_a_line()
+    strong = PGD(eps=0.5, alpha=0.1, steps=10)
+    with pytest.raises(ValueError, match=r"no budget from 3.125e-05 to 0.008 makes DRA as strong as PGD, .* 0.0%"):
+        calibrated(model, data, DRA(eps=0.0005), strong)
+    with pytest.raises(ValueError, match=r"no budget from 0.0625 to 1 makes PGD as strong as FGSM"):
+        calibrated(model, data, PGD(eps=1.0, alpha=0.1, random_start=0.0), FGSM(eps=0.001))
+    for attack in (DeepFool(), PGD(eps=0.0)):
+        with pytest.raises(ValueError, match="only an attack with a budget above 0 can be calibrated"):
+            calibrated(model, data, attack, strong)

@@ -1,7 +1,6 @@
 """Layers' outputs: against slices of the model, mixing scores against closed forms, and the command end to end."""
 
 import csv
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -209,7 +208,7 @@ def test_features_against_direct_computation(bounds):
         (layer, kind) for layer in ("1", "0") for kind in ("natural", "weak", "strong")
     ]
     for layer, kind, mixed, crossed, wrong in found.rows:
-        x_adv = dataclasses.replace(attacks[kind], bounds=bounds)(model, x, y) if kind in attacks else x
+        x_adv = attacks[kind].within(bounds)(model, x, y) if kind in attacks else x
         for name, output, natural in (
             ("0", x_adv.flatten(1), x.flatten(1)),
             ("1", model(x_adv).float(), model(x).float()),

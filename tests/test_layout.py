@@ -13,27 +13,36 @@ import pytest
 from torch import nn
 
 import fastadv
-from fastadv import attacks, models, trainers
+from fastadv import attacks, models, ops, trainers
 
 ROOT = Path(__file__).parents[1]
 
+TYPES = "data.Dataset data.Samples data.Placed data.Batch data.AnyData data.samples_of"
+
 # What each room of fastadv/ may import from the others; a new room takes its place here.
 BELOW = {
+    "_processes": "",
+    "_progress": "",
+    "_frames": "",
     "ops": "_info",
     "losses": "",
     "models": "",
+    "hub": "models",
     "memory": "",
+    "float32": "",
     "data": "ops",  # augmentations draw from its counter-based generator
     "runs": "",
-    "info": "ops",
-    "attacks": "ops losses",
+    "info": "ops float32",
+    "attacks": "_frames ops losses models",
     "functional": "attacks",
-    "trainers": "ops losses attacks data.Dataset",
-    "evaluation": "ops losses attacks data.Dataset",
+    "threats": f"ops losses attacks {TYPES}",
+    "trainers": f"_processes _progress ops losses models attacks {TYPES}",
+    "evaluation": f"_processes _progress _frames ops losses models float32 attacks runs {TYPES}",
     "recipes": "ops losses attacks data models runs trainers evaluation",
-    "report": "ops losses attacks data.Dataset runs trainers evaluation recipes",
+    "report": f"ops losses attacks {TYPES} runs trainers evaluation recipes",
     "compat": "ops models runs attacks",
-    "commands": "ops losses models data runs info attacks trainers evaluation recipes report",
+    "commands": "_processes _progress memory ops losses models hub data runs info attacks threats trainers evaluation "
+    "recipes report",
     "__main__": "info memory trainers commands",
 }
 
@@ -82,7 +91,7 @@ def test_imports_point_one_way():
         ("attacks/pgd.py", "from ..data import Dataset", 1),
         ("attacks/__init__.py", "from ..evaluation import evaluate", 1),
         ("losses.py", "from . import ops", 1),
-        ("ops.py", "from .losses import margin", 1),
+        ("ops/pgd_step.py", "from ..losses import margin", 1),
         ("models/lenet.py", "import fastadv.ops", 1),
         ("data/npz.py", "from fastadv.models import LeNet5", 1),
         ("trainers/_fit.py", "from ..data import Dataset, load", 1),
@@ -90,7 +99,7 @@ def test_imports_point_one_way():
         ("trainers/_fit.py", "from ..evaluation import evaluate", 1),
         ("trainers/_fit.py", "import fastadv", 1),
         ("evaluation/_curve.py", "from fastadv import *", 1),
-        ("evaluation/_curve.py", "if True:\n    from .. import models", 2),
+        ("evaluation/_curve.py", "if True:\n    from .. import recipes", 2),
         ("report/_table.py", "from ..__main__ import main", 1),
         ("__init__.py", "from .attacks._ascend import isolated", 1),
     ],
@@ -156,12 +165,26 @@ def test_every_public_class_is_registered(package, base, registry):
         if issubclass(item, base) and not name.startswith("_") and not item.__name__.startswith("_")
     }
     registered = {getattr(item, "func", item) for item in registry.values()}  # of a partial, what it calls
-    assert defined - {models.CosineHead, models.Normalize} == registered  # parts of networks
+    assert defined - {models.Adapted, models.CosineHead, models.Normalize} == registered  # parts of networks
 
 
 def test_public_names_exist():
     for package in (fastadv, attacks, trainers, models):
         assert all(hasattr(package, name) for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    ("folder", "shared"),
+    [
+        ("fastadv/ops", "__init__ _kernels _op _reference"),
+        ("csrc/ops", "all hyperplane rows values"),
+        ("tests/ops", "__init__ cases table balls every nonfinite properties"),
+        ("benchmarks/ops", "__init__ _case"),
+    ],
+)
+def test_every_op_has_a_file_beside_those_that_ops_share(folder, shared):
+    files = {path.stem.removeprefix("test_") for path in (ROOT / folder).iterdir() if path.is_file()}
+    assert files - set(shared.split()) == set(ops.OPS)
 
 
 # ---------------------------------------------------------------------------------------------------------- leftovers

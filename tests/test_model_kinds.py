@@ -6,13 +6,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_attacks import SHAPE, assert_equal, every, linf
+from test_attacks import OF_IMAGES, SHAPE, assert_equal, every, linf
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from toys import BatchNormNet, Wavy, labels, quick, samples, traces
 
 from fastadv import ops
-from fastadv.attacks import EPGD, PGD, Attack, Noise
+from fastadv.attacks import DIFGSM, EPGD, PGD, TPGD, Attack, Noise
 from fastadv.losses import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("seed_zero")
@@ -42,11 +42,14 @@ def test_half_precision_networks(attack, dtype):
 @every
 @pytest.mark.parametrize("shape", [(48,), SHAPE])
 def test_two_classes(attack, shape):
+    if isinstance(attack, OF_IMAGES) and len(shape) == 1:
+        pytest.skip("of images")
     model, x, y = Wavy(48, 2), samples(32, *shape), labels(32, 2)
     found = attack.run(model, x, y)
     assert torch.equal(found.success, found.target == 1 - y)
     natural = (model(x).argmax(1) != y).double().mean()
-    assert isinstance(attack, Noise | EPGD) or found.success.double().mean() > natural
+    # TPGD leads away from the prediction, not from y; DI and TI see images of four pixels as still smaller ones.
+    assert isinstance(attack, Noise | EPGD | TPGD | DIFGSM) or found.success.double().mean() > natural
 
 
 @every

@@ -58,7 +58,7 @@ def assert_printed(shown: object, *names: str) -> None:
 @hostile
 def test_tables(name: str) -> None:
     it = entry(name, (Finding(name, name),))
-    recipe = SimpleNamespace(name=name, row=name, paper=name)
+    recipe = SimpleNamespace(name=name, row=name, paper=name, over={})
     found = CorruptionAccuracy({name: {1: 0.5}}, 0.6)
     for shown in (
         report.table([it, entry("b")], 0.08),

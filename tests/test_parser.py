@@ -1,7 +1,9 @@
 """The parser of the command line: exact names, fractions, one line for what is wrong, help, completion."""
 
+import argparse
 import functools
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,13 +40,13 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train pgd --epoch 1", "unknown option --epoch; did you mean --epochs? (fastadv train pgd --help"),
+        ("train pgd --epoch 1", "unknown option --epoch; did you mean --epochs? (fastadv train pgd --help-all"),
         ("train pgd --eps-warm 8", "unknown option --eps-warm; did you mean --eps-warmup?"),
         ("train pgd --eps_warm=8", "unknown option --eps-warm; did you mean --eps-warmup?"),
         ("train pgd --attack.ste 3", "unknown option --attack.ste; did you mean --attack.steps?"),
         ("train pgd --test.att pgd", "unknown option --test.att; did you mean --test.attacks?"),
         ("train pgd --steps 3", "unknown option --steps; did you mean --attack.steps?"),
-        ("evaluate run --batch_size 3", "unknown option --batch-size (fastadv evaluate --help"),
+        ("evaluate run --batch_size 3", "unknown option --batch-size (fastadv evaluate --help-all"),
         ("evaluate run --at 3", "unknown option --at"),
         ("compare pgd --seed-s 3", "unknown option --seed-s; did you mean --seeds?"),
         ("report run --ou page", "unknown option --ou; did you mean --out?"),
@@ -59,8 +61,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         ("evaluate run --at-once many", "--at-once must be a whole number or auto, got many"),
         ("evaluate run --label tru", "--label must be true or pred, got tru"),
         ("evaluate run other", "'other' is one argument too many"),
-        ("evaluate", "CHECKPOINT is missing (fastadv evaluate --help"),
-        ("transfer a b", "--out is missing (fastadv transfer --help"),
+        ("evaluate", "CHECKPOINT is missing (fastadv evaluate --help-all"),
+        ("transfer a b", "--out is missing (fastadv transfer --help-all"),
     ],
 )
 def test_what_is_mistyped_is_refused_with_what_was_meant(
@@ -192,15 +194,69 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture) -> None:
         main(["train"])
     said = capsys.readouterr()
     assert said.out == ""
-    assert [name for name in METHODS if f"\n    {name}" not in said.err] == []
+    assert [name for name in METHODS if f"\n  {name} " not in said.err] == []
+
+
+def flags_of(each: Parser) -> list[str]:
+    """The flags of a parser, as they are typed, but for hidden ones that jsonargparse adds where shtab is installed."""
+    shown = [action for action in each._actions if action.help != argparse.SUPPRESS]
+    flags = [flag for action in shown for flag in action.option_strings if not flag.endswith("+")]
+    return [flag.replace("_", "-") for flag in flags]
+
+
+def test_help_is_a_screen_and_help_all_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for each in all_parsers(built()):
+        short, whole = each.format_help(), each.format_help(whole=True)
+        assert short.count("\n") <= 44, each.prog
+        assert argparse.SUPPRESS not in short + whole
+        assert [line for line in short.splitlines() if len(line) > 80 and "  fastadv " not in line] == []
+        assert [
+            flag for flag in flags_of(each) if not re.search(rf"(^|\s){re.escape(flag)}(\s|,|$)", whole, re.M)
+        ] == []
+        assert "``" not in whole
+        hidden = len(re.findall(r"^  (?:-h, )?--", whole, re.M)) - len(re.findall(r"^  (?:-h, )?--", short, re.M))
+        assert f"--help-all lists {hidden} more options" in short or not hidden
+
+
+def test_help_has_the_most_used_first(capsys: pytest.CaptureFixture) -> None:
+    for flag, titles in (
+        ("--help", ["Data and network", "Options of trades", "Training", "Test", "Run", "Examples"]),
+        ("--help-all", ["Data and network", "Options of trades", "Training", "Test", "Run", "Speed and precision"]),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", "trades", flag])
+        shown = capsys.readouterr().out
+        assert re.findall(r"^(\w.*):$", shown, re.M)[: len(titles)] == titles
+        assert re.search(r"Training:\n  --epochs N +Passes over the training data", shown)
+    assert "(default: PGD, eps 0.0314, steps 10, alpha 0.007, random_start" in " ".join(shown.split())
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "trades", "--attack.help", "PGD"])
+    assert "--attack.steps N" in capsys.readouterr().out
+
+
+def test_summaries_are_words() -> None:
+    for method in METHODS.values():
+        summary = method.__doc__.splitlines()[0]
+        assert len(summary) <= 61
+        assert not set(summary) & set("`|{}=*")
+
+
+def test_examples_of_the_help_are_commands() -> None:
+    examples = [example for each in all_parsers(built()) for example in each.examples]
+    assert len(examples) > 50
+    for example in examples:
+        program, *arguments = shlex.split(example.partition(" > ")[0])
+        assert program == "fastadv"
+        built().parse_args(arguments)
 
 
 def test_help_shows_flags_as_they_are_typed() -> None:
     for each in all_parsers(built()):
-        text = each.format_help()
+        text = each.format_help(whole=True)
         assert re.findall(r"--[\w.-]*_[\w.-]*", text) == []
         assert text.partition("\n\n")[0].count("\n") == 0  # of the usage
-    assert "--batch-size" in built()._subcommands_action.choices["compare"].format_help()
+    assert "--batch-size N" in built()._subcommands_action.choices["compare"].format_help()
 
 
 def test_both_spellings_are_taken() -> None:
@@ -211,6 +267,7 @@ def test_both_spellings_are_taken() -> None:
         assert (options.batch_size, options.test.at_once, options.attack.init_args.random_start) == (7, 5, 0)
 
 
+@pytest.mark.thorough
 def test_commands_and_flags_are_completed_in_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -268,3 +325,14 @@ def test_the_module_and_the_script_are_alike() -> None:
         for each in results:
             assert (each.returncode, each.stdout, each.stderr.count("\n")) == (2, "", 1)
         assert results[0].stderr == results[1].stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "found"), [("0.5", 0.5), ("1/2", 0.5), ("0.49,0.48, 45/100", [0.49, 0.48, 0.45]), ("[0.5]", [0.5])]
+)
+def test_one_number_or_several(written, found):
+    assert built().parse_args(["train", "pgd", "--mean", written]).train.pgd.mean == found
+
+
+def test_several_numbers_that_are_none(capsys):
+    assert "--mean must be a number such as 0.1 or 8/255, got 'x'" in refused(["train", "pgd", "--mean", "1,x"], capsys)

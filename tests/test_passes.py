@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_ops import same
+from ops.cases import same
 from torch import Tensor, nn
 from toys import samples
 

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch import nn
 from toys import labels, samples
 
 from fastadv import commands, report
 from fastadv.__main__ import main
 from fastadv.attacks import DeepFool
+from fastadv.commands import _plan
 from fastadv.commands._plan import EvaluationPlan
 from fastadv.data import Dataset, usual_eps
+from fastadv.evaluation import Evaluation, evaluate
 from fastadv.runs import load_checkpoint
 from fastadv.trainers import METHODS, Madry
 
@@ -118,10 +122,51 @@ def test_usual_budgets() -> None:
     def data(*shape: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Dataset:
         return Dataset(samples(3, *shape), labels(3, 3), ("a", "b", "c"), bounds=bounds)
 
-    assert usual_eps("mnist", data(1, 28, 28)) == 0.3
+    assert usual_eps("mnist", data(1, 28, 28)) == usual_eps("mnist-10k", data(1, 28, 28)) == 0.3
     assert usual_eps("cifar10", data(3, 32, 32)) == 8 / 255
-    assert usual_eps("photos", data(3, 32, 32, bounds=(-1.0, 1.0))) == 16 / 255
+    assert usual_eps("photos", data(3, 32, 32, bounds=(-1.0, 1.0))) == 8 / 255  # of the range
     assert usual_eps("table", data(5)) == 0.1
+
+
+def test_budgets_of_commands_are_shares_of_the_range(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The two circles lie in [-1, 1], where the share 0.05 is 0.1."""
+    run, found = tmp_path / "run", tmp_path / "found"
+    flags = ["--model", "two-circles-net", "--test.limit", "50", "--attack.steps", "3"]
+    assert train("madry", "two-circles", run, "--eps", "0.05", *flags) == 0
+    assert budgets_in(run) == {0.05}
+    assert load_checkpoint(run)["eps"] == 0.05
+    command = ["evaluate", str(run), "--limit", "50", "--attacks", "fgsm,deepfool", "--sweep", "0.02,0.05"]
+    assert main([*command, "--out", str(found)]) == 0
+    assert "eps 0.05 in training and in the test" in capsys.readouterr().out
+    fgsm = next(row for row in rows(found / "attacks.csv") if row["attack"] == "fgsm")
+    assert (float(fgsm["eps"]), float(fgsm["mean_rms"])) == (0.05, pytest.approx(0.05, rel=0.05))
+    swept = {float(row["eps"]): row for row in rows(found / "sweep.csv")}
+    assert swept[0.05]["accuracy"] == fgsm["accuracy"]
+
+
+@pytest.mark.parametrize("label", ["true", "pred"])
+def test_held_out_samples_are_attacked_as_in_the_test(label: str, grey: str, tmp_path: Path, monkeypatch) -> None:
+    seen = []
+
+    def measure(*given: object, **how: object) -> Evaluation:
+        seen.append(how["label"])
+        return evaluate(*given, **how)
+
+    monkeypatch.setattr(_plan, "evaluate", measure)
+    flags = ["--held-out", "10", "--patience", "3", "--test.label", label, "--test.limit", "5"]
+    assert train("standard", grey, tmp_path / "run", *flags) == 0
+    assert seen == [label, label]  # held out, and test
+
+
+def test_the_label_decides_the_figure_that_is_watched() -> None:
+    """A linear network of three classes that is always wrong: off its prediction, half of the samples are right."""
+    x = torch.full((20, 2), 0.5, dtype=torch.float32)
+    data = Dataset(x, 1 + torch.arange(20) % 2, ("a", "b", "c"))
+    weights, bias = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]), torch.tensor([2.2, 0.0, 0.0])
+    model = nn.Linear(2, 3)
+    model.weight.data, model.bias.data = weights, bias
+    assert _plan.watch(data, "true")(model) == {"avg_aa": 0.0, "held_out_accuracy": 0.0}
+    assert _plan.watch(data, "pred")(model)["avg_aa"] > 0
 
 
 # ------------------------------------------------------------------------------------ refused before a folder is made

@@ -28,8 +28,9 @@ from fastadv.evaluation import calibrated, features, landing, swept_curve, trans
 from fastadv.trainers import CAT, Batch, Madry, Standard
 
 RANDOM = (
-    *("anpgd", "apgd", "apgdt", "autoattack", "dynamic", "friendly"),
-    *("multi", "noise", "onestep", "pgd", "rfgsm", "square"),
+    *("anpgd", "apgd", "apgdt", "autoattack", "boundary", "dynamic", "friendly", "hopskipjump"),
+    *("difgsm", "eotpgd", "multi", "noise", "onepixel", "onestep", "pgd", "pixle", "rfgsm", "spsa", "square"),
+    *("tifgsm", "tpgd", "vmifgsm", "vnifgsm"),
 )
 MODEL, LINEAR, X, Y = Wavy(48, 5), linear(48, 5), samples(40, *SHAPE), labels(40, 5)
 
@@ -109,11 +110,11 @@ def measured(**seed: int) -> list[object]:
     suite: dict[str, Attack] = {"pgd": attack, "square": Square(0.05, 20), "noise": Noise(0.1)}
     found = evaluate(model, data, suite, batch_size=16, checks=8, **seed)
     outputs = features(model, data, {"noise": suite["noise"]}, ["1"], **seed).outputs["1"]["noise"]
-    scale = calibrated(model, data, DRA(1 / 255), PGD(0.005, 0.005, 3), **seed).scale
+    eps = calibrated(model, data, DRA(1 / 255), PGD(0.005, 0.005, 3), **seed).eps
     return [
         [result.attack.seed for result in found.results.values()],
         [result.sizes.tolist() for result in found.results.values()],
-        [swept_curve(model, data, attack, [0.01, 0.02, 0.05], **seed).flips.tolist(), outputs.tolist(), scale],
+        [swept_curve(model, data, attack, [0.01, 0.02, 0.05], **seed).flips.tolist(), outputs.tolist(), eps],
         [landing(model, data, attack, **seed).confusion.tolist()],
         transfer({"one": model, "other": MODEL}, data, suite, **seed),
     ]

@@ -2,9 +2,12 @@
 
 import csv
 import dataclasses
+import itertools
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,15 +15,42 @@ import yaml
 from torch import nn
 from toys import labels, linear, samples, stop_at_a_checkpoint
 
+import fastadv
 from fastadv import models, recipes, report
 from fastadv.__main__ import main
-from fastadv.attacks import DRA, FGSM, MIFGSM, PGD, Attack, AutoAttack, DeepFool, FriendlyPGD, MultiAttack
-from fastadv.commands import Reproduction
+from fastadv.attacks import (
+    DRA,
+    FGSM,
+    MIFGSM,
+    PGD,
+    Attack,
+    AutoAttack,
+    DeepFool,
+    FriendlyPGD,
+    MultiAttack,
+    OneStepTargeted,
+)
+from fastadv.commands import Reproduction, _train
+from fastadv.commands._settings import Training
 from fastadv.data import CORRUPTIONS, DATASETS, EXTRA, Dataset, corrupted
 from fastadv.evaluation import evaluate, gradient_norms
-from fastadv.recipes import Figure, Recipe
+from fastadv.recipes import Figure, Printed, Recipe
 from fastadv.runs import load_checkpoint
-from fastadv.trainers import METHODS, MMA, SMD, SPAT, TRADES, Bilateral, Blind, DRAFineTuning, Friendly, FriendlyTRADES
+from fastadv.trainers import (
+    MART,
+    METHODS,
+    MMA,
+    SMD,
+    SPAT,
+    TRADES,
+    Bilateral,
+    Blind,
+    DRAFineTuning,
+    Friendly,
+    FriendlyTRADES,
+    Madry,
+    Stopped,
+)
 
 every = pytest.mark.parametrize("name", recipes.names())
 
@@ -46,21 +76,31 @@ def test_every_recipe_can_run(name):
     for variant in recipe.variants():
         assert all(dataclasses.replace(rules.attacks[key], **changed) for key, changed in variant.attacks.items())
     for key, figure in recipe.printed.items():
-        figures = figure if isinstance(figure, dict) else {None: figure}
-        if key in ("clean", "gradient"):
+        figures = {None: figure}
+        if isinstance(figure, dict | list):
+            figures = figure if isinstance(figure, dict) else dict.fromkeys(figure)
+        if key in ("clean", "gradient", "weight"):
+            continue
+        if key in ("average", "gap"):
+            attacks = [key for what in figures for key in recipes._parts(recipe.printed, what)]
+            assert recipe.only([*attacks, key]).printed[key] == figure
             continue
         if key == "corruptions":
             assert figure is None or set(figures) <= {*CORRUPTIONS, "mean"}
             continue
-        attack = rules.attacks[key.partition(" from ")[0]]
+        attack = rules.attacks[key.partition(" from ")[0].removesuffix(" margin")]
         assert isinstance(attack, Attack)
         for what, value in figures.items():
-            if attack.has_budget and what is not None:
+            if attack.has_budget and isinstance(what, float):
                 assert attack.at(what).eps == what
             if value is not None:
                 assert 0 <= value <= (1 if what == "norm" else 100)
             if isinstance(what, str):
-                assert what == "norm" or what.startswith("avg-AA(")
+                assert what == "norm" or " into " in what or what.startswith("avg-AA(")
+    assert all(isinstance(attack, Attack) for attack in recipe.feature_attacks().values())
+    if recipe.features:
+        network = models.build(training.model, (1 if "mnist" in training.data else 3, 32, 32), 10)
+        assert set(recipe.features["layers"]) <= set(dict(network.named_modules()))
 
 
 def test_every_table_is_there():
@@ -70,6 +110,8 @@ def test_every_table_is_there():
     rows = {1: 2, 3: 6, 5: 11, 6: 7, 7: 2, 8: 7, 9: 5, 10: 3, 11: 4}
     assert {n: sum(name.startswith(f"bilateral-table{n}-") for name in have) for n in rows} == rows
     assert [sum(name.startswith(f"friendly-table{n}-") for name in have) for n in (1, 2, 3, 4)] == [5, 5, 5, 5]
+    for data in ("mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"):
+        assert {f"blind-figure3-{data}", f"blind-figure6-{data}-fgsm", f"blind-figure6-{data}-pgd"} <= have
     figures = {int(name.removeprefix("friendly-figure").split("-")[0]) for name in have if "friendly-figure" in name}
     assert figures == {4, 5, 6, 7, 9, 10, *range(13, 21)}
     rows = {"smd-table1": 18, "smd-table2a": 12, "smd-table2b": 12}
@@ -98,12 +140,30 @@ def test_recipes_are_the_papers():
     assert (method.attack.eps, method.labels, method.beta, method.gamma) == (8 / 255, "adversarial", 9, 0.01)
     training = Reproduction().training(plus)
     assert (training.milestones, training.epochs, training.lr, training.weight_decay) == ([100, 150], 200, 0.1, 2e-4)
+    for name, eps in (("bilateral-equation12", 8 / 255), ("bilateral-fashion-mnist-equation12", 0.1)):
+        steps = [variant.build_method() for variant in recipes.load(name).variants()]
+        attack = OneStepTargeted(eps=eps)
+        assert steps == [Bilateral(variant="step", alpha=a, attack=attack) for a in (0, 0.01, 0.03, 0.1, 0.3, 1)]
     la9 = recipes.load("bilateral-table9-r-mc-la9").build_method()
     assert (la9.variant, la9.top_k, la9.beta) == ("sup", 9, 11)
     smooth = recipes.load("bilateral-table5-r-mc-ls").build_method()
     assert isinstance(smooth, Bilateral)
     own = smooth.soft_labels(torch.zeros(1, 10), torch.tensor([3]))[0, 3]
     assert own == pytest.approx(0.5)  # the printed eps_y
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"])
+@pytest.mark.parametrize("row", ["fgsm", "pgd"])
+def test_attacks_of_blind_baselines_lead_away_from_either_label(data, row):
+    true, pred = recipes.load(f"blind-{data}-{row}"), recipes.load(f"blind-{data}-{row}-pred")
+    assert dataclasses.replace(true.build_method(), label="pred") == pred.build_method() != true.build_method()
+    assert (true.printed, true.training, true.attacks) == (pred.printed, pred.training, pred.attacks)
+    assert pred.row == f"{true.row}, away from the prediction"
+
+
+def test_what_the_blind_paper_does_not_print_is_said():
+    for recipe in recipes.select(["blind-*"]):
+        assert "The paper prints neither the batch size nor how much labels are smoothed" in recipe.note
 
 
 def test_friendly_recipes_are_the_papers():
@@ -122,7 +182,7 @@ def test_friendly_recipes_are_the_papers():
     for name, tau_schedule in (("table2-fat-6-16", [30, 50, 70]), ("table4-fat-16", [20, 40, 60, 80])):
         method = recipes.load(f"friendly-{name}").build_method()
         assert (method.beta, method.tau_schedule, method.attack.eps) == (6, tau_schedule, 0.062)
-        assert (method.attack.random_start, method.attack.omega) == ("gaussian", 0)
+        assert (method.attack.random_start, method.attack.omega) == ("gaussian-unclipped", 0)
     for figure, method, tau, steps in ((6, Friendly, 3, 10), (16, FriendlyTRADES, 3, 10), (20, FriendlyTRADES, 20, 20)):
         variants = {v.name: v.build_method() for v in recipes.load(f"friendly-figure{figure}").variants()}
         assert len(variants) == 9 * 4
@@ -132,6 +192,14 @@ def test_friendly_recipes_are_the_papers():
         assert (attack.eps, attack.alpha, attack.tau, attack.steps) == (0.15, pytest.approx(0.015), tau, steps)
     unbounded = recipes.load("friendly-figure10").variants()[-1].build_method().attack
     assert (unbounded.eps, unbounded.alpha, unbounded.random_start) == (math.inf, 0.015, 0)
+
+
+def test_friendly_attacks_start_as_their_twins():
+    """The rows of one table, of TRADES and MART and of FAT for them, differ in what stops the attack alone."""
+    for table in ("fashion-mnist", "table2", "table3", "table4"):
+        methods = [recipe.build_method() for recipe in recipes.select([f"friendly-{table}-*"])]
+        starts = {m.attack.random_start for m in methods if isinstance(m, TRADES | MART)}
+        assert starts == {"gaussian-unclipped"}
 
 
 def test_smd_recipes_are_the_papers():
@@ -158,9 +226,96 @@ def test_smd_recipes_are_the_papers():
     assert (trades.beta, trades.attack.eps) == (6, 24 / 255)
 
 
+def test_averages_of_smd_are_those_of_the_printed_figures():
+    """But for two that are a hundredth off in print."""
+    off = []
+    for recipe in recipes.select(["smd-table*"]):
+        for attack, printed in recipe.printed["average"].items():
+            figures = [recipe.printed["clean"]]
+            for key in recipes._parts(recipe.printed, attack):
+                value = recipe.printed[key]
+                figures += value.values() if isinstance(value, dict) else [value]
+            assert len(figures) == 4
+            if abs(sum(figures) / 4 - printed) > 0.0051:
+                off.append((recipe.name, attack))
+    assert off == [("smd-table1-mma12", "ce-pgd"), ("smd-table2b-at4", "autoattack")]
+    assert recipes.load("smd-table1-smd").printed["average"] == {
+        "ce-pgd": 70.37, "ce-cw-pgd": 70.22, "autoattack": 69.78
+    }  # fmt: skip
+
+
+def test_gaps_of_smd_are_those_of_section_51():
+    """Where it gives a number, the tables give the same one, rounded."""
+    told = {}
+    for recipe in recipes.select(["smd-table1-*"]):
+        last = {"ce-pgd": recipe.printed["ce-pgd"][8 / 255], "ce-cw-pgd": recipe.printed["ce-cw-pgd-8"],
+                "autoattack": recipe.printed["autoattack"][8 / 255]}  # fmt: skip
+        for what, printed in recipe.printed["gap"].items():
+            if printed is not None:
+                weaker, stronger = what.split(" over ")
+                told[recipe.row, weaker] = printed - (last[weaker] - last[stronger])
+    assert len(told) == 11
+    assert all(abs(difference) <= 1 for difference in told.values())
+
+
+def test_parts_of_autoattack_are_those_of_section_51():
+    """Untargeted, targeted and black-box, of all networks of Table 1; the share of one is printed."""
+    attacks = recipes.protocol("smd").attacks
+    parts = {"untargeted": ["apgd-ce"], "targeted": ["apgd-t", "fab-t"], "black-box": ["square"]}
+    assert {name: list(attacks[name].attacks_to_run) for name in parts} == parts
+    assert list(itertools.chain(*parts.values())) == list(AutoAttack.VERSIONS["standard"])
+    told, others = (recipes.load(f"smd-section5.1{which}") for which in ("-mma32", ""))
+    assert told.printed["gap"]["ce-cw-pgd over targeted"] == 8
+    assert told.network == "smd-table1-mma32"
+    assert set(others.vary["network"]) == {name for name in recipes.names() if name.startswith("smd-table1-")}
+    for recipe in (told, others, recipes.load("smd-fashion-mnist-section5.1")):
+        assert list(recipe.printed["gap"]) == [f"ce-cw-pgd over {part}" for part in (*parts, "autoattack")]
+
+
+def test_averages_gaps_and_runs_of_an_attack(monkeypatch):
+    x = torch.tensor([[0.52, 0.1], [0.45, 0.3], [0.9, 0.5], [0.62, 0.1]])
+    data = Dataset(x, torch.tensor([1, 0, 1, 1]), classes=("a", "b"))
+    rules = recipes.Protocol("true", {"weak": FGSM(0.03), "strong-1": FGSM(0.1), "strong-2": FGSM(0.3),
+                                      "noisy": PGD(0.05, 1e-9, 1, random_start=1.0)},
+                             dict.fromkeys(["weak", "strong-1", "strong-2", "noisy"], "true"),
+                             {"weak": 1, "strong-1": 1, "strong-2": 1, "noisy": 50})  # fmt: skip
+    monkeypatch.setattr(recipes, "protocol", lambda _: rules)
+    given = {"weak": None, "strong-1": None, "strong-2": None, "noisy": None}
+    recipe = a_recipe(**given, average={"strong": 1.0, "weak": None}, gap={"weak over strong": None})
+    found = {figure.name: figure for figure in recipes.measure(recipe, TwoPlanes(), data, {})}
+    assert [found[name].measured for name in ("clean", "weak", "strong-1", "strong-2")] == [100, 75, 50, 25]
+    assert found["average strong"].measured == pytest.approx((100 + 50 + 25) / 3)
+    assert found["average weak"].measured == (100 + 75) / 2
+    assert found["gap weak over strong"].measured == 75 - 25
+    assert found["gap weak over strong"].outcomes.tolist() == [0, 100, 0, 100]
+    runs = [
+        evaluate(TwoPlanes(), data, {"it": rules.attacks["noisy"]}, seed=seed).results["it"].right for seed in range(50)
+    ]
+    assert torch.stack(runs).double().mean(0)[0] not in (0, 1)
+    assert found["noisy"].outcomes.tolist() == pytest.approx((100 * torch.stack(runs).double().mean(0)).tolist())
+    assert list(recipe.only(["weak", "average"]).printed["average"]) == ["weak"]
+
+
+def test_smd_averages_over_runs_of_the_attack():
+    assert {name: runs for name, runs in recipes.protocol("smd").runs.items() if runs > 1} == {
+        "ce-pgd": 5, "autoattack": 3, "untargeted": 3, "targeted": 3, "black-box": 3
+    }  # fmt: skip
+
+
+def test_margins_on_a_model_whose_distances_are_known():
+    x = torch.tensor([[0.51, 0.1], [0.47, 0.3], [0.9, 0.5], [0.3, 0.2]])
+    data = Dataset(x, torch.tensor([1, 0, 1, 0]), classes=("a", "b"))
+    bounds = [0.0, 2 / 255, 4 / 255, 6 / 255, 7.9 / 255, 8 / 255]
+    recipe = dataclasses.replace(a_recipe(**{"anpgd-8 margin": bounds}), evaluation="smd")
+    figures = recipes.measure(recipe, TwoPlanes(), data, {})
+    assert [figure.measured for figure in figures[1:]] == [0, 0, 25, 25, 50, 100]  # 2.55 and 7.65 levels, 8 at the most
+    assert recipe.histograms() == {"anpgd-8 margin": bounds}
+    assert recipe.curves() == {}
+
+
 def test_spat_recipes_are_the_thesis():
     spat = recipes.load("spat-table3.4-spat")
-    attack = PGD(eps=8 / 255, alpha=2 / 255, steps=10, random_start="gaussian", loss="spat")
+    attack = PGD(eps=8 / 255, alpha=2 / 255, steps=10, random_start="gaussian-unclipped", loss="spat")
     assert spat.build_method() == SPAT(attack=attack, alpha=0.2, beta=0.2, lam=6)
     assert spat.printed["autoattack"] == {8 / 255: 48.33}
     assert spat.printed["fab from spat-cifar10-standard"] == {8 / 255: 84.23}
@@ -189,9 +344,21 @@ def test_fine_tuning_recipes_are_the_thesis():
     assert ours.build_method() == DRAFineTuning(attack=DRA(eps=2 / 255, p=1 / 3, steps=5), last_eps=0.5 / 255)
     shares = [recipes.load(f"dra-table4.6-p-{p}").build_method().attack.p for p in ("1-6", "1-2", "1")]
     assert shares == [1 / 6, 1 / 2, 1]
-    for name in ("madry", "trades", "ours"):
-        pgd, dra = (recipes.load(f"dra-table4.5-{name}-{kind}").build_method().attack for kind in ("pgd", "dra"))
-        assert (pgd.eps, dra.eps) == (pytest.approx(2.55 / 255), 1 / 255)
+    pgd, dra = PGD(eps=0.01, alpha=0.0025, steps=5), DRA(eps=1 / 255, p=1 / 3, steps=5)
+    assert pgd.eps == pytest.approx(2.55 / 255)
+    assert recipes.load("dra-table4.5-madry-pgd").build_method() == Madry(attack=pgd)  # no clean samples
+    assert recipes.load("dra-table4.5-madry-dra").build_method() == Madry(attack=dra)
+    assert recipes.load("dra-table4.5-ours-pgd").build_method() == DRAFineTuning(attack=pgd, last_eps=None)
+    assert recipes.load("dra-table4.5-ours-dra").build_method() == DRAFineTuning(attack=dra, last_eps=None)
+    changed = {"alternating": {"alternate": True}, "multiplier": {"lam_lr": 0.001}}
+    for name, options in changed.items():
+        other = recipes.load(f"dra-cifar10-{name}")
+        assert other.build_method() == dataclasses.replace(ours.build_method(), **options)
+        assert (other.training, other.weights, other.printed) == (ours.training, ours.weights, ours.printed)
+    pgd = recipes.load("dra-fashion-mnist-pgd").build_method()
+    assert recipes.load("dra-fashion-mnist-alternating").build_method() == dataclasses.replace(pgd, alternate=True)
+    steps = [variant.build_method() for variant in recipes.load("dra-sweep-lambda-fashion-mnist").variants()]
+    assert steps == [dataclasses.replace(pgd, lam_lr=step) for step in (0, 0.001, 0.01, 0.1)]
     assert recipes.load("dra-table4.2-ours").printed["pgd20"][0.3] == 95.9
     corrupted_accuracies = {
         "spat-table3.9-madry": [73.23, 78.68, 46.38, 70.59, 73.95, 81.09, 80.23, 77.66],
@@ -277,6 +444,60 @@ class TwoPlanes(nn.Module):
         return torch.stack((torch.zeros_like(x[:, 0]), x[:, 0] - 0.5), dim=1)
 
 
+CALIBRATED = [name for name in recipes.names() if recipes.load(name).calibrate]
+
+
+def test_dra_is_compared_with_pgd_at_equal_strength():
+    """Every row of DRA beside one of PGD, and every share p at the budget of p 1/3."""
+    beside = {f"dra-table4.5-{row}-dra" for row in ("madry", "trades", "ours")} | {"dra-fashion-mnist-dra"}
+    shares = {f"dra-table4.6-p-{p}" for p in ("1-6", "1-2", "1")} | {"dra-sweep-fashion-mnist"}
+    assert set(CALIBRATED) == beside | shares
+    for name in CALIBRATED:
+        recipe = recipes.load(name)
+        attack, like = (recipes._attack(recipe.calibrate[key]) for key in ("attack", "like"))
+        twin = "dra-fashion-mnist-pgd" if "fashion-mnist" in name else "dra-table4.5-ours-pgd"
+        assert like == recipes.load(twin).build_method().attack
+        assert attack == dataclasses.replace(recipe.build_method().attack, p=1 / 3)
+        assert recipe.calibrate["network"] in recipe.before()
+        first = recipes.load(recipe.calibrate["network"])
+        assert first.method == "standard"
+        assert (first.training["data"], first.training["model"]) == (recipe.training["data"], recipe.training["model"])
+        for variant in recipe.variants():
+            at = variant.at(0.007)
+            assert at.build_method().attack == variant.build_method().attack.at(0.007)
+            assert not at.calibrate
+
+
+def test_a_calibration_is_of_a_method_with_an_attack():
+    attacks = {"network": "a", "attack": {"name": "dra"}, "like": {"name": "pgd"}}
+    with pytest.raises(ValueError, match="calibrate takes network, attack and like"):
+        dataclasses.replace(a_recipe(), calibrate=attacks)
+    with pytest.raises(ValueError, match=r"got network, attack$"):
+        dataclasses.replace(a_recipe(), calibrate=dict(list(attacks.items())[:2]), options={"attack": {"name": "dra"}})
+
+
+def test_calibrated_on_a_model_whose_distances_are_known():
+    """PGD at 0.1 from x leaves what is more than 0.1 from the line; DRA, which moves one of two entries, takes half.
+
+    Its budget is the mean over both.
+    """
+    x = torch.stack([0.5 + torch.linspace(0.001, 0.3, 300), torch.full((300,), 0.5)], dim=1)
+    data = Dataset(x, torch.ones(300, dtype=torch.int64), classes=("a", "b"))
+    attacks = {
+        "attack": {"name": "dra", "eps": 0.02},
+        "like": {"name": "pgd", "eps": 0.1, "alpha": 0.02, "random_start": 0},
+    }
+    recipe = dataclasses.replace(
+        a_recipe(), calibrate={"network": "plain", **attacks}, options={"attack": {"name": "dra", "eps": 0.02}}
+    )
+    found = recipes.calibrate(recipe, TwoPlanes(), data)
+    assert found.eps == pytest.approx(0.05, rel=0.02)
+    assert found.left == pytest.approx(found.like_left, abs=0.7)
+    assert found.like_left == pytest.approx(100 * float((x[:, 0] > 0.6).double().mean()), abs=0.4)
+    assert (found.network, found.attack, found.like, found.like_eps) == ("plain", "dra", "pgd", 0.1)
+    assert recipe.at(found.eps).options == {"attack": {"name": "dra", "eps": 0.02, "at": found.eps}}
+
+
 def a_recipe(**printed) -> Recipe:
     training = {"data": "two-circles", "model": "two-circles-net", "std": 0.5}
     return Recipe("toy", "none", "toy", training, "standard", {}, "blind", {"clean": None, **printed})
@@ -300,6 +521,53 @@ def test_measured_on_a_model_whose_distances_are_known():
     assert found["deepfool 0.03"] == 50
     shares = torch.tensor([flips[0] / 0.05, flips[1] / 0.05, 1.0, 0.0])
     assert found["deepfool avg-AA(0.05)"] == pytest.approx(100 * float(shares.mean()), rel=1e-3)
+    outcomes = {figure.name: figure.outcomes for figure in figures}
+    assert outcomes["clean"].tolist() == [100, 100, 100, 0]
+    assert outcomes["fgsm 0.03"].tolist() == outcomes["deepfool 0.03"].tolist() == [0, 100, 100, 0]
+    assert outcomes["deepfool norm"].tolist() == pytest.approx(sizes.tolist(), rel=1e-3)
+    assert outcomes["deepfool avg-AA(0.05)"].tolist() == pytest.approx((100 * shares).tolist(), rel=1e-3)
+
+
+def test_a_list_of_budgets_is_a_curve():
+    x = torch.tensor([[0.52, 0.1], [0.45, 0.3], [0.9, 0.5]])
+    data = Dataset(x, torch.tensor([1, 0, 1]), classes=("a", "b"))
+    recipe = a_recipe(fgsm=[0.01, 0.03, 0.1])
+    figures = recipes.measure(recipe, TwoPlanes(), data, {})
+    assert {figure.name: figure.measured for figure in figures} == pytest.approx(
+        {"clean": 100, "fgsm 0.01": 100, "fgsm 0.03": 200 / 3, "fgsm 0.1": 100 / 3}
+    )
+    assert {figure.printed for figure in figures} == {None}
+    assert recipe.curves() == {"fgsm": [0.01, 0.03, 0.1]}
+
+
+def test_variants_over_networks():
+    recipe = recipes.load("blind-figure3-mnist")
+    assert [variant.network for variant in recipe.variants()] == recipe.vary["network"]
+    for variant in recipe.variants():
+        other = recipes.load(variant.network)
+        assert (variant.training, variant.build_method()) == (other.training, other.build_method())
+        assert variant.printed == recipe.printed
+    tuned = dataclasses.replace(recipe, vary={"network": ["dra-table4.7-dra"]}).variants()[0]
+    first = recipes.load("dra-table4.7-dra")
+    assert (tuned.network, tuned.weights) == (first.network or "dra-table4.7-dra", first.weights)
+
+
+def test_curves_are_drawn_over_the_budget(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fastadv.report._recipes.save", lambda figure, path: drawn.append(figure))
+    recipe = dataclasses.replace(a_recipe(fgsm=[0.1, 0.2], pgd={0.1: None}), vary={"attack.at": [0.05, 0.15]})
+    results = {
+        variant.name: [Figure("clean", 90 - i, None), Figure("fgsm 0.1", 50 - i, None), Figure("fgsm 0.2", 9, None),
+                       Figure("pgd 0.1", 1, None)]
+        for i, variant in enumerate(recipe.variants())
+    }  # fmt: skip
+    report.plot_curves(recipe, results, Path())
+    (axes,) = drawn[0].axes
+    assert axes.get_title() == "fgsm"
+    assert [line.get_label() for line in axes.lines] == ["eps 0.05", "eps 0.15"]
+    assert [list(values) for values in axes.lines[1].get_data()] == [[0, 0.1, 0.2], [89, 49, 9]]
+    report.plot_variants(recipe, results, Path())
+    assert [line.get_label() for line in drawn[1].axes[0].lines] == ["clean", "pgd 0.1"]
 
 
 def test_measured_on_the_network_of_another_recipe():
@@ -359,6 +627,8 @@ def test_gradients_are_in_the_units_the_network_sees():
     wrong = network(seen).argmax(1) != y
     assert 0 < wrong.sum() < 30
     expected = {"all mean": squares.mean(), "wrong max": squares[wrong].max(), "correct min": squares[~wrong].min()}
+    norms = {"all": squares, "correct": squares[~wrong], "wrong": squares[wrong]}
+    expected |= {f"{name} rms": those.mean().sqrt() for name, those in norms.items()}
     behind = lambda x: network((x - 0.5) / 0.5)  # noqa: E731
     recipe = a_recipe(gradient=dict.fromkeys(expected))
     figures = recipes.measure(recipe, behind, Dataset(x, y, classes=("a", "b")), {})
@@ -366,11 +636,57 @@ def test_gradients_are_in_the_units_the_network_sees():
         assert figure.measured == pytest.approx(float(value.detach()), rel=1e-4)
 
 
+def test_where_attacks_lead_and_how_large_weights_are():
+    x = torch.tensor([[0.52, 0.1], [0.45, 0.3], [0.9, 0.5], [0.6, 0.2]])
+    data = Dataset(x, torch.tensor([1, 0, 1, 1]), classes=("a", "b"))
+    network = nn.Linear(2, 2)
+    network.weight.data, network.bias.data = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([2.0, 0.0])
+    recipe = dataclasses.replace(
+        a_recipe(pgd20={"1 into 0": None, "0 into 1": None}, weight={"0 norm": None, "1 norm": None}),
+        evaluation="hard-pairs",
+    )
+    found = {figure.name: figure.measured for figure in recipes.measure(recipe, network, data, {})}
+    score, reach = x @ network.weight[1] - 2, 7 * 8 / 255  # PGD lowers or raises both coordinates
+    taken = (score[data.y == 1] < reach).double().mean()
+    assert 0 < taken < 1
+    assert found["pgd20 1 into 0"] == pytest.approx(100 * float(taken))
+    assert found["pgd20 0 into 1"] == 100 * float(score[1] > -reach)
+    assert (found["weight 0 norm"], found["weight 1 norm"]) == (0, 5)
+
+
+def test_a_histogram_of_gradients(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fastadv.report._recipes.save", lambda figure, path: drawn.append(figure))
+    x, y = samples(30, 2, dtype=torch.float32), labels(30, 2)
+    data, model, bounds = Dataset(x, y, classes=("a", "b")), nn.Linear(2, 2), [1e-6, 1e-2, 1e-1, 1e6]
+    residual = model(x).softmax(1) - F.one_hot(y, 2)
+    squares = (residual @ model.weight).square().sum(1) / 4  # per unit of (x - mean) / std
+    recipe = a_recipe(gradient=bounds)
+    figures = recipes.measure(recipe, model, data, {})
+    shares = [100 * float((squares <= bound).double().mean()) for bound in bounds]
+    assert [figure.measured for figure in figures[1:]] == pytest.approx(shares)
+    report.plot_histograms(recipe, {"toy": figures}, Path())
+    (step,) = drawn[0].axes[0].patches
+    assert list(step.get_data().values) == pytest.approx([b - a for a, b in itertools.pairwise(shares)])
+    assert list(step.get_data().edges) == bounds
+
+
 def test_gradient_norms_of_nothing_are_nan():
     data = Dataset(torch.full((3, 2), 0.9), torch.ones(3, dtype=torch.int64), classes=("a", "b"))
     summary = gradient_norms(TwoPlanes(), data).summary()
     assert summary["wrong mean"] != summary["wrong mean"]
     assert summary["correct mean"] == summary["all mean"] > 0
+
+
+def test_bilateral_recipes_that_train_identical_networks_share_one():
+    networks: dict[str, set[str]] = {}
+    for recipe in recipes.select(["bilateral-*"]):
+        if not recipe.vary:
+            trained = repr((recipe.build_method(), Reproduction().training(recipe), recipe.weights))
+            networks.setdefault(trained, set()).add(recipe.network or recipe.name)
+    assert {len(names) for names in networks.values()} == {1}
+    shared = [recipe.name for recipe in recipes.select(["bilateral-*"]) if recipe.network and not recipe.vary]
+    assert len(shared) == 12
 
 
 def test_a_network_trained_twice_has_another_seed():
@@ -391,6 +707,43 @@ def test_markdown_keeps_every_figure():
         "",
         "A note.",
     ]
+
+
+def test_printed_deviations_are_kept():
+    fat = recipes.load("friendly-table1-fat-8")
+    assert {key: value and (value, value.deviation) for key, value in fat.printed.items()} == {
+        "clean": (89.34, 0.221), "fgsm": (65.52, 0.355), "pgd20": (46.13, 0.409), "pgd100": (45.31, 0.531),
+        "cw30": (46.82, 0.517), "autoattack": None,
+    }  # fmt: skip
+    assert recipes.load("friendly-table4-fat-16").printed["cw30"].deviation == 0.459
+    deviations = {}
+    for recipe in recipes.select(["*"]):
+        if found := [key for key, value in recipe.printed.items() if isinstance(value, Printed)]:
+            deviations[recipe.name] = len(found)
+            assert recipe.average == "median"
+    assert deviations == {f"friendly-table{n}-fat-{row}": 5 for n, row in ((1, 8), (1, 16), (2, "1-8"), (2, "6-8"))} | {
+        "friendly-table2-fat-6-16": 5, "friendly-table3-fat-8": 4, "friendly-table3-fat-16": 4,
+        "friendly-table4-fat-8": 4, "friendly-table4-fat-16": 4,
+    }  # fmt: skip
+    assert all(recipe.over == {"mean": 3} for recipe in recipes.select(["bilateral-table6-*"]))
+    assert fat.over == {"median": 5}
+    with pytest.raises(ValueError, match="over must name one of mean, median"):
+        dataclasses.replace(fat, over={"best": 5})
+
+
+def test_figures_over_seeds():
+    runs = [[Figure("clean", value, 89.34, 0.221), Figure("norm", value / 100, None)] for value in (80.0, 81.0, 88.0)]
+    for name, expected in (("friendly-table1-fat-8", 81.0), ("bilateral-table6-eps4", 83.0), ("blind-mnist-nt", 83.0)):
+        clean, norm = recipes.averaged(recipes.load(name), runs)
+        assert (clean.measured, norm.measured) == pytest.approx((expected, expected / 100))
+        assert (clean.printed, clean.deviation) == (89.34, 0.221)
+        spread = ((3**2 + 2**2 + 5**2) / 2) ** 0.5  # around the mean of 83, of n - 1
+        assert (clean.spread, norm.spread) == pytest.approx((spread, spread / 100))
+    text = report.markdown({"one": [clean]}, [])
+    assert "| clean | 83.0 ± 4.4 (89.34 ± 0.221) |" in text
+    for wrong in (runs[:1], [runs[0], runs[1][:1]]):
+        with pytest.raises(ValueError, match="two runs or more are needed, with the same figures"):
+            recipes.averaged(recipes.load("blind-mnist-nt"), wrong)
 
 
 def test_variants_differ_in_one_option():
@@ -454,7 +807,7 @@ def test_only_some_attacks():
 
 def test_selection():
     assert [r.name for r in recipes.select(["blind-svhn-*", "blind-svhn-nt"])] == [
-        f"blind-svhn-{row}" for row in ("bat", "df-at", "fgsm", "nt", "pgd")
+        f"blind-svhn-{row}" for row in ("bat", "df-at", "fgsm", "fgsm-pred", "nt", "pgd", "pgd-pred")
     ]
     with pytest.raises(ValueError, match=r"no recipe is called 'blind-svhn-bta'; did you mean 'blind-svhn-bat'\?"):
         recipes.select(["blind-svhn-bta"])
@@ -489,6 +842,11 @@ def test_reproduce(tmp_path, capsys):
     assert found["clean"]["printed"] == "85.7"
     assert found["pgd from blind-fashion-mnist-nt 0.1"]["printed"] == "83.4"
     assert all(float(row["measured"]) >= 0 for row in found.values())
+    with np.load(out / "blind-fashion-mnist-pgd" / "outcomes.npz") as outcomes:
+        assert set(outcomes) == set(found)
+        for name, each in outcomes.items():
+            assert each.shape == (10,)
+            assert each.astype(float).mean() == pytest.approx(float(found[name]["measured"]), rel=1e-3)
     assert load_checkpoint(out / "blind-fashion-mnist-nt")["method"] == "blind-fashion-mnist-nt"  # the source
     markdown = (out / "results.md").read_text()
     (row,) = (line for line in markdown.splitlines() if line.startswith("| pgd from blind-fashion-mnist-nt 0.1 |"))
@@ -513,6 +871,20 @@ def test_a_stopped_reproduction_goes_on(tmp_path):
         assert whole == parts
 
 
+@pytest.mark.parametrize("seeds", ["1", "2"])
+def test_a_signal_says_how_the_reproduction_goes_on(seeds, tmp_path, monkeypatch, capfd):
+    def stopped(*_: object, **__: object) -> None:
+        raise Stopped
+
+    command = ["reproduce", "blind-fashion-mnist-nt", "--attacks", "fgsm", *QUICK, "--out", str(tmp_path / "out")]
+    command += ["--seeds", seeds]
+    with monkeypatch.context() as patch:
+        patch.setattr(_train, "fit", stopped)
+        assert main(command) == 130
+    assert f"the same command, --resume true and --out {tmp_path / 'out'}\n" in capfd.readouterr().err
+    assert main([*command, "--resume", "true"]) == 0
+
+
 def test_a_sweep_has_a_figure(tmp_path):
     out = tmp_path / "out"
     quick = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "1", "--per-class", "1", "--limit", "3"]
@@ -520,6 +892,17 @@ def test_a_sweep_has_a_figure(tmp_path):
     assert main(["reproduce", "blind-figure4-cutoff", *quick, "--out", str(out)]) == 0
     assert (out / "blind-figure4-cutoff.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(out.rglob("figures.csv"))) == 7
+
+
+@pytest.mark.thorough
+def test_curves_of_several_networks(tmp_path):
+    out = tmp_path / "out"
+    quick = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "1", "--per-class", "1", "--limit", "3"]
+    assert main(["reproduce", "blind-figure3-mnist", "--attacks", "pgd", *quick, "--out", str(out)]) == 0
+    assert (out / "blind-figure3-mnist-curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.rglob("figures.csv"))) == 5
+    trained = {path.parent.name for path in out.rglob("checkpoint.pt")}
+    assert trained == set(recipes.load("blind-figure3-mnist").vary["network"])
 
 
 def test_a_sweep_of_two_options(tmp_path):
@@ -536,13 +919,40 @@ def test_a_sweep_of_two_options(tmp_path):
 
 def test_samples_held_out_that_choose_nothing_are_not_measured(tmp_path, monkeypatch):
     images = Dataset(torch.rand(6040, 1, 28, 28), labels(6040, 10), classes=tuple("0123456789"))
-    monkeypatch.setattr("fastadv.commands._settings.load", lambda *_, **__: images)
+    monkeypatch.setattr("fastadv.commands._settings.open_samples", lambda *_, **__: images)
     quick = ["--model", "lenet5", "--epochs", "1", "--limit", "5", "--attacks", "clean"]
     assert main(["reproduce", "smd-table2b-smd", *quick, "--out", str(tmp_path / "out")]) == 0
     folder = tmp_path / "out" / "smd-table2b-smd"
     assert load_checkpoint(folder)["kept"]["margins"].shape == (40,)
     assert "avg_aa" not in (folder / "metrics.csv").read_text()
     assert yaml.safe_load((folder / "config.yaml").read_text())["held_out"] == 6000
+
+
+def test_seeds_have_folders_of_their_own(tmp_path, capsys):
+    names, quick = ["blind-fashion-mnist-nt"], [*QUICK, "--epochs", "1", "--attacks", "fgsm"]
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    command = ["reproduce", *names, *quick, "--seed", "4", "--seeds", "3", "--resume", "true", "--out", str(out)]
+    assert main(command) == 0
+    assert "seeds 4 to 6" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [*names, "seed-4", "seed-5", "seed-6"]
+    assert main(["reproduce", *names, *quick, "--seed", "5", "--out", str(alone)]) == 0
+    assert figures_of(out / "seed-5" / names[0]) == figures_of(alone / names[0])
+    whole, runs = figures_of(out / names[0]), [figures_of(out / f"seed-{seed}" / names[0]) for seed in (4, 5, 6)]
+    for key, row in whole.items():
+        values = torch.tensor([float(run[key]["measured"]) for run in runs], dtype=torch.float64)
+        assert float(row["measured"]) == pytest.approx(float(values.mean()))
+        assert float(row["spread"]) == pytest.approx(float(values.std()))
+    assert len({str(run) for run in runs}) > 1
+    text = (out / "results.md").read_text()
+    assert "seeds 4 to 6" in text
+    assert "mean ± standard deviation" in text
+    (out / "seed-6" / names[0] / "figures.csv").unlink()  # as if stopped before it
+    trained = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")} == trained
+    assert len(trained) == 3
+    assert figures_of(out / names[0]) == whole
+    assert main(["report", str(out), "--out", str(tmp_path / "page")]) == 0
 
 
 def test_a_sweep_over_an_attack_trains_one_network(tmp_path):
@@ -566,7 +976,7 @@ def test_corruptions_of_the_published_files(tmp_path, monkeypatch):
     def fake(split: str) -> Dataset:
         return Dataset(torch.rand(20, 3, 32, 32), labels(20, 10), classes=tuple("0123456789"))
 
-    monkeypatch.setattr("fastadv.commands._settings.load", lambda data, split, **_: fake(split))
+    monkeypatch.setattr("fastadv.commands._settings.open_samples", lambda data, split, **_: fake(split))
     monkeypatch.setattr("fastadv.commands._corruptions.load_cifar10_c", published)
     quick = [
         "--model",
@@ -592,6 +1002,85 @@ def test_corruptions_of_the_published_files(tmp_path, monkeypatch):
     assert all(float(row["measured"]) % 4 == pytest.approx(0) for row in found.values())  # of 5 or 25 samples
 
 
+def test_outputs_of_layers(tmp_path):
+    """Of two classes, which alone are trained on and tested."""
+    pytest.importorskip("sklearn", reason="outputs are reduced by scikit-learn")
+    out = tmp_path / "out"
+    quick = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "1", "--per-class", "2", "--limit", "40"]
+    command = ["reproduce", "friendly-fashion-mnist-features", *quick, "--attacks", "clean", "--out", str(out)]
+    assert main(command) == 0
+    folder = out / "friendly-fashion-mnist-features"
+    with (folder / "mixing.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows] == ["natural", "PGD", "friendly"] * 3
+    assert float(rows[0]["misclassified"]) == pytest.approx(1 - float(figures_of(folder)["clean"]["measured"]) / 100)
+    assert (folder / "features_pca.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "features_tsne.png").is_file()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["classes"] == "2,4"
+
+
+@pytest.mark.thorough
+def test_networks_of_other_epochs(tmp_path):
+    """Measured are the checkpoints of their epochs, which keep their places in a shorter schedule."""
+    out = tmp_path / "out"
+    quick = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "30", "--per-class", "2", "--limit", "50"]
+    command = ["reproduce", "smd-fashion-mnist-trend", *quick, "--attacks", "clean", "--resume", "true"]
+    assert main([*command, "--out", str(out)]) == 0
+    kept = sorted(path.name for path in (out / "smd-table2b-smd").glob("epoch-*.pt"))
+    assert kept == [f"epoch-{2 * n:04d}.pt" for n in range(1, 16)]
+    test = fastadv.load("fashion-mnist-mini", "test").take(50)
+    network = models.build("lenet5", (1, 28, 28), 10)
+    for n in (1, 7, 15):
+        network.load_state_dict(load_checkpoint(out / "smd-table2b-smd" / f"epoch-{2 * n:04d}.pt")["state"])
+        found = figures_of(out / f"smd-fashion-mnist-trend/epoch={10 * n}")["clean"]["measured"]
+        assert float(found) == pytest.approx(100 * evaluate(network, test, {}, checks=0).clean)
+    assert (out / "smd-fashion-mnist-trend.png").is_file()
+
+
+def test_the_epoch_selected_on_what_is_held_out(tmp_path, monkeypatch):
+    images = Dataset(torch.rand(6040, 1, 28, 28), labels(6040, 10), classes=tuple("0123456789"))
+    monkeypatch.setattr("fastadv.commands._settings.open_samples", lambda *_, **__: images)
+    figures = iter([0.5, 0.9, 0.1])
+    monkeypatch.setattr("fastadv.commands._plan.watch", lambda *_: lambda model: {"avg_aa": next(figures)})
+    monkeypatch.setattr("fastadv.commands._reproduce.check_halves", lambda *_: None)
+    quick = [
+        "--model",
+        "lenet5",
+        "--epochs",
+        "3",
+        "--limit",
+        "200",
+        "--attacks",
+        "clean",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["reproduce", "smd-selected-fashion-mnist", *quick]) == 0
+    folder = tmp_path / "out" / "smd-selected-fashion-mnist"
+    network = models.build("lenet5", (1, 28, 28), 10)
+    best = load_checkpoint(folder / "best.pt")
+    assert len(best["history"]) == 2
+    network.load_state_dict(best["state"])
+    found = float(figures_of(folder)["clean"]["measured"])
+    assert found == pytest.approx(100 * evaluate(network, images.take(200), {}, checks=0).clean)
+
+
+def test_epochs_that_are_not_kept_are_refused():
+    recipe = recipes.load("smd-table1-smd")
+    assert dataclasses.replace(recipe, epoch=20).epoch == 20
+    with pytest.raises(ValueError, match="epoch must be best, or a multiple of the keep_every of training, got 15"):
+        dataclasses.replace(recipe, epoch=15)
+
+
+def test_only_the_classes_asked_for():
+    training = Training(data="fashion-mnist-mini", classes="2, 4", per_class=3)
+    assert training.training_data().y.unique().tolist() == [2, 4]
+    assert len(training.training_data()) == 6
+    assert training.load("test").y.unique().tolist() == [2, 4]
+    with pytest.raises(ValueError, match="unknown class 'trousers'"):
+        Training(data="fashion-mnist-mini", classes="trousers").load("test")
+
+
 def test_a_network_of_two_tables_is_trained_once(tmp_path):
     out = tmp_path / "out"
     names = ["friendly-table2-trades-6", "friendly-table3-trades"]
@@ -608,9 +1097,9 @@ def test_a_network_that_starts_from_another(tmp_path, monkeypatch):
     keep = lambda model, name, run: loaded.append(load_checkpoint(run))  # noqa: E731
     monkeypatch.setattr("fastadv.commands._plan.load_weights", keep)
     out = tmp_path / "out"
-    command = ["reproduce", "dra-fashion-mnist-dra", *QUICK, "--attacks", "fgsm", "--resume", "true", "--out", str(out)]
+    command = ["reproduce", "dra-fashion-mnist-pgd", *QUICK, "--attacks", "fgsm", "--resume", "true", "--out", str(out)]
     assert main(command) == 0
-    first, tuned = (out / f"dra-fashion-mnist-{row}" for row in ("standard", "dra"))
+    first, tuned = (out / f"dra-fashion-mnist-{row}" for row in ("standard", "pgd"))
     assert [(run["method"], run["epoch"]) for run in loaded] == [("dra-fashion-mnist-standard", 2)]  # trained already
     assert yaml.safe_load((tuned / "config.yaml").read_text())["weights"] == str(first)
     assert list(figures_of(tuned)) == ["clean", "fgsm 0.02", "fgsm 0.05", "fgsm 0.1"]
@@ -618,12 +1107,37 @@ def test_a_network_that_starts_from_another(tmp_path, monkeypatch):
     assert main(command) == 0
 
 
+def test_a_calibrated_recipe(tmp_path, capsys, monkeypatch):
+    """The budget comes from the undefended network, is looked for once for all rows, and is told in the results."""
+    folder, out = tmp_path / "recipes", tmp_path / "out"
+    folder.mkdir()
+    names = ["dra-fashion-mnist-dra", "dra-sweep-fashion-mnist"]
+    for name in ("protocols", "dra-fashion-mnist-standard", *names):
+        text = (recipes.FOLDER / f"{name}.yaml").read_text().replace("[1/12, 1/6, 1/3, 1/2, 1]", "[1]")
+        (folder / f"{name}.yaml").write_text(text.replace("eps: 0.1, alpha: 0.0225", "eps: 0.05, alpha: 0.01"))
+    monkeypatch.setattr(recipes, "FOLDER", folder)
+    quick = "--data fashion-mnist-mini --model lenet5 --epochs 2 --batch-size 16 --per-class 60 --limit 100"
+    command = ["reproduce", *names, *quick.split(), "--attacks", "clean", "--resume", "true", "--out", str(out)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("calibrated:") == 1
+    (found,) = json.loads((out / "calibrations.json").read_text()).values()
+    assert found["left"] == pytest.approx(found["like_left"], abs=1)
+    trained = [yaml.safe_load(path.read_text()) for path in out.rglob("config.yaml")]
+    attacks = [run["attack"]["init_args"] for run in trained if run.get("weights")]
+    assert [attack["eps"] for attack in attacks] == [found["eps"]] * 2 != [0.04] * 2
+    assert sorted(round(1 / attack["p"]) for attack in attacks) == [1, 3]
+    told = f"% under dra at {found['eps']:.4g}, and {found['like_left']:.2f} % under pgd at 0.05."
+    assert (out / "results.md").read_text().count(told) == 2
+    assert main(command) == 0
+    assert "calibrated:" not in capsys.readouterr().out
+
+
 @pytest.mark.thorough
 def test_experiments_with_programs_of_their_own(tmp_path, capsys):
     assert main(["reproduce", "propositions", "--out", str(tmp_path / "a"), "--epochs", "2"]) == 2
     assert "the propositions train nothing: leave epochs out" in capsys.readouterr().err
     assert main(["reproduce", "propositions", "--out", str(tmp_path / "b"), "--limit", "5"]) == 2
-    assert "propositions can be changed by epochs and out only" in capsys.readouterr().err
+    assert "propositions takes only --epochs and --out" in capsys.readouterr().err
     assert main(["reproduce", "propositions", "blind-svhn-typo", "--out", str(tmp_path / "b")]) == 2
     assert not (tmp_path / "b").exists()
     assert main(["reproduce", "propositions", "--out", str(tmp_path / "b")]) == 0
@@ -652,6 +1166,7 @@ def test_list(capsys):
         (["blind-fashion-mnist-bat", "--model", "lenet6"], "unknown model 'lenet6'"),
         (["blind-mnist-bat", "--folder", "no/such/folder"], "no/such/folder"),
         (["blind-mnist-bat", "--resume", "true"], "resume needs --out"),
+        (["blind-mnist-bat", "--seeds", "0"], "seeds must be at least 1, got 0"),
         (["bilateral-fashion-mnist-r-mc", "--data", "two-circles"], "takes samples of"),
     ],
 )
@@ -665,7 +1180,9 @@ def test_bad_input_gets_one_clear_line(arguments, message, capsys, tmp_path, mon
 
 
 def test_figures_survive_a_file(tmp_path):
-    figures = [Figure("clean", 100 / 3, 33.4), Figure("cw norm", 0.0123456789, None)]
+    figures = [Figure("clean", 100 / 3, 33.4, 0.221, 1 / 3), Figure("cw norm", 0.0123456789, None)]
     (tmp_path / "figures.csv").write_text(report.figures_csv(figures))
     assert report.read_figures(tmp_path / "figures.csv") == figures
     assert dataclasses.astuple(figures[0])[2] == 33.4
+    (tmp_path / "figures.csv").write_text("figure,measured,printed\nclean,50.0,33.4\n")  # before there were deviations
+    assert report.read_figures(tmp_path / "figures.csv") == [Figure("clean", 50.0, 33.4)]

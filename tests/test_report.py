@@ -1,6 +1,7 @@
 """fastadv report: every number is a file's, differences are told from chance, and the page needs nothing else."""
 
 import csv
+import hashlib
 import json
 import re
 import resource
@@ -24,8 +25,18 @@ from fastadv.attacks import FGSM, DeepFool
 from fastadv.data import Dataset
 from fastadv.evaluation import AACurve, CorruptionAccuracy, Evaluation, Finding, Outcome, Result, evaluate
 from fastadv.recipes import Figure
-from fastadv.report import Entry, paired_bootstrap, read_run, write_evaluation, write_samples, write_table
+from fastadv.report import (
+    Entry,
+    _compare,
+    _seeds,
+    paired_bootstrap,
+    read_run,
+    write_evaluation,
+    write_samples,
+    write_table,
+)
 from fastadv.report._plots import draw_examples, plot_lines
+from fastadv.report._verdict import verdict
 from fastadv.runs import Run
 
 N = 200
@@ -48,9 +59,10 @@ def toys(seed: int = 0) -> Dataset:
 
 def run_folder(path: Path, models: dict[str, Evaluation], test: Dataset, config: str = "data: toys\n") -> Path:
     run = Run(path, config, {"torch": "2"})
-    entries = [Entry(name, found, 2.0) for name, found in models.items()]
+    sha = hashlib.sha256(test.x.numpy().tobytes() + test.y.numpy().tobytes()).hexdigest()
+    entries = [Entry(name, replace(found, test_sha256=sha), 2.0) for name, found in models.items()]
     write_table(entries, THETA, path / "table.csv")
-    write_evaluation(write_samples(entries, test, THETA, path), path)
+    write_evaluation(write_samples(entries, THETA, path), path)
     for epoch in (1, 2):
         run.log({"epoch": epoch, "loss": 1 / epoch, "clean_accuracy": 0.25 * epoch, "lr": 0.1 / epoch, "seconds": 1.0})
     return path
@@ -302,17 +314,94 @@ def test_published_figures_and_corruptions(tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.glob("out/*.svg")} == {"eps_pgd", "transfer", "corruptions"}
 
 
+def verdicts(page: str) -> list[str]:
+    """What the page says first, without the titles of the sections."""
+    return re.findall(r'<p class="verdict"[^>]*><a href="#part-\d+">[^<]+</a>: (.*?)</p>', page)
+
+
+def test_the_verdict_comes_first(folders: Path, tmp_path: Path) -> None:
+    """The ends of the intervals are Wilson's, of 102, 0 and 100 of 200 samples."""
+    page = page_of(tmp_path / "out", folders / "both", folders / "again", folders / "elsewhere")
+    assert page.index('class="verdict"') < page.index("<nav>") < page.index("<table")
+    three, one = verdicts(page)
+    assert three == (
+        "Best under fgsm eps 0.1: pgd, which classifies 51.0 % of 200 test samples (44.1-57.8) correctly. The choice "
+        "of test samples may explain its lead over both/blind. The checks found nothing."
+    )
+    assert "What the checks found" not in page
+    assert one.startswith("standard classifies 0.0 % of 200 test samples (0.0-1.9) correctly under fgsm eps 0.1.")
+    (ahead,) = verdicts(
+        page_of(tmp_path / "ahead", folders / "again", run_folder(tmp_path / "x", {"x": evaluation(180, 100)}, toys()))
+    )
+    assert "Best under fgsm eps 0.1: x, which classifies 50.0 % of 200 test samples (43.1-56.9) correctly. " in ahead
+    assert "Its lead over blind is larger than the choice of test samples explains." in ahead
+
+
+def test_the_worst_case_is_of_attacks_that_all_had(tmp_path: Path) -> None:
+    """The first 50 are right under one attack, all but the first 20 under the other, which one model only had."""
+
+    def models(name: str, found: Evaluation, config: str = "data: toys\n") -> list[_compare.Tested]:
+        return _seeds.tested(read_run(run_folder(tmp_path / name, {name: found}, toys(), config)))
+
+    first = evaluation(180, 50)
+    second = replace(first.results["fgsm"], right=torch.arange(N) >= 20, attack=FGSM(eps=0.2))
+    masked = (Finding("zero gradients", "so"),)
+    one = models("one", replace(first, results=first.results | {"second": second}, findings=masked))
+    assert verdict(one) == (
+        "one classifies 15.0 % of 200 test samples (10.7-20.6) correctly in the worst case of fgsm eps 0.1 and second "
+        "eps 0.2. The checks found: zero gradients (one)."
+    )
+    two = models("two", evaluation(180, 40), "checks: 0\n")
+    assert verdict(one + two).startswith("Best under fgsm eps 0.1: one, which classifies 25.0 % of 200")
+    assert verdict(two + models("three", evaluation(180, 40, eps=0.3), "checks: 0\n")) == (
+        "No attack with a budget was run on all models, so there is no worst case to compare. No checks were made of "
+        "two and three."
+    )
+
+
+def test_training_on_different_attacks_says_so(tmp_path: Path) -> None:
+    """Curves on the samples of different attacks name these; those of one attack are told to be that."""
+
+    def run(name: str, steps: int) -> Path:
+        attack = {"class_path": "PGD", "init_args": {"eps": 0.1, "steps": steps, "loss": "ce"}}
+        folder = run_folder(tmp_path / name, {name: evaluation(180, 100)}, toys(), yaml.safe_dump({"attack": attack}))
+        rows = [{"epoch": epoch, "loss": 1.0, "adversarial_accuracy": 0.5} for epoch in (1, 2)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return folder
+
+    page = page_of(tmp_path / "differ", run("a", 10), run("b", 20))
+    assert "only lines of the same attack can be compared" in page
+    drawn = (tmp_path / "differ" / "training_adversarial_accuracy.svg").read_text()
+    for text in (
+        "a: PGD steps 10 eps 0.1",
+        "b: PGD steps 20 eps 0.1",
+        "(each run under its own attack)",
+    ):
+        assert f"<!-- {text} -->" in drawn
+    page = page_of(tmp_path / "same", tmp_path / "a", run("c", 10))
+    assert "On training samples under the same attack." in page
+    assert "<!-- a -->" in (tmp_path / "same" / "training_adversarial_accuracy.svg").read_text()
+
+
+def test_every_figure_says_what_to_read_from_it(folders: Path, tmp_path: Path) -> None:
+    page = page_of(tmp_path / "out", folders / "both")
+    captions = re.findall(r"<figcaption><strong>(.+?)\.</strong> (.+?)\. From ", page)
+    assert len(captions) == page.count("<figure>") > 4
+    assert all(len(read) > 30 for _, read in captions)
+
+
 def test_findings_are_shown(tmp_path: Path) -> None:
     masked = replace(evaluation(180, 100), findings=(Finding("zero gradients", "attack without them"),))
     run_folder(tmp_path / "run", {"blind": masked}, toys())
     page = page_of(tmp_path / "out", tmp_path / "run")
-    assert re.search(r"blind: findings.*zero gradients.*attack without them", page.partition('id="runs"')[0], re.DOTALL)
+    assert re.search(r"blind: zero gradients\..*attack without them", page.partition('id="runs"')[0], re.DOTALL)
 
 
 def test_every_field_of_an_evaluation_is_kept(tmp_path: Path) -> None:
     model, test = linear(4, 3), toys()
     found = evaluate(model, test, {"fgsm": FGSM(eps=0.1), "deepfool": DeepFool(steps=10)})
-    write_evaluation(write_samples([Entry("it", found)], test, THETA, tmp_path), tmp_path)
+    write_evaluation(write_samples([Entry("it", found)], THETA, tmp_path), tmp_path)
+    assert found.test_sha256 == hashlib.sha256(test.x.numpy().tobytes() + test.y.numpy().tobytes()).hexdigest()
     about, arrays = json.loads((tmp_path / "evaluation.json").read_text())["it"], np.load(tmp_path / "evaluation.npz")
     assert found.clean == arrays["it/natural/right"].mean()
     for name, result in found.results.items():
@@ -459,6 +548,17 @@ def test_examples_of_images_with_any_number_of_bands(bands: int) -> None:
     assert np.array_equal(first, image[:, :, :3] if bands >= 3 else image[:, :, 0])
     said = {1: "", 2: "; drawn: band 1 of 2", 3: ""}.get(bands, f"; drawn: bands 1 to 3 of {bands}")
     assert figure.get_suptitle() == f"FGSM: predicted classes, red where wrong in the end{said}"
+
+
+def test_examples_of_a_network_with_more_classes_than_the_data():
+    """As one of ten classes on a folder with images of three: what only the network knows is a number."""
+    model = linear(16, 5)
+    with torch.no_grad():
+        model[-1].bias.copy_(torch.tensor([0, 0, 0, 0, 9.0]))
+    figure = draw_examples(
+        {"it": (model, FGSM(0.01))}, Dataset(samples(3, 1, 4, 4), torch.arange(3), tuple("abc")), "", 3
+    )
+    assert figure.axes[-1].get_title() == "clean: 4\nhere: 4"
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

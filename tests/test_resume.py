@@ -233,7 +233,7 @@ def test_signals_save_and_stop(number, tmp_path):
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == 130
-    assert f"all is saved: go on with --resume auto --out {tmp_path / 'run'}" in Path(errors(long)).read_text()
+    assert f"stopped and saved: continue with --resume auto --out {tmp_path / 'run'}" in Path(errors(long)).read_text()
     saved = load_checkpoint(tmp_path / "run")
     assert 3 < saved["epoch"] < 400
     assert len(saved["history"]) == saved["epoch"]
@@ -253,7 +253,7 @@ def test_a_signal_after_the_last_step_is_heard(tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         patch.setattr(_train, "fit", asked_late)
         assert command_line.main(command("standard", tmp_path / "run")) == 130
-    assert "all is saved: go on with --resume auto" in capfd.readouterr().err
+    assert "stopped and saved: continue with --resume auto" in capfd.readouterr().err
     assert load_checkpoint(tmp_path / "run")["epoch"] == 2
     assert command_line.main(command("standard", tmp_path / "run")) == 0
 
@@ -579,7 +579,7 @@ def test_torchrun_trains_as_one_process_and_goes_on_after_a_death(tmp_path):
     killed = torchrun(tmp_path, command("smd", tmp_path / "two", *sgd), at=6)
     assert killed.returncode != 0
     assert "exitcode" in killed.stderr, "torchrun says which process died"
-    assert "all is saved" not in killed.stderr
+    assert "stopped and saved" not in killed.stderr
     assert load_checkpoint(tmp_path / "two")["epoch"] == 1
     again = torchrun(tmp_path, command("smd", tmp_path / "two", *sgd))
     assert again.returncode == 0, again.stderr
@@ -611,7 +611,7 @@ def test_torchrun_that_is_told_to_end_saves(tmp_path):
             time.sleep(0.05)
         launcher.terminate()
         _, told = launcher.communicate(timeout=600)
-    assert f"all is saved: go on with --resume auto --out {folder}" in told
+    assert f"stopped and saved: continue with --resume auto --out {folder}" in told
     saved = load_checkpoint(folder)
     assert 2 <= saved["epoch"] < 400
     assert len(saved["history"]) == saved["epoch"]
@@ -651,7 +651,7 @@ def test_only_a_process_that_is_gone_is_called_so(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(command_line, "run_command", fail)
         with nullcontext() if gone else pytest.raises(RuntimeError, match="mat1 and mat2"):
             assert command_line.main(["info"]) == 1
-        assert ("is gone; its run can go on" in capfd.readouterr().err) == gone
+        assert ("a process of the run was lost" in capfd.readouterr().err) == gone
 
 
 # Where metrics go

@@ -10,7 +10,7 @@ from torch import nn
 from toys import BatchNormNet, Wavy, partly_frozen, samples, traces
 
 from fastadv.attacks import APGD, PGD, DeepFool, Square, isolated
-from fastadv.attacks._ascend import _for_several
+from fastadv.attacks._ascend import _eagerly
 
 WAIT = 60  # seconds, after which a thread has died
 
@@ -87,7 +87,7 @@ def test_parameters_that_two_models_share_stay_frozen():
 def test_the_compiler_is_stayed_until_the_last_thread_leaves():
     from torch._dynamo import eval_frame
 
-    first, second = Within(_for_several), Within(_for_several)
+    first, second = Within(lambda: _eagerly), Within(lambda: _eagerly)
     assert eval_frame._stance.stance == "force_eager"
     first.leave()
     assert eval_frame._stance.stance == "force_eager"

@@ -88,6 +88,7 @@ struct Computed<Fours<Draw>> : std::true_type {};
 template <class T>
 struct Row {
   using C = compute_t<T>;
+  using Number = int64_t;
 
   int64_t index;       // which sample
   int64_t begin, end;  // its elements that this body is to handle
@@ -101,6 +102,22 @@ struct Row {
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) to[at + i] = narrow<U>(f(in[i]...));
     }, sources...);
+  }
+
+  template <class U, class F, class Bad, class... S>
+  FASTADV_FN bool map_any(U* out, F f, Bad bad, const S&... sources) const {
+    U* const to = out + index * cols;
+    int found = 0;
+    tiles([&](int64_t at, int64_t count, const auto&... in) __attribute__((always_inline)) {
+      int part = 0;
+#pragma omp simd reduction(| : part)
+      for (int64_t i = 0; i < count; ++i) {
+        part |= bad(in[i]...) ? 1 : 0;
+        to[at + i] = narrow<U>(f(in[i]...));
+      }
+      found |= part;
+    }, sources...);
+    return found;
   }
 
   template <class F, class... S>
@@ -180,6 +197,28 @@ struct Row {
     return best;
   }
 
+  // Bit by bit, from the highest: non-negative floats are ordered like their bit patterns.
+  template <class F, class... S>
+  FASTADV_FN Reached<C> reached(int64_t least, F f, const S&... sources) const {
+    using Bits = std::conditional_t<sizeof(C) == 8, uint64_t, uint32_t>;
+    Bits found = 0;
+    int64_t reach = cols;
+    for (int bit = int(sizeof(C)) * 8 - 2; bit >= 0 && reach != least; --bit) {
+      const Bits tried = found | Bits(1) << bit;
+      const C candidate = bits_as<C>(tried);
+      const int64_t reaching = count([=](auto... v) { return f(v...) >= candidate; }, sources...);
+      if (reaching < least) continue;
+      found = tried;
+      reach = reaching;
+    }
+    return {bits_as<C>(found), reach};
+  }
+
+  template <class S>
+  FASTADV_FN S ahead(S source) const {
+    return source;
+  }
+
   template <int Slot, class F, class... S>
   FASTADV_FN Held<C> hold(F f, const S&... sources) const {
     C* const values = scratch + Slot * cols;
@@ -214,6 +253,11 @@ struct Row {
   template <class U>
   FASTADV_FN void store(U* out, int64_t value) const {
     out[index] = static_cast<U>(value);
+  }
+
+  // Threads may share a row in for_each.
+  FASTADV_FN void flag(bool* out) const {
+    if (out) __atomic_store_n(out + index, true, __ATOMIC_RELAXED);
   }
 
   FASTADV_FN void sync() const {}
@@ -278,6 +322,11 @@ Status for_rows(const Launch& launch, const Args& args) {
     });
     return kOk;
   });
+}
+
+template <template <class> class Body, int Slots = 0, class Args>
+Status for_logits(const Launch& launch, const Args& args) {
+  return for_rows<Body, Slots>(launch, args);
 }
 
 template <class T, class Body>

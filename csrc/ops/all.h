@@ -1,15 +1,22 @@
 // Every op. Included once by each device's kernel file, and nowhere else.
 #pragma once
 
+#include "accept.h"
+#include "adam_step.h"
 #include "adversarial_labels.h"
+#include "apgd_step.h"
 #include "bisect_step.h"
 #include "cutoff_scale.h"
 #include "deepfool_step.h"
 #include "early_stop.h"
+#include "fab_step.h"
 #include "hyperplane_projection.h"
+#include "keep_nearest.h"
 #include "l1_step.h"
 #include "l2_step.h"
 #include "linf_step.h"
+#include "loss_gradient.h"
+#include "predictions.h"
 #include "random_start.h"
 #include "row_norms.h"
 #include "topp_step.h"

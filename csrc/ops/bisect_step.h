@@ -9,16 +9,16 @@ template <class T>
 struct BisectStep {
   BisectStepArgs a;
 
-  FASTADV_FN void operator()(const Row<T>& row) const {
+  template <class Row>
+  FASTADV_FN void operator()(const Row& row) const {
     if (a.active && !a.active[row.index]) return;
     using C = compute_t<T>;
     const bool inside = a.inside[row.index];
     T* middle = static_cast<T*>(a.middle);
     T* replaced = static_cast<T*>(inside ? a.inner : a.outer);
-    const T* kept = static_cast<const T*>(inside ? a.outer : a.inner);
-    row.map(replaced, [](C m) { return m; }, static_cast<const T*>(middle));
-    row.sync();
-    row.map(middle, [](C m, C k) { return (m + k) * C(0.5); }, static_cast<const T*>(middle), kept);
+    const auto m = row.ahead(static_cast<const T*>(middle)), k = row.ahead(static_cast<const T*>(inside ? a.outer : a.inner));
+    row.map(replaced, [](C v) { return v; }, m);
+    row.map(middle, [](C v, C kept) { return (v + kept) * C(0.5); }, m, k);
   }
 };
 

@@ -18,7 +18,8 @@ struct CutoffScale {
     mean = static_cast<C>(sum / static_cast<double>(batch.cols));
   }
 
-  FASTADV_FN void operator()(const Row<T>& row) const {
+  template <class Row>
+  FASTADV_FN void operator()(const Row& row) const {
     if (a.active && !a.active[row.index]) return;
     using C = compute_t<T>;
     const C norm = at<C>(a.norms, row.index), eps = a.eps.data ? at<C>(a.eps, row.index) : mean;

@@ -9,10 +9,13 @@ template <class T>
 struct L1Step {
   BallStepArgs a;
 
-  FASTADV_FN void operator()(const Row<T>& row) const {
+  template <class Row>
+  FASTADV_FN void operator()(const Row& row) const {
     if (a.active && !a.active[row.index]) return;
-    const auto grad = hold_gradient<L1>(row, static_cast<const T*>(a.grad));
-    ball_step<L1>(row, a, L1::norm(grad.sum), grad.values, true);
+    const auto g = row.ahead(static_cast<const T*>(a.grad)), v = row.ahead(static_cast<const T*>(a.x_adv)),
+               x = row.ahead(static_cast<const T*>(a.x));
+    const auto grad = hold_gradient<L1>(row, g, a.nonfinite);
+    ball_step<L1, T>(row, a, v, x, L1::norm(grad.sum), true, [](auto d) { return d; }, grad.values);
   }
 };
 

@@ -9,10 +9,13 @@ template <class T>
 struct L2Step {
   BallStepArgs a;
 
-  FASTADV_FN void operator()(const Row<T>& row) const {
+  template <class Row>
+  FASTADV_FN void operator()(const Row& row) const {
     if (a.active && !a.active[row.index]) return;
-    const auto grad = hold_gradient<L2>(row, static_cast<const T*>(a.grad));
-    ball_step<L2>(row, a, L2::norm(grad.sum), grad.values, false);
+    const auto g = row.ahead(static_cast<const T*>(a.grad)), v = row.ahead(static_cast<const T*>(a.x_adv)),
+               x = row.ahead(static_cast<const T*>(a.x));
+    const auto grad = hold_gradient<L2>(row, g, a.nonfinite);
+    ball_step<L2, T>(row, a, v, x, L2::norm(grad.sum), false, [](auto d) { return d; }, grad.values);
   }
 };
 

@@ -74,13 +74,14 @@ FASTADV_FN float laplace(float u) {
   return u < 0 ? -size : size;
 }
 
-template <class T>
+template <class T, Law law>
 struct RandomStart {
   RandomStartArgs a;
   using C = compute_t<T>;
 
-  FASTADV_FN void operator()(const Row<T>& row) const {
-    const T* x = static_cast<const T*>(a.x);
+  template <class Row>
+  FASTADV_FN void operator()(const Row& row) const {
+    const auto x = row.ahead(static_cast<const T*>(a.x));
     T* out = static_cast<T*>(a.out);
     if (a.active && !a.active[row.index]) {
       row.map(out, [](C origin) { return origin; }, x);
@@ -90,49 +91,49 @@ struct RandomStart {
     const Philox random{static_cast<uint64_t>(a.seed), static_cast<uint64_t>(a.ids[row.index]),
                         static_cast<uint32_t>(a.restart)};
     const Fours<Philox> words{random};
-    switch (a.law) {
-      case Law::uniform:
-        row.map(out, [=](C origin, uint32_t bits) { return clamp(origin + eps * C(uniform(bits)), lo, hi); }, x, words);
-        return;
-      case Law::sign:
-        row.map(out, [=](C origin, uint32_t bits) { return clamp(origin + (bits >> 31 ? eps : -eps), lo, hi); }, x, words);
-        return;
-      case Law::gaussian:
-        row.map(out, [=](C origin, uint32_t bits) { return clamp(origin + eps * C(normal(uniform(bits))), lo, hi); }, x,
-                words);
-        return;
-      case Law::l2: {
-        const auto noise = row.template hold_sum<0>([](uint32_t bits) { return C(normal(uniform(bits))); }, L2{}, words);
-        write_ball(row, random, noise.values, L2::norm(noise.sum));
-        return;
-      }
-      case Law::l1: {
-        const auto noise = row.template hold_sum<0>([](uint32_t bits) { return C(laplace(uniform(bits))); }, L1{}, words);
-        write_ball(row, random, noise.values, noise.sum);
-        return;
-      }
+    if constexpr (law == Law::l2 || law == Law::l1) {
+      // Uniform in a ball: a direction, and a radius that the dimension pushes towards the surface.
+      using Norm = std::conditional_t<law == Law::l2, L2, L1>;
+      const auto noise = row.template hold_sum<0>([](uint32_t bits) { return draw(bits); }, Norm{}, words);
+      const double u = 0.5 + 0.5 * static_cast<double>(uniform(random(kRadiusBlock).word[0]));
+      const double radius = pow(u, 1.0 / static_cast<double>(row.cols));
+      const C scale = static_cast<C>(static_cast<double>(eps) * radius / Norm::norm(noise.sum));
+      row.map(out, [=](C origin, C n) { return clamp(origin + scale * n, lo, hi); }, x, noise.values);
+    } else {
+      row.map(out, [=](C origin, uint32_t bits) { return clamp(origin + eps * draw(bits), lo, hi); }, x, words);
     }
   }
 
  private:
   static constexpr int64_t kRadiusBlock = 0xFFFFFFFF;  // beyond the elements of any sample
 
-  // Uniform in a ball: a direction, and a radius that the dimension pushes towards the surface.
-  template <class Noise>
-  FASTADV_FN void write_ball(const Row<T>& row, const Philox& random, const Noise& noise, double size) const {
-    const C eps = at<C>(a.eps, row.index), lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
-    const double u = 0.5 + 0.5 * static_cast<double>(uniform(random(kRadiusBlock).word[0]));
-    const double radius = pow(u, 1.0 / static_cast<double>(row.cols));
-    const C scale = static_cast<C>(static_cast<double>(eps) * radius / size);
-    row.map(static_cast<T*>(a.out), [=](C origin, C n) { return clamp(origin + scale * n, lo, hi); },
-            static_cast<const T*>(a.x), noise);
+  FASTADV_FN static C draw(uint32_t bits) {
+    if constexpr (law == Law::uniform) return C(uniform(bits));
+    if constexpr (law == Law::sign) return bits >> 31 ? C(1) : C(-1);
+    if constexpr (law == Law::l1) return C(laplace(uniform(bits)));
+    return C(normal(uniform(bits)));
   }
 };
 
+template <Law law>
+struct Start {
+  template <class T>
+  using Body = RandomStart<T, law>;
+};
+
 Status random_start(const Launch& launch, const RandomStartArgs& args) {
-  // The balls are measured before they are scaled, so their noise is held.
-  const bool ball = args.law == Law::l2 || args.law == Law::l1;
-  return ball ? for_rows<RandomStart, 1>(launch, args) : for_rows<RandomStart>(launch, args);
+  switch (args.law) {
+    case Law::uniform:
+      return for_rows<Start<Law::uniform>::Body>(launch, args);
+    case Law::sign:
+      return for_rows<Start<Law::sign>::Body>(launch, args);
+    case Law::gaussian:
+      return for_rows<Start<Law::gaussian>::Body>(launch, args);
+    case Law::l2:  // measured before it is scaled, so its noise is held
+      return for_rows<Start<Law::l2>::Body, 1>(launch, args);
+    default:
+      return for_rows<Start<Law::l1>::Body, 1>(launch, args);
+  }
 }
 
 }  // namespace fastadv

@@ -22,10 +22,20 @@ struct L2 {
   FASTADV_FN static double norm(double sum) { return sqrt(sum); }
 };
 
-// A gradient as the steps use it, without NaN and infinities, and what its norm is made of.
-template <class Norm, class T>
-FASTADV_FN auto hold_gradient(const Row<T>& row, const T* grad) {
-  return row.template hold_sum<0>([](compute_t<T> g) { return finite(g); }, Norm{}, grad);
+// A gradient as the steps use it, without NaN and infinities, and what its norm is made of. Sets the row's flag where it
+// has any.
+template <class C>
+struct Taken {
+  bool cleaned;
+  FASTADV_FN C operator()(C g) const { return cleaned ? finite(g) : g; }
+};
+template <class Norm, class Row, class G>
+FASTADV_FN auto hold_gradient(const Row& row, const G& grad, bool* nonfinite) {
+  using C = typename Row::C;
+  const auto as_it_is = row.template hold_sum<0>(Taken<C>{false}, Norm{}, grad);
+  if (is_finite(as_it_is.sum)) return as_it_is;  // as nearly always
+  if (row.count([](C g) { return !is_finite(g); }, grad) > 0) row.flag(nonfinite);
+  return row.template hold_sum<0>(Taken<C>{true}, Norm{}, grad);
 }
 
 // What a gradient is multiplied with to make a step of the given length; 0 where there is no direction. Bounded, so that a
@@ -45,43 +55,49 @@ struct Largest {
 };
 
 // Finds them among measure(values...), below 0 for elements out of the question; `number(i)` numbers the elements.
-//
-// A threshold is found bit by bit from the highest (a radix select with digits of one bit): non-negative
-// floats are ordered like their bit patterns, so each bit costs one count. It ends early when a pattern has exactly `keep`
-// values at or above it, as happens where all differ.
-template <class T, class Measure, class Number, class S>
-FASTADV_FN auto select_largest(const Row<T>& row, int64_t keep, Measure measure, Number number, const S& source) {
-  using C = compute_t<T>;
-  using Bits = std::conditional_t<sizeof(C) == 8, uint64_t, uint32_t>;
-  Bits found = 0;
-  int64_t reach = row.cols;
-  for (int bit = int(sizeof(C)) * 8 - 2; bit >= 0 && reach != keep; --bit) {
-    const Bits tried = found | Bits(1) << bit;
-    const C candidate = bits_as<C>(tried);
-    const int64_t count = row.count([=](C v) { return measure(v) >= candidate; }, source);
-    if (count < keep) continue;
-    found = tried;
-    reach = count;
-  }
-  Largest<C> chosen{bits_as<C>(found), row.cols};
-  if (reach <= keep) return chosen;
+template <class Row, class Measure, class Number, class S>
+FASTADV_FN auto select_largest(const Row& row, int64_t keep, Measure measure, Number number, const S& source) {
+  using C = typename Row::C;
+  const Reached<C> reached = row.reached(keep, measure, source);
+  Largest<C> chosen{reached.value, row.cols};
+  if (reached.count <= keep) return chosen;
   // More values equal the threshold than there is room for.
   const C threshold = chosen.threshold;
   const int64_t room = keep - row.count([=](C v) { return measure(v) > threshold; }, source);
   int64_t few = 0;  // fewer than `room` of them have a number below it
   while (chosen.last - few > 1) {
     const int64_t middle = few + (chosen.last - few) / 2;
-    const int64_t below = row.count([=](C v, int64_t i) { return measure(v) == threshold && number(i) < middle; }, source,
-                                    Indices{});
+    const int64_t below = row.count(
+        [=](C v, typename Row::Number i) { return measure(v) == threshold && number(i) < middle; }, source, Indices{});
     (below < room ? few : chosen.last) = middle;
   }
   return chosen;
 }
 
+// The norm of the row of f(sources...).
+template <class Row, class F, class... S>
+FASTADV_FN double norm_of(const Row& row, Norm norm, F f, const S&... sources) {
+  if (norm == Norm::l1) return row.sum([=](auto... v) { return magnitude(f(v...)); }, sources...);
+  if (norm == Norm::linf) return row.max([=](auto... v) { return magnitude(f(v...)); }, sources...);
+  const double squares = row.sum([=](auto... v) {
+    const double value = static_cast<double>(static_cast<typename Row::C>(f(v...)));
+    return value * value;
+  }, sources...);
+  if (norm == Norm::l2) return sqrt(squares);
+  return row.cols ? sqrt(squares / static_cast<double>(row.cols)) : 0.0;
+}
+
+// What a perturbation is multiplied with so that it fits into the ball.
+template <class C>
+FASTADV_FN C radial_factor(double norm, C eps) {
+  const C size = static_cast<C>(norm);
+  return size <= eps ? C(1) : eps / size;
+}
+
 // x_adv <- clip(x + delta * min(1, eps / norm), lo, hi), norm that of delta. A NaN budget shows as NaN.
-template <class T, class Delta, class C>
-FASTADV_FN void write_radial(const Row<T>& row, T* x_adv, const T* x, const Delta& delta, double norm, C eps, C lo, C hi) {
-  const C size = static_cast<C>(norm), factor = size <= eps ? C(1) : eps / size;
+template <class Row, class T, class X, class Delta, class C>
+FASTADV_FN void write_radial(const Row& row, T* x_adv, const X& x, const Delta& delta, double norm, C eps, C lo, C hi) {
+  const C factor = radial_factor(norm, eps);
   row.map(x_adv, [=](C d, C origin) { return clamp(origin + factor * d, lo, hi); }, delta, x);
 }
 
@@ -89,8 +105,8 @@ FASTADV_FN void write_radial(const Row<T>& row, T* x_adv, const T* x, const Delt
 //
 // That point is delta with every magnitude reduced by theta, but not below 0: theta solves sum max(|d| - theta, 0) = eps.
 // Michelot's iteration (1986) raises theta to the value that the entries above it ask for until none drops out; no sorting.
-template <class T, class Delta, class C>
-FASTADV_FN void write_simplex(const Row<T>& row, T* x_adv, const T* x, const Delta& delta, double norm, C eps, C lo, C hi) {
+template <class Row, class T, class X, class Delta, class C>
+FASTADV_FN void write_simplex(const Row& row, T* x_adv, const X& x, const Delta& delta, double norm, C eps, C lo, C hi) {
   C theta = 0;
   if (!(static_cast<C>(norm) <= eps)) {
     if (eps == 0) theta = largest<C>();
@@ -109,16 +125,16 @@ FASTADV_FN void write_simplex(const Row<T>& row, T* x_adv, const T* x, const Del
   }, delta, x);
 }
 
-// A step along `direction`, which is held in slot 0, in the ball of Norm: `length` is what the direction is divided by. Back into
-// the ball by shrinking, or (`simplex`, in L1) to the nearest point.
-template <class Norm, class T, class Args, class Direction>
-FASTADV_FN void ball_step(const Row<T>& row, const Args& a, double length, const Direction& direction, bool simplex) {
-  using C = compute_t<T>;
+// A step from v along pick(values of `from`...), in the ball of Norm around x: `length` is what the direction is divided by. Back
+// into the ball by shrinking, or (`simplex`, in L1) to the nearest point. Takes slot 0, in which `from` may be held.
+template <class Norm, class T, class Row, class Args, class V, class X, class Pick, class... From>
+FASTADV_FN void ball_step(const Row& row, const Args& a, const V& v, const X& x, double length, bool simplex, Pick pick,
+                          const From&... from) {
+  using C = typename Row::C;
   T* x_adv = static_cast<T*>(a.x_adv);
-  const T* x = static_cast<const T*>(a.x);
   const C scale = pace(at<C>(a.step_size, row.index), length);
-  const auto delta = row.template hold_sum<0>([=](C v, C d, C origin) { return v + scale * d - origin; }, Norm{},
-                                              static_cast<const T*>(x_adv), direction, x);
+  const auto delta = row.template hold_sum<0>(
+      [=](C before, C origin, auto... d) { return before + scale * pick(d...) - origin; }, Norm{}, v, x, from...);
   const C eps = at<C>(a.eps, row.index), lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
   if (simplex) {
     write_simplex(row, x_adv, x, delta.values, Norm::norm(delta.sum), eps, lo, hi);

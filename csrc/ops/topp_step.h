@@ -10,27 +10,26 @@ struct ToppStep {
   ToppStepArgs a;
   using C = compute_t<T>;
 
-  FASTADV_FN void operator()(const Row<T>& row) const {
+  template <class Row>
+  FASTADV_FN void operator()(const Row& row) const {
     if (a.active && !a.active[row.index]) return;
-    const auto grad = hold_gradient<L1>(row, static_cast<const T*>(a.grad));
+    const auto all = row.ahead(static_cast<const T*>(a.grad)), v = row.ahead(static_cast<const T*>(a.x_adv)),
+               x = row.ahead(static_cast<const T*>(a.x));
+    const auto grad = hold_gradient<L1>(row, all, a.nonfinite);
     const auto& g = grad.values;
-    const int64_t channels = a.channels, plane = row.cols / channels;
+    using Number = typename Row::Number;
+    const Number channels = static_cast<Number>(a.channels), plane = static_cast<Number>(row.cols) / channels;
     // The number in logical order, from the place in memory, where the channels may lie innermost.
-    const auto number = [=](int64_t i) { return channels == 1 ? i : i % channels * plane + i / channels; };
+    const auto number = [=](Number i) { return channels == 1 ? i : i % channels * plane + i / channels; };
     const auto chosen = select_largest(row, a.keep, [](C v) { return magnitude(v); }, number, g);
-    if (chosen.last == row.cols) {  // as nearly always: no ties to break
-      step(row, grad.sum, row.template hold_sum<0>(
-          [=](C v) { return magnitude(v) >= chosen.threshold ? v : C(0); }, L1{}, g));
-    } else {
-      step(row, grad.sum, row.template hold_sum<0>(
-          [=](C v, int64_t i) { return chosen.holds(magnitude(v), number(i)) ? v : C(0); }, L1{}, g, Indices{}));
-    }
-  }
-
- private:
-  template <class Kept>
-  FASTADV_FN void step(const Row<T>& row, double all, const Kept& kept) const {
-    ball_step<L1>(row, a, a.renormalise ? kept.sum : all, kept.values, a.simplex);
+    const bool untied = chosen.last == row.cols;  // as nearly always
+    const auto pick = [=](C d, Number i) {
+      const C m = magnitude(d);
+      return m > chosen.threshold || (m == chosen.threshold && (untied || number(i) < chosen.last)) ? d : C(0);
+    };
+    const auto kept = [=](C d, Number i) { return magnitude(pick(d, i)); };
+    const double length = a.renormalise ? row.sum(kept, g, Indices{}) : grad.sum;
+    ball_step<L1, T>(row, a, v, x, length, a.simplex, pick, g, Indices{});
   }
 };
 

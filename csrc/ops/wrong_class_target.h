@@ -9,7 +9,8 @@ template <class T>
 struct WrongClassTarget {
   WrongClassTargetArgs a;
 
-  FASTADV_FN void operator()(const Row<T>& row) const {
+  template <class Row>
+  FASTADV_FN void operator()(const Row& row) const {
     using C = compute_t<T>;
     const int64_t label = a.labels[row.index];
     const C sign = a.least_likely ? C(-1) : C(1), lowest = -largest<C>();
@@ -22,7 +23,7 @@ struct WrongClassTarget {
 };
 
 Status wrong_class_target(const Launch& launch, const WrongClassTargetArgs& args) {
-  return for_rows<WrongClassTarget>(launch, args);
+  return for_logits<WrongClassTarget>(launch, args);
 }
 
 }  // namespace fastadv

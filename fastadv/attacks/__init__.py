@@ -6,21 +6,31 @@ from ._tuned import Tuned, tuned
 from .anpgd import ANPGD
 from .apgd import APGD, APGDT
 from .autoattack import AutoAttack, MultiAttack
+from .boundary import Boundary
 from .cw import CW
 from .cwlinf import CWLinf
 from .ddn import DDN
 from .deepfool import DeepFool
+from .difgsm import DIFGSM, TIFGSM
 from .dra import DRA
 from .dynamic import DynamicPGD
+from .ead import EAD
 from .epgd import EPGD
 from .fab import FAB, FABT
 from .fgsm import FGSM, RFGSM
 from .friendly import FriendlyPGD
+from .hopskipjump import HopSkipJump
+from .jsma import JSMA
 from .mifgsm import MIFGSM
+from .nifgsm import NIFGSM, SINIFGSM
 from .noise import Noise
+from .onepixel import OnePixel
 from .onestep import OneStepTargeted
-from .pgd import PGD
+from .pgd import EOTPGD, PGD, TPGD
+from .pixle import Pixle
+from .spsa import SPSA
 from .square import Square
+from .vmifgsm import VMIFGSM, VNIFGSM
 
 __all__ = [
     "ANPGD",
@@ -29,25 +39,40 @@ __all__ = [
     "ATTACKS",
     "CW",
     "DDN",
+    "DIFGSM",
     "DRA",
+    "EAD",
+    "EOTPGD",
     "EPGD",
     "FAB",
     "FABT",
     "FGSM",
+    "JSMA",
     "MIFGSM",
+    "NIFGSM",
     "PGD",
     "RFGSM",
+    "SINIFGSM",
+    "SPSA",
+    "TIFGSM",
+    "TPGD",
+    "VMIFGSM",
+    "VNIFGSM",
     "Attack",
     "AttackResult",
     "AutoAttack",
+    "Boundary",
     "CWLinf",
     "DeepFool",
     "DynamicPGD",
     "FriendlyPGD",
+    "HopSkipJump",
     "Model",
     "MultiAttack",
     "Noise",
+    "OnePixel",
     "OneStepTargeted",
+    "Pixle",
     "Rows",
     "Square",
     "Tuned",
@@ -63,22 +88,37 @@ ATTACKS: dict[str, type[Attack]] = {
     "apgd": APGD,
     "apgdt": APGDT,
     "autoattack": AutoAttack,
+    "boundary": Boundary,
     "cw": CW,
     "cwlinf": CWLinf,
     "ddn": DDN,
     "deepfool": DeepFool,
+    "difgsm": DIFGSM,
     "dra": DRA,
     "dynamic": DynamicPGD,
+    "ead": EAD,
+    "eotpgd": EOTPGD,
     "epgd": EPGD,
     "fab": FAB,
     "fabt": FABT,
     "fgsm": FGSM,
     "friendly": FriendlyPGD,
+    "hopskipjump": HopSkipJump,
+    "jsma": JSMA,
     "mifgsm": MIFGSM,
     "multi": MultiAttack,
+    "nifgsm": NIFGSM,
     "noise": Noise,
+    "onepixel": OnePixel,
     "onestep": OneStepTargeted,
     "pgd": PGD,
+    "pixle": Pixle,
     "rfgsm": RFGSM,
+    "sinifgsm": SINIFGSM,
+    "spsa": SPSA,
     "square": Square,
+    "tifgsm": TIFGSM,
+    "tpgd": TPGD,
+    "vmifgsm": VMIFGSM,
+    "vnifgsm": VNIFGSM,
 }

@@ -6,16 +6,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..losses import Loss
-from ._casts import keeping_casts
+from ..models.adapted import as_input, as_logits, expected, own_loss
+from ._graphs import Graphs, graphs_of
+from ._kept import keeping, kept
 from ._passes import faster_passes
 
 Model = Callable[[Tensor], Tensor]
@@ -34,6 +34,8 @@ _held: dict[tuple[int, str], tuple[int, Any]] = {}
 def isolated(model: Model) -> Iterator[None]:
     """The model as attacks need it: every submodule in eval mode, parameters frozen, grad mode on.
 
+    RNNs are in train mode without dropout, which computes the same: cuDNN refuses a backward pass in eval mode.
+
     Everything is put back on leaving, also when the model raises: each submodule's own mode (a frozen BN stays
     frozen), each parameter's `requires_grad`, grad and inference mode. Nothing else of the model is touched. Where
     several attacks are within it at once, in one another or in several threads, the last to leave puts back what the
@@ -48,7 +50,7 @@ def isolated(model: Model) -> Iterator[None]:
             for owner, name, value in _settings(module) if isinstance(module, nn.Module) else ():
                 _hold(owner, name, value)
                 held.append((owner, name))
-        with torch.inference_mode(False), torch.enable_grad(), keeping_casts():
+        with torch.inference_mode(False), torch.enable_grad(), keeping():
             yield
     finally:
         with _lock:
@@ -56,11 +58,17 @@ def isolated(model: Model) -> Iterator[None]:
                 _release(owner, name)
 
 
+_FORWARDS_OF_RNNS = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+
+
 def _settings(model: nn.Module) -> Iterator[tuple[object, str, Any]]:
     """What an attack sets of `model`: the object, the attribute and its value."""
     for module in model.modules():
+        rnn = isinstance(module, nn.RNNBase) and type(module).forward in _FORWARDS_OF_RNNS
         if not isinstance(getattr(type(module), "training", None), property):  # a compiled one's is the original's
-            yield module, "training", False
+            yield module, "training", rnn
+        if rnn:
+            yield module, "dropout", 0.0
         for parameter in module.parameters(recurse=False):
             yield parameter, "requires_grad", False
         # Its own forward waits for gradients of the parameters and sends buffers round.
@@ -85,12 +93,11 @@ def _release(owner: object, name: str) -> None:
         setattr(owner, name, before)
 
 
-passes_again: ContextVar[bool] = ContextVar("passes_again", default=False)
-"""Whether the pass forward that is made now is for several backward passes."""
-
-
 class _Eagerly:
-    """Within it, `torch.compile` runs nothing: in all threads, until the last of those within it has left."""
+    """Within it, `torch.compile` runs nothing: in all threads, until the last of those within it has left.
+
+    For passes that are followed by several backward ones: those of inductor overwrite what another needs.
+    """
 
     def __init__(self) -> None:
         self.count, self.stance = 0, nullcontext()
@@ -113,73 +120,96 @@ class _Eagerly:
 _eagerly = _Eagerly()
 
 
-@contextmanager
-def _for_several() -> Iterator[None]:
-    """Models run as they are written: backward passes of inductor and of CUDA graphs overwrite what another needs."""
-    token = passes_again.set(True)
-    try:
-        with _eagerly:
-            yield
-    finally:
-        passes_again.reset(token)
+def checked_logits(model: Model, x: Tensor, highest_label: int = -1, y: Tensor | None = None) -> Tensor:
+    """The model's logits [B, K] at `x`, whatever it returns; see `fastadv.adapt`.
 
-
-def checked_logits(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
-    """The model's logits [B, K] at `x`. Raises ValueError for any other output, or a label beyond K.
+    `y` [B, ...] is what a loss of the user's own compares outputs with. Raises ValueError for an output without logits,
+    a label beyond K, or such a loss without `y`.
 
     A model that changes its input in place is given a copy. Whether it does shows at its first call.
     """
     owner = getattr(model, "__self__", model)
     try:
-        changes = _changes_input.get(owner)
+        met = _met.get(owner)
     except TypeError:  # it can be no key of such a dictionary
-        changes = True
+        met = _Met(changes=True, size=len(x))
+    inputs = _input(owner, x)
+    changes = None if met is None else met.changes
     # A leaf of autograd cannot be changed in place: such a model raises an error, and is called again.
-    given = x if changes is False or (changes is None and x.requires_grad) else x.clone()
+    given = inputs if changes is False or (changes is None and inputs.requires_grad) else inputs.clone()
     version = None if given.is_inference() else given._version  # counts changes in place
     try:
         with faster_passes(given, model):
-            logits = model(given)
+            output = model(given)
     except RuntimeError as error:
         if changes is None and given is x and "leaf Variable that requires grad" in str(error):
-            _changes_input[owner] = True
-            return checked_logits(model, x, highest_label)
+            _met[owner] = _Met(changes=True, size=len(x))
+            return checked_logits(model, x, highest_label, y)
+        if met is not None and met.size != len(x) and type(error) is RuntimeError:
+            raise RuntimeError(
+                f"{error}\nThe model takes {met.size} samples and fails with {len(x)}. Attacks need batches of any "
+                "size: if it keeps something of the size of a batch, such as the hidden state of an RNN, make it anew "
+                "in each forward; if it was traced or exported, do that for batches of any size"
+            ) from error
         raise
     changed = version is not None and given._version != version
     if changes is None and version is not None:
-        _changes_input[owner] = changed
+        _met[owner] = _Met(changed, len(x))
     elif changes is False and changed:
         raise ValueError(
             "the model changes its input in place, which it did not do when it was first called: begin its forward "
             "with x = x.clone()"
         )
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must return logits [{len(x)}, classes] with at least 2 classes, got {got}")
+    if own_loss(model):
+        if y is None:
+            raise ValueError(
+                "the model has a loss of its own, which needs labels: give y. Only attacks and evaluate take such a "
+                "model"
+            )
+        output = model.judged(output, y)
+    logits = as_logits(output, x)
     if highest_label >= logits.shape[1]:
-        raise ValueError(f"label {highest_label} is out of range: the model has {logits.shape[1]} classes")
+        raise ValueError(
+            f"label {highest_label} is out of range: the model has {logits.shape[1]} classes, numbered from 0"
+        )
     return logits
 
 
-_changes_input: WeakKeyDictionary[object, bool] = WeakKeyDictionary()
-"""Models that have been called, and whether they change their input in place."""
+class _Met(NamedTuple):
+    """A model that has been called: whether it changes its input in place, and a number of samples that it took."""
+
+    changes: bool
+    size: int
+
+
+_met: WeakKeyDictionary[object, _Met] = WeakKeyDictionary()
+
+
+def _input(model: object, x: Tensor) -> Tensor:
+    """`as_input`, which looks at the parameters of a model once an attack."""
+    memory, key = kept(), ("computes as", id(model), x.dtype)
+    if memory is not None and key in memory:
+        return x
+    inputs = as_input(model, x)
+    if memory is not None and inputs is x:
+        memory[key] = model
+    return inputs
 
 
 def predicted(logits: Tensor) -> Tensor:
     """The class of the highest logit, [B], and -1 where one of the logits [B, K] is NaN: that is never right.
 
-    Equal logits, infinite ones too, are a tie that goes to one of their classes.
+    Of equal logits, infinite ones too, it is the first.
     """
-    highest, classes = logits.detach().max(dim=1)  # NaN, if there is one
-    return classes.masked_fill_(highest.isnan(), -1)
+    return ops.predictions(logits.detach())
 
 
-def classify(model: Model, x: Tensor, highest_label: int = -1) -> Tensor:
+def classify(model: Model, x: Tensor, highest_label: int = -1, y: Tensor | None = None) -> Tensor:
     """The class that an isolated `model` predicts at `x`, [B]; see `checked_logits`, whose errors it raises, and
     `predicted`.
     """
     with isolated(model), torch.no_grad():
-        return predicted(checked_logits(model, x, highest_label))
+        return predicted(checked_logits(model, x, highest_label, y))
 
 
 _FEW = 3
@@ -189,17 +219,22 @@ On LeNet-5, up to eight; but on ResNet-18 so many copies take three times the me
 """
 
 
+_PASS = 256
+"""Where samples have many points to ask the model for, a pass has so many rows, or one for each sample."""
+
+
 class Rows:
     """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
 
     `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction; `targeted`: y is where to go, not
-    what to leave); `x_adv`: where the attack stands;
-    `steps`, `grads`: steps made and gradients computed, a sample; `nonfinite`: whether a gradient was NaN or infinite,
-    or `predictions` met a NaN logit.
-    Attacks add tensors of their own.
+    what to leave); `truth`: what a loss of the user's own compares with, while y is 0, for right; `x_adv`: where the
+    attack stands; `active`: who takes part in a step, None for all; `steps`, `grads`: steps made and gradients
+    computed, a sample, which are up to date outside of `ascend`; `low`, `high`: what a threat model lets `x_adv` be,
+    [B, ...], held at x where they are equal; None: anything; `nonfinite`: whether a gradient was NaN or infinite, or
+    `predictions` met a NaN logit. Attacks add tensors of their own.
     """
 
-    _GIVEN = ("x", "y", "ids", "eps", "alpha", "enough")
+    _GIVEN = ("x", "y", "truth", "ids", "eps", "alpha", "enough", "active", "low", "high")
 
     def __init__(
         self,
@@ -216,29 +251,85 @@ class Rows:
         self.x, self.ids = x, ids
         self.x_adv = x.clone()
         self.own_labels = y is None
+        self.truth = y if own_loss(model) else None
+        self.active: Tensor | None = None
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+        self._bound: dict[tuple[str, torch.dtype], tuple[Callable, Tensor]] = {}
+        self.made, self.computed = 0, 0  # steps that are not in `steps` yet, and gradients, of all rows
         self.steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.grads = torch.zeros_like(self.steps)
         self.nonfinite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.y = self.predictions() if y is None else y
+        self.y = self.predictions() if y is None else expected(model, y)
 
     def logits(self, x: Tensor) -> Tensor:
         """The model's logits [B, K] at `x`; see `checked_logits`."""
-        return checked_logits(self.model, x, self.highest_label)
+        return checked_logits(self.model, x, self.highest_label, self.truth)
 
     def differentiable(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
         """`x` as a leaf of autograd and the logits there; `again`: for more than one backward pass."""
-        x = x.detach().requires_grad_()
-        with _for_several() if again else nullcontext():
+        x = self._allowed(x).detach().requires_grad_()
+        with _eagerly if again else nullcontext():
             logits = self.logits(x)
         if not logits.requires_grad:
-            raise ValueError("the model's output has no gradient with respect to its input (torch.no_grad inside it?)")
+            raise ValueError(
+                "the model's output has no gradient with respect to its input: take torch.no_grad or detach out of its "
+                "forward, or choose an attack without gradients, such as Square"
+            )
         return x, logits
 
-    def gradient(self, loss: Loss, against: str = "y") -> Tensor:
-        """The gradient of each sample's ``loss(logits, against)`` at `x_adv`; `against` names a tensor here."""
-        x_adv, logits = self.differentiable(self.x_adv)
-        (grad,) = torch.autograd.grad(loss(logits, getattr(self, against)).sum(), x_adv)
-        return self.counted(grad)
+    def ascent(
+        self, loss: str = "ce", at: Tensor | None = None, moved: bool = False, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient [B, ...] of what the attack maximises at `x_adv`, what that is [B], and who is fooled there [B].
+
+        Or `at` other points [B, ...]; `moved`: their entries are not where those of x are. It is `loss` of the label y,
+        or minus that of a targeted attack; `options` are those of `ops.loss_gradient`.
+        """
+        x, logits = self.differentiable(self.x_adv if at is None else at)
+        slope, losses, fooled = self.loss_gradient(logits, loss, **options)
+        return self.back(logits, x, slope, moved=moved), losses, fooled
+
+    def loss_gradient(
+        self, logits: Tensor, loss: str = "ce", labels: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`ops.loss_gradient` of the logits [B, K] of a pass; without `labels` of the own.
+
+        Of a loss of the user's own the soft margin is that loss itself, which takes the place of those on logits.
+        """
+        if self.truth is not None:
+            if loss in ("kl", "spat"):
+                raise ValueError(f"loss {loss} compares predictions of classes: with a loss of your own, leave it out")
+            loss = "margin" if loss == "margin" else "slm"
+        logits, key = logits.detach(), (loss, logits.dtype)
+        if key not in self._bound:
+            one = ops.per_sample("Rows", "sign", -1.0 if self.targeted else 1.0, logits[:1])
+            self._bound[key] = ops.loss_gradient.in_loop(), one
+        op, sign = self._bound[key]
+        if options.get("natural") is not None:
+            options["natural"] = options["natural"].to(logits.dtype)
+        labels = self.y if labels is None else labels
+        return op(logits, labels, sign.expand(len(logits)), loss, nonfinite=self.nonfinite, **options)
+
+    def back(self, logits: Tensor, x: Tensor, slope: Tensor, again: bool = False, moved: bool = False) -> Tensor:
+        """The gradient at `x` where that of the logits is `slope`; `again`: more will be asked of the same pass.
+
+        It is 0 where a threat model holds x, unless `x` is `moved`: its entries are others than those of `self.x`.
+        """
+        self.computed += 1
+        grad = torch.autograd.grad(logits, x, slope, retain_graph=again)[0]
+        return grad if moved else self.free(grad)
+
+    def free(self, delta: Tensor) -> Tensor:
+        """`delta` [B, ...], and 0 where a threat model holds x."""
+        return delta if self.low is None else delta.masked_fill(self.low == self.high, 0)
+
+    def _allowed(self, x: Tensor) -> Tensor:
+        """`x`; if that is `x_adv` itself, after a threat model has brought it back to where it may be."""
+        if self.low is None or x is not self.x_adv:
+            return x
+        self.x_adv = x.clamp(self.low, self.high)
+        return self.x_adv
 
     def ranked(self, logits: Tensor) -> Tensor:
         """The classes other than y, likeliest first, [B, K - 1]."""
@@ -255,39 +346,61 @@ class Rows:
         graph. Where samples are so few that a pass costs what it costs to start one, it is a copy of them instead, and
         all share a pass.
         """
-        leads = self.leads(logits, rivals)
+        leads = self.leads(logits.detach(), rivals)
         count, inner = 1 + rivals.shape[1], x.shape[1:]
         strides = (count * inner.numel(), inner.numel(), *x.stride()[1:])  # every gradient laid out like x
         grads = torch.empty_strided((len(x), count, *inner), strides, dtype=x.dtype, device=x.device)
         grads[:, 0] = 0
-        passes = self._side_by_side(x, rivals) if len(x) <= _FEW else self._in_turn(x, leads)
+        slopes = torch.zeros(rivals.shape[1], *logits.shape, dtype=logits.dtype, device=logits.device)
+        slopes.scatter_(2, rivals.T.unsqueeze(2), 1)
+        slopes.scatter_(2, self.y.expand(len(slopes), -1).unsqueeze(2), -1)
+        passes = self._side_by_side(x, slopes) if len(x) <= _FEW else self._in_turn(x, logits, slopes)
         for k, grad in enumerate(passes, 1):
-            grads[:, k] = self.counted(grad)
-        return torch.nn.functional.pad(leads.detach(), (1, 0)), grads
+            grads[:, k] = grad
+        return torch.nn.functional.pad(leads, (1, 0)), grads
 
-    def _in_turn(self, x: Tensor, leads: Tensor) -> Iterator[Tensor]:
-        count = leads.shape[1]
-        for k in range(count):
-            yield torch.autograd.grad(leads[:, k].sum(), x, retain_graph=k + 1 < count)[0]
+    def _in_turn(self, x: Tensor, logits: Tensor, slopes: Tensor) -> Iterator[Tensor]:
+        for k, slope in enumerate(slopes, 1):
+            yield self.back(logits, x, slope, again=k < len(slopes))
 
-    def _side_by_side(self, x: Tensor, rivals: Tensor) -> Iterator[Tensor]:
-        count, strides = rivals.shape[1], (x[0].numel(), *x.stride()[1:])
+    def _side_by_side(self, x: Tensor, slopes: Tensor) -> Iterator[Tensor]:
+        count, strides = len(slopes), (x[0].numel(), *x.stride()[1:])
         copies = torch.empty_strided((len(x) * count, *x.shape[1:]), strides, dtype=x.dtype, device=x.device)
         copies, logits = self.differentiable(copies.copy_(x.detach().repeat_interleave(count, dim=0)), again=True)
-        own = logits.gather(1, self.y.repeat_interleave(count).unsqueeze(1))
-        (grad,) = torch.autograd.grad((logits.gather(1, rivals.reshape(-1, 1)) - own).sum(), copies)
-        yield from grad.unflatten(0, (len(x), count)).unbind(dim=1)
-
-    def counted(self, grad: Tensor) -> Tensor:
-        """`grad`, after noting that every row computed it and whether it is finite."""
-        self.grads += 1
-        self.nonfinite |= ~ops.row_norms(grad, "linf").isfinite()
-        return grad
+        grad = self.back(logits, copies, slopes.transpose(0, 1).flatten(0, 1), moved=True)
+        self.computed += count - 1
+        yield from map(self.free, grad.unflatten(0, (len(x), count)).unbind(dim=1))
 
     @torch.no_grad()
     def scores(self) -> Tensor:
         """The logits at `x_adv`, [B, K], without history."""
-        return self.logits(self.x_adv)
+        return self.logits(self._allowed(self.x_adv))
+
+    def point(self, values: Tensor, bounds: tuple[float, float]) -> Tensor:
+        """`values` [B, ...] as samples: within `bounds`, of the type of x and laid out as that is.
+
+        And where a threat model lets them be.
+        """
+        point = torch.empty_like(self.x).copy_(values.clamp(*bounds))
+        return point if self.low is None else point.clamp(self.low, self.high)
+
+    @torch.no_grad()
+    def fooled_at(self, x: Tensor) -> Tensor:
+        """Whether the class predicted at `x` [B, ...] is what the attack wants, [B]."""
+        return self.fooled(predicted(self.logits(x)))
+
+    @torch.no_grad()
+    def logits_at_each(self, points: Tensor) -> Tensor:
+        """The logits [N, B, K] at N points of every sample, [N, B, ...]."""
+        truth = None if self.truth is None else torch.cat([self.truth] * len(points))
+        logits = checked_logits(self.model, points.flatten(0, 1), self.highest_label, truth)
+        return logits.unflatten(0, points.shape[:2])
+
+    def in_passes(self, count: int) -> Iterator[range]:
+        """The numbers below `count` of points of every sample, as many at a time as a pass takes."""
+        width = max(1, _PASS // max(1, len(self.x)))
+        for first in range(0, count, width):
+            yield range(first, min(first + width, count))
 
     def predictions(self) -> Tensor:
         """The predicted class at `x_adv`, [B], -1 where a logit is NaN, which it notes; see `predicted`."""
@@ -301,15 +414,24 @@ class Rows:
 
     def keep_nearest(self, fooled: Tensor, norm: str) -> None:
         """`best` is `x_adv` where that is `fooled` and nearer to x than `size`, which follows it."""
-        size = ops.row_norms(self.x_adv, norm, self.x)
-        nearer = fooled & (size < self.size)
-        self.size = torch.where(nearer, size, self.size)
-        self.best = torch.where(ops.as_rows(nearer, self.best), self.x_adv, self.best)
+        ops.keep_nearest(self.best, self.size, self.x_adv, self.x, fooled, norm, self.active)
 
     def unfooled(self) -> tuple["Rows", Tensor]:
         """The rows that are not fooled at `x_adv`, and where they stand here; `put` brings them back."""
         index = (~self.fooled(self.predictions())).nonzero().squeeze(1)
         return self.take(index), index
+
+    def settle(self) -> None:
+        """Brings `steps` up to date."""
+        self.steps, self.made = self.steps + self.made, 0
+
+    def twin(self) -> "Rows":
+        """The same rows in memory of their own."""
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(twin, name, value.clone())
+        return twin
 
     def take(self, index: Tensor) -> "Rows":
         part = copy.copy(self)
@@ -324,38 +446,122 @@ class Rows:
                 value[index] = getattr(part, name)
 
 
-Step = Callable[[Rows], Tensor | None]
+class Departure(NamedTuple):
+    """Who stays, as `ops.early_stop` tells it: indices [B], theirs first and in order, and how many they are [1].
 
-
-def ascend(rows: Rows, steps: int, step: Step, active: Tensor | None = None) -> None:
-    """The one loop: up to `steps` times, `step` moves the `x_adv` of the rows it is given.
-
-    A step that returns a mask [B] ends the attack of the rows where it is false: they leave the batch, cost nothing
-    more, and the rest goes on as if they were there. `active` is such a mask to begin with. Results stand in `rows`,
-    in order.
+    The count is on its way to the host while the device works on the rest of the step.
     """
-    live, where = _drop(rows, rows, None, active)
-    for _ in range(steps):
-        if len(live.x) == 0:
-            break
-        keep = step(live)
-        live.steps += 1
-        live, where = _drop(rows, live, where, keep)
-    if where is not None:
-        rows.put(where, live)
+
+    order: Tensor
+    count: Tensor
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, order: Tensor, count: Tensor) -> "Departure":
+        if not count.is_cuda or torch.cuda.is_current_stream_capturing():
+            return cls(order, count, None)
+        count = count.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return cls(order, count, arrived)
+
+    def staying(self) -> Tensor:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.order[: int(self.count)]
 
 
-def _drop(rows: Rows, live: Rows, where: Tensor | None, keep: Tensor | None) -> tuple[Rows, Tensor | None]:
-    """`live` without the rows that `keep` leaves out, and where in `rows` its rows stand; None: it is `rows` itself."""
-    if keep is None:
-        return live, where
-    stay = keep.nonzero().squeeze(1)  # the one synchronisation of a step
-    if len(stay) == len(keep):
-        return live, where
+Step = Callable[[Rows, int], Tensor | tuple[Tensor, Departure] | None]
+
+_EVERY = {"cpu": 1, "cuda": 3}
+"""After how many steps rows that have ended leave the batch, by kind of device: the host has to wait for it."""
+
+
+def ascend(attack: Any, rows: Rows, steps: int, step: Step, active: Tensor | None = None) -> None:
+    """The one loop: up to `steps` times, ``step(live, number)`` moves the `x_adv` of the rows it is given.
+
+    A step of an attack that `ends_early` returns a mask [B], which ends the attack of the rows where it is false, or
+    that and how they depart. They take no part in the steps that follow, of which ``live.active`` tells, and leave the
+    batch within a few. A step may itself set ``live.active``, to say that it is made by those alone. `active` is such a
+    mask to begin with. Results stand in `rows`, in order.
+
+    On a model with `graphs`, several steps are one CUDA graph: all, or as many as are made before rows leave.
+    """
+    graphs = graphs_of(rows.model, rows.x) if attack.repeats else None
+    whole = rows
+    if graphs is not None and (size := graphs.size(len(rows.x))) > len(rows.x):
+        rows, active = _filled_up(rows, size, active, attack.ends_early)
+    before, where = rows.steps.clone(), None
+    live, rows.active, rows.made, rows.computed, done = rows, active, 0, 0, 0
+    width = _EVERY.get(rows.x.device.type, 1) if attack.ends_early else steps
+    if active is not None:
+        live, where = _depart(rows, rows, None, None, graphs)
+    while done < steps and len(live.x):
+        numbers = range(done + 1, min(done + width, steps) + 1)
+        if graphs is None:
+            departure = _segment(live, step, numbers)
+        else:
+            departure = graphs.run(attack, live, numbers, lambda part, n=numbers: _segment(part, step, n))
+        done = numbers[-1]
+        if live.active is not None and done < steps:
+            live, where = _depart(rows, live, where, departure, graphs)
+    live.settle()
     if where is not None:
         rows.put(where, live)
-        stay = where[stay]
-    return rows.take(stay), stay
+    rows.active = None
+    rows.grads = rows.grads + (live.computed // max(1, done)) * (rows.steps - before)
+    if rows is not whole:
+        own = torch.arange(len(whole.x), device=whole.x.device)
+        whole.put(own, rows.take(own))
+
+
+def _filled_up(rows: Rows, size: int, active: Tensor | None, masked: bool) -> tuple[Rows, Tensor | None]:
+    """The rows and copies of the last of them, `size` in all, and who of these is active."""
+    index = torch.arange(size, device=rows.x.device)
+    given, index = index < len(rows.x), index.clamp(max=len(rows.x) - 1)
+    if masked:
+        active = given if active is None else given & active[index]
+    return rows.take(index), active
+
+
+def _segment(live: Rows, step: Step, numbers: range) -> Departure | None:
+    """The steps of these `numbers`, of all rows of `live`."""
+    departure = None
+    for number in numbers:
+        before = live.active
+        going = step(live, number)
+        going, departure = going if isinstance(going, tuple) else (going, None)
+        if live.active is None:
+            live.made += 1
+        else:
+            live.steps = live.steps + live.active
+        if going is not None:
+            live.active = going if before is None or departure is not None else going & before
+    return departure
+
+
+def _depart(
+    rows: Rows, live: Rows, where: Tensor | None, departure: Departure | None, graphs: Graphs | None
+) -> tuple[Rows, Tensor | None]:
+    """`live` without the rows that are not active, and where in `rows` its rows stand; None: it is `rows` itself.
+
+    Where there are graphs, which are for few sizes of a batch, rows that are not active fill it up.
+    """
+    going = live.active
+    stay = going.nonzero().squeeze(1) if departure is None else departure.staying()  # the host waits for the device
+    size = len(stay) if graphs is None else graphs.size(len(stay))
+    if size >= len(live.x):
+        live.active = None if graphs is None else going
+        return live, where
+    if size > len(stay):
+        stay = torch.cat([stay, (~going).nonzero().squeeze(1)])[:size]
+    live.settle()
+    if where is not None:
+        rows.put(where, live)
+    where = stay if where is None else where[stay]
+    part = rows.take(where)
+    part.active, part.made, part.computed = None if graphs is None else going[stay], 0, live.computed
+    return part, where
 
 
 STEPS = {"linf": ops.linf_step, "l2": ops.l2_step, "l1": ops.l1_step}
@@ -383,18 +589,28 @@ def start(attack: object, rows: Rows, restart: int = 0) -> Tensor:
     return ops.random_start(rows.x, rows.ids, size, attack.seed, restart, law, *bounds)
 
 
-def ball_ascent(attack: object, rows: Rows, loss: Loss, alpha: Budget, against: str = "y") -> Step:
-    """A step of size `alpha` up the gradient of `loss`, or down it where the attack is targeted.
+def numbers(ids: Tensor, shape: tuple[int, ...], seed: int, draw: int) -> Tensor:
+    """Uniform in (0, 1), those of a sample its own: [B, *shape], float64."""
+    middle = torch.full((len(ids), *shape), 0.5, dtype=torch.float64, device=ids.device)
+    return ops.random_start(middle, ids, 0.5, seed, draw)
 
-    Within `attack.eps` of x, in `attack.norm`, and `attack.bounds`.
+
+def ball_ascent(attack: object, rows: Rows, alpha: Budget, loss: str = "ce", samples: int = 1, **options: Any) -> Step:
+    """A step of size `alpha` up the gradient of `loss`, or down it where the attack is targeted; see `Rows.ascent`.
+
+    Within `attack.eps` of x, in `attack.norm`, and `attack.bounds`. The gradient is the sum of `samples` passes.
+    `options` that are names of a tensor of the rows stand for that.
     """
     name = type(attack).__name__
     rows.eps = ops.per_sample(name, "eps", attack.eps, rows.x)
-    rows.alpha = ops.per_sample(name, "alpha", alpha, rows.x) * (-1 if attack.targeted else 1)
-    move = STEPS[attack.norm]
+    rows.alpha = ops.per_sample(name, "alpha", alpha, rows.x)
+    move = STEPS[attack.norm].in_loop()
 
-    def step(live: Rows) -> None:
-        grad = live.gradient(loss, against)
-        move(live.x_adv, grad, live.x, live.alpha, live.eps, *attack.bounds)
+    def step(live: Rows, number: int) -> None:
+        given = {key: getattr(live, value) if isinstance(value, str) else value for key, value in options.items()}
+        grad, _, _ = live.ascent(loss, **given)
+        for _ in range(samples - 1):
+            grad += live.ascent(loss, **given)[0]
+        move(live.x_adv, grad, live.x, live.alpha, live.eps, *attack.bounds, None, live.nonfinite)
 
     return step

@@ -7,24 +7,30 @@ import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from .._frames import frame
+from ..models.adapted import own_loss
 from ._ascend import Budget, Model, Rows, Start, classify, isolated
+
+if TYPE_CHECKING:
+    import pandas
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AttackResult:
     """What an attack did, one row a sample, in input order.
 
     `x_adv` [B, ...]: the adversarial samples. `success` [B] bool: the predicted class differs from the label attacked,
     or is the label that a targeted attack was to reach. `steps`, `grads` [B] int64: steps made, gradients computed.
-    `norm` [B]: size of the perturbation, in the attack's own norm. `target` [B] int64: the class predicted at `x_adv`.
+    `norm` [B]: size of the perturbation, in the attack's own norm; in ``l0``, how many entries changed. `target` [B]
+    int64: the class predicted at `x_adv`.
     """
 
     x_adv: Tensor
@@ -34,15 +40,32 @@ class AttackResult:
     norm: Tensor
     target: Tensor
 
+    def __repr__(self) -> str:
+        if not len(self.success):
+            return "AttackResult(0 samples)"
+        return (
+            f"AttackResult({int(self.success.sum())} of {len(self.success)} samples fooled, "
+            f"mean norm {float(self.norm.double().mean()):.4g}, {float(self.grads.double().mean()):.4g} gradients a "
+            f"sample, x_adv {list(self.x_adv.shape)})"
+        )
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """A row a sample, with all but `x_adv`. Raises ImportError without pandas."""
+        names = ("success", "steps", "grads", "norm", "target")
+        return frame({name: getattr(self, name).tolist() for name in names})
+
 
 @dataclass(frozen=True)
 class Attack(ABC):
     """An attack and its options. ``attack(model, x, y)`` gives `x_adv`; ``attack.run(model, x, y)`` gives all it knows.
 
-    `bounds` is the range of the inputs. Random numbers are keyed by `seed` and the sample's id: with a seed, the same
-    call gives the same result, whatever the batch, and no generator is used. Without one, every call of an attack that
-    `is_random` draws its seed from torch's default CPU generator: successive batches differ, and ``torch.manual_seed``
-    reproduces them. The model is left exactly as it was, also when it raises.
+    `bounds` is the range of the inputs. Sizes such as eps are in the same units, and are not changed by giving bounds:
+    ``PGD().within((-1, 1))`` has the usual 8 grey levels there, ``PGD(bounds=(-1, 1))`` has 4.
+
+    Random numbers are keyed by `seed` and the sample's id: with a seed, the same call gives the same result, whatever
+    the batch, and no generator is used. Without one, every call of an attack that `is_random` draws its seed from
+    torch's default CPU generator: successive batches differ, and ``torch.manual_seed`` reproduces them. The model is
+    left exactly as it was, also when it raises.
     """
 
     bounds: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
@@ -50,7 +73,10 @@ class Attack(ABC):
 
     norm: ClassVar[str] = "linf"
     targeted: ClassVar[bool] = False
-    has_budget: ClassVar[bool] = True  # a field eps; without it, the attack looks for the smallest perturbation
+    ends_early: ClassVar[bool] = False  # whether steps tell which samples are finished
+    has_budget: ClassVar[bool] = True  # a field eps; without it, perturbations are small or sparse by other means
+    ball: ClassVar[bool] = True  # whether eps is a radius in `norm`, and all of that ball is allowed
+    in_units: ClassVar[tuple[str, ...]] = ("eps", "alpha", "omega", "longest", "enough")  # in those of the inputs
 
     def __post_init__(self) -> None:
         lo, hi = self.bounds
@@ -63,10 +89,14 @@ class Attack(ABC):
         return bool(getattr(self, "random_start", False))
 
     @property
+    def repeats(self) -> bool:
+        """Whether the steps draw no random numbers, so that a CUDA graph of them can be replayed."""
+        return True
+
+    @property
     def unit(self) -> float:
         """The range of the inputs, of which constants of an attack are a share; 1 where it is infinite."""
-        lo, hi = self.bounds
-        return hi - lo if hi - lo < math.inf else 1.0
+        return _unit(self.bounds)
 
     @abstractmethod
     def perturb(self, rows: Rows) -> None:
@@ -95,6 +125,8 @@ class Attack(ABC):
     ) -> AttackResult:
         """Attacks `model` (x to logits [B, K]) at `x` [B, ...] within `bounds`, away from the labels `y` [B].
 
+        Models that return logits in another form, one logit, or numbers for a loss of your own: see `fastadv.adapt`.
+
         Without `y`, away from the model's own predictions; towards `y`, which must then be given, where the attack is
         targeted. `ids` [B] int64 name the samples for random numbers, by default 0..B-1; give data-set indices and a
         `seed` where results must not depend on the batches. With a `source` model the samples are made on that, with
@@ -107,9 +139,10 @@ class Attack(ABC):
         labels of a wrong shape or out of range; ValueError for a model whose logits are NaN at all samples, or one that
         changes its input in place.
         """
-        rows = self._attacked(model if source is None else source, x, y, ids)
+        attacked = _attacked_of(model, source)
+        rows = self._attacked(attacked, x, y, ids)
         found = self._tried(rows, model)
-        self._report(rows, model if source is None else source, model)
+        self._report(rows, attacked, model)
         return found
 
     def outcome(
@@ -122,7 +155,7 @@ class Attack(ABC):
         source: Model | None = None,
     ) -> AttackResult:
         """What `run` gives, for one of several batches: that all of its logits are NaN is no error."""
-        rows = self._attacked(model if source is None else source, x, y, ids)
+        rows = self._attacked(_attacked_of(model, source), x, y, ids)
         found = self._tried(rows, model)
         self._report(rows)
         return found
@@ -132,12 +165,12 @@ class Attack(ABC):
         are.
         """
         with isolated(model):
-            rows = Rows(model, *self._checked(x, y, ids), self.targeted)
+            rows = Rows(model, *self._checked(x, y, ids, own_loss(model)), self.targeted)
             attack = self.seeded(drawn_seed()) if self.seed is None and self.is_random else self
             if rows.own_labels and bool(rows.nonfinite.any()):
                 index = (~rows.nonfinite).nonzero().squeeze(1)
                 part = rows.take(index)
-                of_rows(attack, index).perturb(part)
+                attack.of_rows(index, part.x).perturb(part)
                 rows.put(index, part)
             else:
                 attack.perturb(rows)
@@ -148,15 +181,21 @@ class Attack(ABC):
         rows.model = model
         with isolated(model):
             target = rows.predictions()
-            norm = ops.row_norms(rows.x_adv, self.norm, rows.x)
+            norm = self.sizes(rows.x_adv, rows.x)
             return AttackResult(rows.x_adv, rows.fooled(target), rows.steps, rows.grads, norm, target)
+
+    def sizes(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The sizes of the perturbations `x_adv` - `x` [B, ...] in the attack's own norm, [B]."""
+        if self.norm != "l0":
+            return ops.row_norms(x_adv, self.norm, x)
+        return (x_adv != x).flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
 
     def _report(self, rows: Rows, *models: Model) -> None:
         """Warns of what was not finite. Raises ValueError where one of `models` is dead: all its logits are NaN."""
         count, samples = int(rows.nonfinite.sum()), len(rows.x)
         if count == 0:
             return
-        if count == samples and any(bool((classify(model, rows.x) < 0).all()) for model in models):
+        if count == samples and any(bool((classify(model, rows.x, y=rows.truth) < 0).all()) for model in models):
             raise ValueError(
                 f"{type(self).__name__}: the model's logits are NaN at all {samples} samples, without an attack: it "
                 "has diverged, or its weights are damaged. Look for NaN among its parameters, and train it again with "
@@ -173,10 +212,27 @@ class Attack(ABC):
         """The same attack, with `seed` if it has none of its own."""
         return dataclasses.replace(self, seed=seed) if self.seed is None else self
 
+    def of_rows(self, index: Tensor, x: Tensor) -> "Attack":
+        """The same attack, with those of its numbers that are one a sample for `x` alone, the samples at `index`."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        columns = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.numel() > 1}
+        return dataclasses.replace(self, **{name: value[index] for name, value in columns.items()})
+
+    def within(self, bounds: tuple[float, float]) -> "Attack":
+        """The same attack on inputs in `bounds`; its budget and its steps keep their share of the inputs' range.
+
+        An eps of 8/255 within [0, 1] is 16/255 within [-1, 1]. Training and evaluation call it with the bounds of the
+        data, so that an attack means the same in any of them.
+        """
+        factor = _unit(bounds) / self.unit
+        sizes = {name: getattr(self, name, None) for name in self.in_units}
+        scaled = {name: size * factor for name, size in sizes.items() if size is not None}
+        return dataclasses.replace(self, bounds=bounds, **scaled)
+
     def at(self, eps: float) -> "Attack":
         """The same attack with another budget; step sizes scale with it. TypeError where it has no budget."""
         if not self.has_budget:
-            raise TypeError(f"{type(self).__name__} has no budget to set: it looks for the smallest perturbation")
+            raise TypeError(f"{type(self).__name__} has no budget to set: there is no eps")
         alpha = getattr(self, "alpha", None)
         if alpha is None:
             return dataclasses.replace(self, eps=eps)
@@ -187,8 +243,16 @@ class Attack(ABC):
             )
         return dataclasses.replace(self, eps=eps, alpha=alpha * (eps / self.eps))
 
-    def _checked(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, int]:
+    def _checked(
+        self, x: Tensor, y: Tensor | None, ids: Tensor | None, own_loss: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor, int]:
+        """What was given, without history, and the highest label; with a loss of the user's own, `y` is what it takes.
+
+        Raises TypeError and ValueError as `run` says.
+        """
         name = type(self).__name__
+        if own_loss and y is None:
+            raise ValueError(f"{name}: the model has a loss of its own, which needs labels: give y")
         if self.targeted and y is None:
             raise ValueError(f"{name} is targeted: give the classes to reach as y")
         for what, column in (("y", y), ("ids", ids)):
@@ -202,7 +266,12 @@ class Attack(ABC):
             raise ValueError(f"{name}: x must be a batch of samples [B, ...], got shape {tuple(x.shape)}")
         x = _own(x)
         highest_label = -1
-        if y is not None:
+        if own_loss:
+            if y.shape[:1] != x.shape[:1] or y.device != x.device:
+                got = f"{tuple(y.shape)} on {y.device}"
+                raise ValueError(f"{name}: y must have a row a sample, ({len(x)}, ...) on {x.device}; got {got}")
+            y = _own(y)
+        elif y is not None:
             if y.shape != x.shape[:1] or y.dtype not in _INTEGERS or y.device != x.device:
                 raise ValueError(
                     f"{name}: y must hold one integer label a sample, ({len(x)},) on {x.device}; "
@@ -214,7 +283,7 @@ class Attack(ABC):
         elif ids.shape != x.shape[:1] or ids.dtype != torch.int64:
             raise ValueError(f"{name}: ids must be int64, one a sample, got {ids.dtype} of shape {tuple(ids.shape)}")
         if len(x):
-            labels = x.new_zeros(1, dtype=torch.int64) if y is None else y
+            labels = x.new_zeros(1, dtype=torch.int64) if y is None or own_loss else y
             seen = torch.stack([v.double() for v in (*x.aminmax(), *labels.aminmax())]).tolist()  # one synchronisation
             rounded = x.new_tensor((lo, hi), device="cpu").tolist()  # samples at the bounds are in x's dtype
             if not (rounded[0] <= seen[0] and seen[1] <= rounded[1]):  # also when NaN
@@ -224,20 +293,27 @@ class Attack(ABC):
                 )
             if seen[2] < 0:
                 raise ValueError(f"{name}: labels must not be negative, got {int(seen[2])}")
-            highest_label = int(seen[3])
+            highest_label = -1 if own_loss else int(seen[3])
         return x, y, ids, highest_label
+
+
+def _attacked_of(model: Model, source: Model | None) -> Model:
+    """The `source` where there is one. Raises ValueError where that and `model` have not the same loss."""
+    if source is None:
+        return model
+    if (own_loss(model) or own_loss(source)) and getattr(model, "loss", None) is not getattr(source, "loss", None):
+        raise ValueError("model and source must have the same loss: adapt both with it")
+    return source
+
+
+def _unit(bounds: tuple[float, float]) -> float:
+    lo, hi = bounds
+    return hi - lo if hi - lo < math.inf else 1.0
 
 
 def drawn_seed() -> int:
     """A seed from torch's default CPU generator."""
     return int(torch.randint(2**62, (), device="cpu"))
-
-
-def of_rows(attack: Attack, index: Tensor) -> Attack:
-    """`attack` with those of its numbers that are one a sample for the samples at `index` alone."""
-    values = {item.name: getattr(attack, item.name) for item in dataclasses.fields(attack)}
-    columns = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.numel() > 1}
-    return dataclasses.replace(attack, **{name: value[index] for name, value in columns.items()})
 
 
 def _own(t: Tensor) -> Tensor:
@@ -287,3 +363,17 @@ def check_choice(attack: Attack, name: str, value: str, choices: tuple[str, ...]
     """Raises ValueError where `value` is none of `choices`."""
     if value not in choices:
         raise ValueError(f"{type(attack).__name__}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_finite_bounds(attack: Attack) -> None:
+    """Raises ValueError where `attack` has no finite bounds to draw points from."""
+    if not math.isfinite(attack.bounds[1] - attack.bounds[0]):
+        raise ValueError(
+            f"{type(attack).__name__}: bounds must be finite, for it draws values between them; got {attack.bounds}"
+        )
+
+
+def check_images(attack: Attack, x: Tensor) -> None:
+    """Raises ValueError unless the samples `x` are images."""
+    if x.dim() != 4:
+        raise ValueError(f"{type(attack).__name__}: samples must be images [B, C, H, W], got shape {tuple(x.shape)}")

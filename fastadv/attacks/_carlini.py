@@ -1,8 +1,8 @@
 """What Carlini and Wagner's attacks share: Adam down the sum of a penalty and a weighted margin."""
 
-import itertools
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..losses import lead
-from ._ascend import Rows, ascend, predicted
+from ._ascend import Rows, ascend
 from ._attack import Attack, check_count
 
 _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
@@ -34,6 +33,7 @@ class CarliniWagner(Attack):
     targeted: bool = field(default=False, kw_only=True)
 
     has_budget: ClassVar[bool] = False
+    ends_early: ClassVar[bool] = True
     degree: ClassVar[int]  # the power of the inputs' unit in which the penalty is
 
     def __post_init__(self) -> None:
@@ -48,15 +48,20 @@ class CarliniWagner(Attack):
                 )
 
     @abstractmethod
-    def penalty(self, live: Rows) -> tuple[Tensor, Tensor]:
-        """What the perturbations cost, [B], and the gradient of that."""
+    def penalty(self, live: Rows) -> Tensor:
+        """What the perturbations cost, [B]."""
+
+    @abstractmethod
+    def slope(self, live: Rows) -> Tensor:
+        """The gradient of the penalty, [B, ...]."""
 
     def begin(self, rows: Rows) -> Tensor:
         """Sets `const`, `best` and its `size`; gives the mask of the rows that do not succeed at x already."""
         rows.best = rows.x.clone()
         rows.size = ops.row_norms(rows.x, self.norm).fill_(torch.inf)
         rows.const = torch.full_like(rows.size, self.weight(self.initial_const))
-        return ~self._judge(rows, rows.scores())[1]
+        _, losses, fooled = rows.loss_gradient(rows.scores(), "margin", kappa=self.kappa)
+        return ~(fooled & (losses >= 0))
 
     def weight(self, const: float) -> float:
         """`const`, which is for inputs of range 1, in the units of the penalty."""
@@ -68,33 +73,20 @@ class CarliniWagner(Attack):
         rows.loss = torch.full_like(rows.size, torch.inf)
         wide = torch.promote_types(rows.x.dtype, torch.float32)
         rows.mean, rows.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
-        done = itertools.count()
-        ascend(rows, self.steps, lambda live: self._step(live, next(done)), active)
+        move = ops.adam_step.in_loop()
+        ascend(self, rows, self.steps, lambda live, number: self._step(live, number, move), active)
 
-    def _step(self, live: Rows, done: int) -> Tensor | None:
-        x_adv, logits = live.differentiable(live.x_adv)
-        f, fooled = self._judge(live, logits)
-        (grad,) = torch.autograd.grad(f.sum(), x_adv)
-        grad = live.counted(grad).nan_to_num(0, 0, 0)
-        live.found |= fooled
-        live.keep_nearest(fooled, self.norm)
-        penalty, slope = self.penalty(live)
-        self._adam(live, slope + ops.as_rows(live.const, grad) * grad, done + 1)
-        if not self.abort_early or done % math.ceil(self.steps / 10):
-            return None
-        before, live.loss = live.loss, penalty + live.const * f.detach().to(penalty.dtype)
-        return live.loss <= 0.9999 * before
-
-    def _judge(self, rows: Rows, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """f, and whether the prediction is what the attack wants, with confidence."""
-        ahead = lead(logits, rows.y)
-        f = ((-ahead if self.targeted else ahead) + self.kappa).clamp_min(0)
-        return f, rows.fooled(predicted(logits)) & (f <= 0)
-
-    def _adam(self, live: Rows, grad: Tensor, count: int) -> None:
-        """Step number `count` of Adam (Kingma and Ba, 2015) down `grad`, and the box."""
-        live.mean.lerp_(grad.to(live.mean.dtype), 1 - _MEAN)
-        live.square.mul_(_SQUARE).addcmul_(grad, grad, value=1 - _SQUARE)
-        scale = (live.square / (1 - _SQUARE**count)).sqrt_().add_(_TINY * self.unit ** (self.degree - 1))
-        pace = ops.as_rows(live.rate / (_MEAN**count - 1), grad)
-        live.x_adv.addcdiv_(pace * live.mean, scale).clamp_(*self.bounds)
+    def _step(self, live: Rows, number: int, move: Callable) -> Tensor | None:
+        grad, losses, fooled = live.ascent("margin", kappa=self.kappa)  # the loss is -f
+        losses, won = losses.to(live.size.dtype), fooled & (losses >= 0)
+        if live.active is not None:
+            won &= live.active
+        live.found |= won
+        live.keep_nearest(won, self.norm)
+        going = None
+        if self.abort_early and (number - 1) % math.ceil(self.steps / 10) == 0:
+            before, live.loss = live.loss, self.penalty(live) - live.const * losses
+            going = live.loss <= 0.9999 * before
+        adam = (number, _MEAN, _SQUARE, _TINY * self.unit ** (self.degree - 1), *self.bounds, None, live.nonfinite)
+        move(live.x_adv, live.mean, live.square, grad, self.slope(live), -live.const, live.rate, *adam)
+        return going

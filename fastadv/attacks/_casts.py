@@ -2,32 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._kept import kept
 from ._passes import COMPILED
 
 _Layers = list[tuple[nn.Module, Callable[[Tensor], Tensor]]]
 """Layers, and what takes the place of their `forward`."""
-
-_kept: ContextVar[dict[int, tuple[nn.Module, _Layers]] | None] = ContextVar("kept", default=None)
-"""By the model's identity: the model and its layers; None outside attacks."""
-
-
-@contextmanager
-def keeping_casts() -> Iterator[None]:
-    """Within it, `casting_once` keeps what it casts."""
-    if _kept.get() is not None:  # an attack within an attack
-        yield
-        return
-    token = _kept.set({})
-    try:
-        yield
-    finally:
-        _kept.reset(token)
 
 
 @contextmanager
@@ -36,15 +20,15 @@ def casting_once(model: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[None]
 
     PyTorch's autocast keeps the casts of weights that need a gradient, and only until it is left. The frozen weights of
     an attack it casts at every step: on LeNet-5, 10 of 36 launches. Nothing is kept for compiled models, whose kernels
-    cast, nor in CUDA graphs, which cast at every replay because weights may have changed.
+    cast. A CUDA graph of several steps keeps casts of its own, made anew at every replay.
     """
-    kept = _kept.get()
-    if kept is None or not isinstance(model, nn.Module) or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+    memory, key = kept(), ("casts", id(model))
+    if memory is None or not isinstance(model, nn.Module):
         yield
         return
-    if id(model) not in kept:
-        kept[id(model)] = model, _cast_layers(model)
-    _, layers = kept[id(model)]
+    if key not in memory:
+        memory[key] = model, _cast_layers(model)
+    _, layers = memory[key]
     for layer, forward in layers:
         vars(layer)["forward"] = forward
     try:

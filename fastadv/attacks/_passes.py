@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .. import ops
+from ._kept import kept
 
 _TAPS = 25  # of a first convolution's kernel: with more, ours is slower
 COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "compiled")  # the last: Tuned, Autocast
@@ -18,8 +19,8 @@ COMPILED = ("_orig_mod", "_compiled_call_impl", "_torchdynamo_orig_callable", "c
 def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> AbstractContextManager[Any]:
     """Within it, `x` [B, ...] passes faster through a `model`, and gradients back, if both are on the CPU.
 
-    A compiled `model` is left to its compiler, which would compile it once more. The first two need the compiled
-    kernels (`csrc/cpu`).
+    A compiled `model` is left to its compiler, which would compile it once more. Where an attack's first pass had
+    nothing to replace, the next ones do not look again. The first two kinds need the compiled kernels (`csrc/cpu`).
 
     - Convolutions of images with up to three channels: their input's gradient takes PyTorch 3 to 12 times as long as
       their forward pass, and up to 9 times as long as our kernel, which rounds otherwise.
@@ -29,19 +30,35 @@ def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) ->
       input for it. 64x64x28x28 take 2.5 ms in float32 and 1.4 in bfloat16; a product, which rounds otherwise, 0.5.
     """
     compiled = any(getattr(model, name, None) for name in COMPILED)
-    return nullcontext() if compiled or not x.is_cpu else _FasterPasses()
+    key = "nothing to replace", id(model), x.requires_grad
+    return nullcontext() if compiled or not x.is_cpu or key in (kept() or ()) else _FasterPasses(key, model)
 
 
 class _FasterPasses(TorchFunctionMode):
+    """One pass. Where it replaces nothing, which `key` names, the attack's next ones are spared the looking."""
+
+    def __init__(self, key: tuple[str, int, bool], model: Callable[[Tensor], Tensor] | None):
+        super().__init__()
+        self.key, self.model, self.replaced = key, model, False
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.conv2d and _is_stem(*args, **kwargs):
+            self.replaced = True
             return _Stem.apply(*_stem_arguments(*args, **kwargs))
         if func in (F.max_pool2d, torch.max_pool2d) and _by_two(*args, **kwargs):
+            self.replaced = True
             return _MaxPool.apply(args[0] if args else kwargs["input"])
         if func is F.batch_norm and _frozen(*args, **kwargs):
+            self.replaced = True
             return _FrozenBatchNorm.apply(*_norm_arguments(*args, **kwargs))
         return func(*args, **kwargs)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        super().__exit__(kind, *rest)
+        memory = kept()
+        if memory is not None and kind is None and not self.replaced:
+            memory[self.key] = self.model
 
 
 def _is_stem(

@@ -50,9 +50,9 @@ class ANPGD(Attack):
         check_start(self, self.random_start)
 
     def perturb(self, rows: Rows) -> None:
-        step = ball_ascent(self, rows, soft_margin, 2.5 / self.steps * self.eps)
+        step = ball_ascent(self, rows, 2.5 / self.steps * self.eps, "slm")
         rows.x_adv = start(self, rows)
-        ascend(rows, self.steps, step)
+        ascend(self, rows, self.steps, step)
         delta = rows.x_adv - rows.x
         size = ops.row_norms(delta, self.norm).clamp_min(torch.finfo(delta.dtype).tiny)
         unit = delta / ops.as_rows(size, delta)

@@ -1,8 +1,7 @@
 """Auto-PGD, which chooses its own step sizes."""
 
-import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..losses import cross_entropy, dlr, dlr_targeted
-from ._ascend import STARTS, STEPS, Rows, ascend, predicted
+from ._ascend import STARTS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 
@@ -41,6 +39,7 @@ class _AutoPGD(Attack):
     norm: str = field(default="linf", kw_only=True)
 
     is_random: ClassVar[bool] = True
+    ends_early: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,8 +53,8 @@ class _AutoPGD(Attack):
             raise ValueError(f"{name}: rho must be between 0 and 1, got {self.rho}")
 
     @abstractmethod
-    def _losses(self, logits: Tensor, live: Rows) -> Tensor:
-        """What is maximised, per sample."""
+    def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """What is maximised, with its gradient and who is fooled, as `Rows.loss_gradient` gives them."""
 
     @abstractmethod
     def _runs(self, rows: Rows) -> Iterator[int]:
@@ -72,60 +71,50 @@ class _AutoPGD(Attack):
             rows.put(where, part)
 
     def _search(self, rows: Rows) -> None:
-        rows.grad = self._look(rows)
-        rows.previous, rows.best, rows.best_grad = rows.x_adv.clone(), rows.x_adv.clone(), rows.grad.clone()
+        rows.grad, fooled = self._look(rows)
+        rows.grads = rows.grads + self.eot
+        rows.previous, rows.best, rows.best_grad = torch.empty_like(rows.x), rows.x_adv.clone(), rows.grad.clone()
         rows.best_loss = rows.loss.nan_to_num(nan=-torch.inf)
         rows.judged = rows.best_loss.clone()
         rows.size = 2 * rows.eps
         rows.rises = torch.zeros_like(rows.steps)
-        rows.halved = torch.ones_like(rows.won)  # so that the second rule waits for the second checkpoint
-        judged, steps = checkpoints(self.steps), itertools.count(1)
-        ascend(rows, self.steps, lambda live: self._step(live, k := next(steps), judged.get(k)), active=~rows.won)
-        rows.x_adv = torch.where(ops.as_rows(rows.won, rows.x), rows.x_adv, rows.best)
+        rows.halved = torch.ones_like(fooled)  # so that the second rule waits for the second checkpoint
+        judged, move = checkpoints(self.steps), ops.apgd_step.in_loop()
+        ascend(self, rows, self.steps, lambda live, k: self._step(live, k, judged.get(k), move), ~fooled)
+        rows.x_adv = rows.best
 
-    def _step(self, live: Rows, k: int, interval: int | None) -> Tensor:
-        here = live.x_adv
-        live.x_adv = self._moved(live, here, live.size)
-        if k > 1:
-            mixed = here + 0.75 * (live.x_adv - here) + 0.25 * (here - live.previous)
-            live.x_adv = self._moved(live, mixed, torch.zeros_like(live.size))
-        live.previous, before = here, live.loss
-        live.grad = self._look(live)
+    def _step(self, live: Rows, k: int, interval: int | None, move: Callable) -> Tensor:
+        how = (self.norm, 0.75 if k > 1 else 1.0, *self.bounds, live.active, live.nonfinite)
+        move(live.previous, live.x_adv, live.grad, live.x, live.size, live.eps, *how)
+        live.x_adv, live.previous, before = live.previous, live.x_adv, live.loss
+        live.grad, fooled = self._look(live)
+        better, going = ops.accept(live.best_loss, live.loss, fooled, live.active)
         live.rises += live.loss > before
-        better = live.loss > live.best_loss
-        live.best_loss = torch.where(better, live.loss, live.best_loss)
-        better = ops.as_rows(better, here)
+        better = ops.as_rows(better, live.x)
         live.best = torch.where(better, live.x_adv, live.best)
         live.best_grad = torch.where(better, live.grad, live.best_grad)
         if interval is not None:
-            self._judge(live, interval)
-        return ~live.won
+            self._judge(live, interval, going)
+        return going
 
-    def _judge(self, live: Rows, interval: int) -> None:
+    def _judge(self, live: Rows, interval: int, going: Tensor) -> None:
         """Halves the steps of the samples that get no further, and sends them back to their best point."""
         stuck = (live.rises <= self.rho * interval) | (~live.halved & (live.best_loss <= live.judged))
         live.halved, live.judged, live.rises = stuck, live.best_loss.clone(), torch.zeros_like(live.rises)
         live.size = torch.where(stuck, live.size / 2, live.size)
-        back = ops.as_rows(stuck & ~live.won, live.x)
+        back = ops.as_rows(stuck & going, live.x)
         live.x_adv = torch.where(back, live.best, live.x_adv)
         live.grad = torch.where(back, live.best_grad, live.grad)
 
-    def _moved(self, live: Rows, point: Tensor, size: Tensor) -> Tensor:
-        """`point` after a step of `size` along the gradient, in the ball and the box."""
-        point = point.clone()
-        STEPS[self.norm](point, live.grad, live.x, size, live.eps, *self.bounds)
-        return point
-
-    def _look(self, live: Rows) -> Tensor:
-        """The gradient at `x_adv`, summed over `eot` forward passes; notes the loss and whether a sample is fooled."""
-        live.loss, total = torch.zeros(len(live.x), device=live.x.device), torch.zeros_like(live.x)
+    def _look(self, live: Rows) -> tuple[Tensor, Tensor]:
+        """The gradient at `x_adv`, summed over `eot` forward passes, and who is fooled there; notes the loss."""
+        grad, live.loss = None, None
         for _ in range(self.eot):
             x_adv, logits = live.differentiable(live.x_adv)
-            loss = self._losses(logits, live)
-            (grad,) = torch.autograd.grad(loss.sum(), x_adv)
-            live.loss, total = live.loss + loss.detach(), total + live.counted(grad)
-        live.won = live.fooled(predicted(logits))
-        return total
+            slope, losses, fooled = self._loss(logits, live)
+            found = live.back(logits, x_adv, slope)
+            grad, live.loss = (found, losses) if grad is None else (grad + found, live.loss + losses)
+        return grad, fooled
 
 
 @dataclass(frozen=True)
@@ -152,8 +141,8 @@ class APGD(_AutoPGD):
         super().__post_init__()
         check_choice(self, "loss", self.loss, ("ce", "dlr"))
 
-    def _losses(self, logits: Tensor, live: Rows) -> Tensor:
-        return (cross_entropy if self.loss == "ce" else dlr)(logits, live.y)
+    def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        return live.loss_gradient(logits, self.loss)
 
     def _runs(self, rows: Rows) -> Iterator[int]:
         yield from range(self.restarts)
@@ -176,8 +165,11 @@ class APGDT(_AutoPGD):
         super().__post_init__()
         check_count(self, "targets", self.targets, 1)
 
-    def _losses(self, logits: Tensor, live: Rows) -> Tensor:
-        return -cross_entropy(logits, live.goal) if logits.shape[1] < 4 else dlr_targeted(logits, live.y, live.goal)
+    def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        if logits.shape[1] >= 4:
+            return live.loss_gradient(logits, "dlr", goal=live.goal)
+        slope, losses, reached = ops.loss_gradient(logits.detach(), live.goal, -1.0)
+        return slope, losses, reached if logits.shape[1] == 2 else live.fooled(predicted(logits))
 
     def _runs(self, rows: Rows) -> Iterator[int]:
         ranked = rows.ranked(rows.scores())

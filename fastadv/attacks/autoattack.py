@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import STEPS, Rows
-from ._attack import Attack, Budget, check_budget, check_choice, of_rows
+from ._attack import Attack, Budget, check_budget, check_choice
 from .apgd import APGD, APGDT
 from .fab import FAB, FABT
 from .square import Square
@@ -22,7 +22,8 @@ class MultiAttack(Attack):
     A sample is robust if no attack fools it, and is then returned as it is; so are samples misclassified to begin with.
 
     Args:
-        attacks: the attacks; `bounds` of this one are theirs, and its `seed`, given or drawn, is added to theirs.
+        attacks: the attacks; they run `within` the `bounds` of this one, and its `seed`, given or drawn, is added to
+            theirs.
         norm: what `AttackResult.norm` is measured in.
     """
 
@@ -45,7 +46,7 @@ class MultiAttack(Attack):
 
     def perturb(self, rows: Rows) -> None:
         seed = self.seed or 0
-        worst_case(rows, (replace(each, bounds=self.bounds, seed=seed + (each.seed or 0)) for each in self.attacks))
+        worst_case(rows, (replace(each.within(self.bounds), seed=seed + (each.seed or 0)) for each in self.attacks))
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def worst_case(rows: Rows, attacks: Iterable[Attack], eps: Tensor | None = None)
     for attack in attacks:
         if len(where) == 0:
             break
-        of_rows(attack, where).perturb(part)
+        attack.of_rows(where, part.x).perturb(part)
         won = part.fooled(part.predictions())
         if eps is not None and not attack.has_budget:
             won &= ops.row_norms(part.x_adv, attack.norm, part.x) <= eps[where]

@@ -51,5 +51,8 @@ class CW(CarliniWagner):
             rows.const = torch.where(upper.isinf(), 10 * rows.const, (lower + upper) / 2)
         rows.x_adv = rows.best
 
-    def penalty(self, live: Rows) -> tuple[Tensor, Tensor]:
-        return ops.row_norms(live.x_adv, "l2", live.x).square(), 2 * (live.x_adv - live.x)
+    def penalty(self, live: Rows) -> Tensor:
+        return ops.row_norms(live.x_adv, "l2", live.x).square()
+
+    def slope(self, live: Rows) -> Tensor:
+        return 2 * (live.x_adv - live.x)

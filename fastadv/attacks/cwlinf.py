@@ -1,5 +1,6 @@
 """Carlini and Wagner's attack in L-infinity."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,11 +65,13 @@ class CWLinf(CarliniWagner):
             )
         rows.x_adv = rows.best
 
-    def penalty(self, live: Rows) -> tuple[Tensor, Tensor]:
-        delta = live.x_adv - live.x
-        over = (delta.abs() - ops.as_rows(live.tau, delta)).clamp_min(0)
-        return ops.row_norms(over, "l1"), delta.sign() * over.sign()
+    def penalty(self, live: Rows) -> Tensor:
+        return ops.row_norms((live.x_adv - live.x).abs().sub_(ops.as_rows(live.tau, live.x)).clamp_min_(0), "l1")
 
-    def _step(self, live: Rows, done: int) -> Tensor | None:
-        falls, unsolved = super()._step(live, done), live.size > live.tau
+    def slope(self, live: Rows) -> Tensor:
+        delta = live.x_adv - live.x
+        return torch.where(delta.abs() > ops.as_rows(live.tau, delta), delta.sign(), 0)
+
+    def _step(self, live: Rows, number: int, move: Callable) -> Tensor | None:
+        falls, unsolved = super()._step(live, number, move), live.size > live.tau
         return unsolved if falls is None else unsolved & falls

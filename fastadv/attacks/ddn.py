@@ -7,8 +7,7 @@ from typing import ClassVar
 import torch
 
 from .. import ops
-from ..losses import cross_entropy
-from ._ascend import Rows, ascend, predicted
+from ._ascend import Rows, ascend
 from ._attack import Attack, check_count
 
 
@@ -50,18 +49,21 @@ class DDN(Attack):
         rows.best = rows.x.clone()
         rows.size = ops.row_norms(rows.x, "l2").fill_(torch.inf)
         rows.radius = torch.full_like(rows.size, self.init_norm * self.unit)
-        shares = (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2 for k in range(self.steps))
         active = None if rows.own_labels else ~rows.fooled(rows.predictions())
-        ascend(rows, self.steps, lambda live: self._step(live, self.unit * next(shares)), active)
-        rows.keep_nearest(rows.fooled(rows.predictions()), "l2")
-        rows.x_adv = rows.best
+        forth, back = ops.l2_step.in_loop(), ops.l2_step.in_loop()
+        rows.anywhere = torch.full_like(rows.size, torch.inf)
 
-    def _step(self, live: Rows, alpha: float) -> None:
-        x_adv, logits = live.differentiable(live.x_adv)
-        (grad,) = torch.autograd.grad(cross_entropy(logits, live.y).sum(), x_adv)
-        grad, fooled = live.counted(grad), live.fooled(predicted(logits))
-        live.keep_nearest(fooled, "l2")
-        live.radius = torch.where(fooled, (1 - self.gamma) * live.radius, (1 + self.gamma) * live.radius)
-        ops.l2_step(live.x_adv, grad, live.x, -alpha if self.targeted else alpha, math.inf, -math.inf, math.inf)
-        # As far again as the radius, and back to it: on the sphere from inside and outside.
-        ops.l2_step(live.x_adv, live.x_adv - live.x, live.x, live.radius, live.radius, *self.bounds)
+        def step(live: Rows, number: int) -> None:
+            share = 0.01 + 0.99 * (1 + math.cos(math.pi * (number - 1) / self.steps)) / 2
+            grad, _, fooled = live.ascent()
+            live.keep_nearest(fooled, "l2")
+            live.radius = torch.where(fooled, (1 - self.gamma) * live.radius, (1 + self.gamma) * live.radius)
+            alpha = torch.full_like(live.radius, self.unit * share)
+            forth(live.x_adv, grad, live.x, alpha, live.anywhere, -math.inf, math.inf, None, live.nonfinite)
+            # As far again as the radius, and back to it: on the sphere from inside and outside.
+            back(live.x_adv, live.x_adv - live.x, live.x, live.radius, live.radius, *self.bounds)
+
+        ascend(self, rows, self.steps, step, active)
+        fooled = rows.fooled(rows.predictions())
+        rows.keep_nearest(fooled if active is None else fooled & active, "l2")
+        rows.x_adv = rows.best

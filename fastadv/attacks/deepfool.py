@@ -43,6 +43,7 @@ class DeepFool(Attack):
     convention: str = field(default="cleverhans", kw_only=True)
 
     has_budget: ClassVar[bool] = False
+    ends_early: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,9 +59,9 @@ class DeepFool(Attack):
         rows.delta = torch.zeros_like(rows.x, dtype=wide)  # the sum of the steps, never clipped
         if self.convention == "original":
             rows.rivals = self._rivals(rows, rows.scores())
-        ascend(rows, self.steps, self._step, active=None if rows.own_labels else rows.predictions() == rows.y)
+        ascend(self, rows, self.steps, self._step, None if rows.own_labels else rows.predictions() == rows.y)
 
-    def _step(self, live: Rows) -> torch.Tensor:
+    def _step(self, live: Rows, number: int) -> torch.Tensor:
         x_adv, logits = live.differentiable(self._point(live), again=True)
         if self.convention == "cleverhans":
             live.rivals = self._rivals(live, logits)
@@ -76,6 +77,8 @@ class DeepFool(Attack):
             _BEYOND * self.unit if self.convention == "original" else 0.0,
             self.norm,
             *self.bounds,
+            live.active,
+            live.nonfinite,
         )
         return predicted(live.scores()) == live.y
 

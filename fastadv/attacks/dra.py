@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import ops
-from ..losses import cross_entropy
 from ._ascend import Rows, ascend
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
@@ -15,15 +14,16 @@ class DRA(Attack):
 
     Reconstructed from the text of Hou's thesis (2022, chapter 4), whose listing is missing: what is printed fixes what
     is ranked, how many entries are kept and that the bound is in L1, but not the normalisation; `normalise` offers the
-    two that fit.
+    two that fit. At a `scale` of at most 1 the bound never binds: no step adds more than ``eps / steps`` to the mean.
 
     Args:
         eps: budget, the mean of ``|x_adv - x|`` over the entries of a sample; a number or one a sample.
         steps: number of gradient steps, each of size ``scale * eps / steps``.
         p: the share of entries that move.
-        scale: calibrates the strength.
+        scale: multiplies every step.
         normalise: the gradient is divided by its mean size over ``all`` entries, or over all of what is ``kept``.
-        projection: back into the budget by shrinking (``radial``) or to the nearest point (``simplex``).
+        projection: back into the budget by shrinking (``radial``) or to the nearest point (``simplex``); at a `scale`
+            above 1 only.
     """
 
     eps: Budget = 1 / 255
@@ -34,6 +34,7 @@ class DRA(Attack):
     projection: str = "radial"
 
     norm: ClassVar[str] = "l1"
+    ball: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +53,10 @@ class DRA(Attack):
         rows.alpha = rows.eps * (self.scale / self.steps)
         how = (self.p, self.normalise, self.projection, *self.bounds)
 
-        def step(live: Rows) -> None:
-            ops.topp_step(live.x_adv, live.gradient(cross_entropy), live.x, live.alpha, live.eps, *how)
+        move = ops.topp_step.in_loop()
 
-        ascend(rows, self.steps, step)
+        def step(live: Rows, number: int) -> None:
+            grad, _, _ = live.ascent()
+            move(live.x_adv, grad, live.x, live.alpha, live.eps, *how, None, live.nonfinite)
+
+        ascend(self, rows, self.steps, step)

@@ -28,7 +28,6 @@ class DynamicPGD(FriendlyPGD):
     tau: int | Tensor = 1_000_000
     fosc: float = 0.0
 
-    def goes_on(self, live: Rows, logits: Tensor, grad: Tensor) -> Tensor:
+    def converged(self, live: Rows, grad: Tensor) -> Tensor:
         moved = ((live.x_adv - live.x) * wide(grad)).flatten(1).sum(1)
-        converged = live.eps * ops.row_norms(grad, "l1") - moved <= self.fosc
-        return super().goes_on(live, logits, grad) & ~(converged & (live.steps > 0))
+        return live.eps * ops.row_norms(grad, "l1") - moved <= self.fosc

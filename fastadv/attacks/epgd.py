@@ -54,7 +54,14 @@ class EPGD(Attack):
         given = rows.eps * (4 / self.steps) if self.alpha is None else self.alpha
         rows.alpha = ops.per_sample("EPGD", "alpha", given, rows.x)
         rows.crossed = torch.zeros_like(rows.nonfinite)
-        ascend(rows, self.steps, self._step)
+        move = STEPS[self.norm].in_loop()
+
+        def step(live: Rows, number: int) -> None:
+            grad, _, wrong = live.ascent(self.loss)  # the step's own forward pass shows who is
+            live.crossed |= wrong
+            move(live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, None, live.nonfinite)
+
+        ascend(self, rows, self.steps, step)
         predictions = rows.predictions()
         rows.crossed |= predictions != rows.y
         inner, outer = rows.x.clone(), rows.x_adv
@@ -73,12 +80,6 @@ class EPGD(Attack):
             ops.bisect_step(inner, outer, middle, everywhere)
         inner[beyond] = ends[0]
         rows.x_adv = inner
-
-    def _step(self, live: Rows) -> None:
-        x_adv, logits = live.differentiable(live.x_adv)
-        live.crossed |= predicted(logits) != live.y  # the step's own forward pass shows it
-        (grad,) = torch.autograd.grad(LOSSES[self.loss](logits, live.y).sum(), x_adv)
-        STEPS[self.norm](live.x_adv, live.counted(grad), live.x, live.alpha, live.eps, *self.bounds)
 
     def _literal(self, rows: Rows) -> torch.Tensor:
         out, point = rows.x.clone(), rows.x_adv

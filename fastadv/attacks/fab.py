@@ -1,7 +1,7 @@
 """The fast adaptive boundary attack."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from .. import ops
 from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
+
+_FAR = 1e18  # where the box ends that has no end: in L1 a coordinate goes a share of its room
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,11 @@ class _AdaptiveBoundary(Attack):
     eta: float = 1.05
     beta: float = 0.9
     enough: Budget = 0.0
+    early: bool = field(default=True, kw_only=True)
     norm: str = field(default="linf", kw_only=True)
 
     has_budget: ClassVar[bool] = False
+    ends_early: ClassVar[bool] = True
     every_class: ClassVar[bool] = False  # whether a step looks at the gradients of all of them
 
     def __post_init__(self) -> None:
@@ -58,33 +62,29 @@ class _AdaptiveBoundary(Attack):
         rows.size = ops.row_norms(rows.x, self.norm).fill_(torch.inf)
         for run, at_x in enumerate(self._runs(rows)):
             rows.x_adv = rows.x.clone() if at_x else self._start(rows, run)
-            ascend(rows, self.steps, self._step, active=right & (rows.size > rows.enough))
+            move = ops.fab_step.in_loop()
+            active = right & (rows.size > rows.enough)
+            ascend(self, rows, self.steps, lambda live, number, m=move: self._step(live, m), active)
         rows.x_adv = rows.best
 
     def _start(self, rows: Rows, run: int) -> Tensor:
-        """Uniform in the ball of half of the smallest perturbation so far, of what is enough, or of all there is."""
+        """Uniform in the ball of half of the smallest perturbation so far, or of what is enough, if that is less."""
         lo, hi = self.bounds
         most = ops.row_norms(torch.full_like(rows.x, hi - lo), self.norm)
-        radius = torch.where(rows.enough > 0, rows.enough, most)
-        radius = torch.where(rows.size.isfinite(), rows.size, radius) / 2
+        radius = torch.minimum(rows.size, torch.where(rows.enough > 0, rows.enough, most)) / 2
         return ops.random_start(rows.x, rows.ids, radius, self.seed, run, STARTS[self.norm], lo, hi)
 
-    def _step(self, live: Rows) -> Tensor:
+    def _step(self, live: Rows, move: Callable) -> Tensor | None:
         x_adv, logits = live.differentiable(live.x_adv, again=self.every_class)
-        lead, w = self._boundary(x_adv, logits, live)
-        here, w = x_adv.detach(), w.nan_to_num(0, 0, 0)
-        offset = (w.double() * here.double()).flatten(1).sum(dim=1) - lead.detach()
-        ways = [ops.hyperplane_projection(start, w, offset, self.norm, *self.bounds) for start in (here, live.x)]
-        sizes = [ops.row_norms(way, self.norm) for way in ways]
-        share = (sizes[0] / (sizes[0] + sizes[1])).nan_to_num(0).clamp(max=self.alpha_max)
-        share = ops.as_rows(share, here).to(here.dtype)
-        ends = [start + self.eta * way for start, way in zip((here, live.x), ways, strict=True)]
-        live.x_adv = ((1 - share) * ends[0] + share * ends[1]).clamp(*self.bounds)
+        lead, normal = self._boundary(x_adv, logits, live)
+        lo, hi = max(self.bounds[0], -_FAR), min(self.bounds[1], _FAR)
+        how = (self.norm, self.alpha_max, self.eta, lo, hi, live.active, live.nonfinite)
+        move(live.x_adv, live.x, normal, lead.to(live.size.dtype), *how)
         fooled = live.fooled(predicted(live.scores()))
         live.keep_nearest(fooled, self.norm)
         back = live.x + self.beta * (live.x_adv - live.x)
-        live.x_adv = torch.where(ops.as_rows(fooled, here), back, live.x_adv)
-        return live.size > live.enough
+        live.x_adv = torch.where(ops.as_rows(fooled, back), back, live.x_adv)
+        return live.size > live.enough if self.early else None
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,13 @@ class FAB(_AdaptiveBoundary):
 
     Args:
         steps: iterations of every run.
-        restarts: how many runs; the first starts at x, others at random within half of the smallest perturbation.
+        restarts: how many runs; the first starts at x, others at random within half of the smallest perturbation, or of
+            what is enough.
         alpha_max: the largest weight of the sample's own projection.
         eta: how far beyond the boundary, as a multiple of the projection.
         beta: how much of the perturbation is left after going back.
         enough: a sample whose perturbation is no larger is finished; a number or one a sample.
+        early: such a sample is finished at once; otherwise, as in the authors' code, with the end of its run.
         norm: ``linf``, ``l2`` or ``l1``.
     """
 
@@ -136,13 +138,14 @@ class FABT(_AdaptiveBoundary):
         check_count(self, "targets", self.targets, 1)
 
     def _runs(self, rows: Rows) -> Iterator[bool]:
-        ranked = rows.ranked(rows.scores())
+        ranked = rows.ranked(scores := rows.scores())
         count = min(self.targets, ranked.shape[1])
         for run in range(self.restarts * count):
             rows.goal = ranked[:, run % count]
+            rows.slope = torch.zeros_like(scores).scatter_(1, rows.goal.unsqueeze(1), 1.0)
+            rows.slope.scatter_(1, rows.y.unsqueeze(1), -1.0)
             yield run < count
 
     def _boundary(self, x_adv: Tensor, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor]:
-        lead = live.leads(logits, live.goal.unsqueeze(1)).squeeze(1)
-        (grad,) = torch.autograd.grad(lead.sum(), x_adv)
-        return lead, live.counted(grad)
+        lead = live.leads(logits.detach(), live.goal.unsqueeze(1)).squeeze(1)
+        return lead, live.back(logits, x_adv, live.slope.to(logits.dtype))

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .. import ops
-from ..losses import cross_entropy
 from ._ascend import Rows, ascend, ball_ascent
 from ._attack import Attack, Budget, check_budget, check_count
 
@@ -26,7 +25,7 @@ class FGSM(Attack):
         check_budget(self, "eps", self.eps)
 
     def perturb(self, rows: Rows) -> None:
-        ascend(rows, 1, ball_ascent(self, rows, cross_entropy, self.eps))
+        ascend(self, rows, 1, ball_ascent(self, rows, self.eps))
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,6 @@ class RFGSM(Attack):
         check_count(self, "steps", self.steps, 1)
 
     def perturb(self, rows: Rows) -> None:
-        step = ball_ascent(self, rows, cross_entropy, self.alpha)
+        step = ball_ascent(self, rows, self.alpha)
         rows.x_adv = ops.random_start(rows.x, rows.ids, self.alpha, self.seed, 0, "sign", *self.bounds)
-        ascend(rows, self.steps, step)
+        ascend(self, rows, self.steps, step)

@@ -1,15 +1,15 @@
 """Friendly adversarial training's attack, PGD-K-tau."""
 
-import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..losses import cross_entropy, kl
-from ._ascend import Rows, Start, ascend, start
+from ._ascend import Departure, Rows, Start, ascend, start
 from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
 
 
@@ -29,7 +29,8 @@ class FriendlyPGD(Attack):
         tau: steps after the first misclassification; a number or one a sample, [B] int64.
         random_start: the start is uniform in the ball of radius ``random_start * eps``, x itself for 0 (Algorithm 1);
             ``gaussian`` for x with normal noise of standard deviation 0.001 of the inputs' range (FAT for TRADES and
-            MART).
+            MART, in their published code); ``gaussian-unclipped`` for the same with no regard to the bounds, as TRADES
+            and MART start. The first step leads back to the bounds; a sample that stops before it is clipped.
         omega: standard deviation of the noise added to every step; 0.001 in FAT, 0 in FAT for TRADES and MART.
         loss: ``ce``, or ``kl``, the divergence from the prediction at x (TRADES).
         rho: a sample counts as misclassified where it is so by this margin (section 3).
@@ -47,6 +48,8 @@ class FriendlyPGD(Attack):
     rho: float = 0.0
     margin: str = "loss"
 
+    ends_early: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         unbounded = isinstance(self.eps, float) and self.eps == math.inf
@@ -55,14 +58,14 @@ class FriendlyPGD(Attack):
         check_budget(self, "alpha", self.alpha)
         check_count(self, "steps", self.steps, 0)
         check_choice(self, "loss", self.loss, ("ce", "kl"))
-        check_start(self, self.random_start, self.loss)
+        check_start(self, self.random_start, self.loss, laws=("gaussian", "gaussian-unclipped"))
         check_choice(self, "margin", self.margin, ("loss", "probability"))
         check_budget(self, "omega", self.omega)
         if not isinstance(self.tau, Tensor):
             check_count(self, "tau", self.tau, 0)
         elif self.tau.dtype != torch.int64:
             raise ValueError(f"{type(self).__name__}: tau must be int64, got {self.tau.dtype}")
-        if unbounded and self.random_start not in (0, "gaussian"):
+        if unbounded and self.random_start not in (0, "gaussian", "gaussian-unclipped"):
             raise ValueError(f"{type(self).__name__}: a uniform start needs a finite eps; set random_start to 0")
         if not 0 <= self.rho < (math.inf if self.margin == "loss" else 1):
             raise ValueError(
@@ -73,6 +76,10 @@ class FriendlyPGD(Attack):
     @property
     def is_random(self) -> bool:
         return super().is_random or bool(self.omega)
+
+    @property
+    def repeats(self) -> bool:
+        return not self.omega
 
     def perturb(self, rows: Rows) -> None:
         name = type(self).__name__
@@ -87,27 +94,33 @@ class FriendlyPGD(Attack):
         if self.loss == "kl":
             rows.natural = rows.scores()
         rows.x_adv = start(self, rows)
-        draws = itertools.count(1)  # the start is number 0
-        ascend(rows, self.steps, lambda live: self._step(live, next(draws)))
+        move = ops.linf_step.in_loop()
+        ascend(self, rows, self.steps, lambda live, number: self._step(live, number, move))
+        if self.random_start == "gaussian-unclipped":  # where no step was made
+            rows.x_adv.clamp_(*self.bounds)
 
-    def _step(self, live: Rows, draw: int) -> Tensor:
+    def _step(self, live: Rows, number: int, move: Callable) -> tuple[Tensor, Departure | None]:
         x_adv, logits = live.differentiable(live.x_adv)
-        loss = kl(logits, live.natural) if self.loss == "kl" else cross_entropy(logits, live.y)
-        grad = live.counted(torch.autograd.grad(loss.sum(), x_adv)[0])
-        goes_on = self.goes_on(live, logits.detach(), grad)
+        going, departure = self.goes_on(live, logits.detach())
+        slope, _, _ = live.loss_gradient(logits, self.loss, natural=live.natural if self.loss == "kl" else None)
+        grad = live.back(logits, x_adv, slope)
+        if number > 1 and (converged := self.converged(live, grad)) is not None:
+            going, departure = going & ~converged, None
+        live.active = going  # a sample that stops has been looked at only: neither step nor gradient counts
         if self.omega:
             wide = (-math.inf, math.inf)
-            noisy = (live.x_adv, live.ids, self.omega, self.seed, draw, "gaussian", *wide)
-            live.x_adv = ops.random_start(*noisy, active=goes_on)
-        ops.linf_step(live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, active=goes_on)
-        stopped = (~goes_on).long()  # only looked at: neither step nor gradient counts
-        live.steps -= stopped
-        live.grads -= stopped
-        return goes_on
+            noisy = (live.x_adv, live.ids, self.omega, self.seed, number, "gaussian", *wide)  # the start is number 0
+            live.x_adv = ops.random_start(*noisy, active=going)
+        move(live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, going, live.nonfinite)
+        return going, departure
 
-    def goes_on(self, live: Rows, logits: Tensor, grad: Tensor) -> Tensor:
-        """Which samples make another step, [B], given logits and gradient where they stand."""
+    def converged(self, live: Rows, grad: Tensor) -> Tensor | None:
+        """Which samples stop for their gradient, [B]; None: it is no reason."""
+
+    def goes_on(self, live: Rows, logits: Tensor) -> tuple[Tensor, Departure]:
+        """Which samples make another step, [B], given their logits where they stand, and how the others depart."""
         if self.rho:
             scores = logits.softmax(dim=1) if self.margin == "probability" else logits
             logits = scores.scatter_add(1, live.y.unsqueeze(1), scores.new_full((len(scores), 1), self.rho))
-        return ops.early_stop(logits, live.y, live.tau)[1]
+        _, going, order, count = ops.early_stop(logits, live.y, live.tau, live.active)
+        return going, Departure.of(order, count)

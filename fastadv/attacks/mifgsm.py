@@ -1,11 +1,12 @@
 """The momentum iterative method."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from .. import ops
-from ..losses import cross_entropy
 from ._ascend import Rows, ascend
 from ._attack import Attack, Budget, check_budget, check_count
 
@@ -34,17 +35,33 @@ class MIFGSM(Attack):
         check_budget(self, "alpha", self.alpha)
         check_count(self, "steps", self.steps, 0)
         if not 0 <= self.decay <= 1:
-            raise ValueError(f"MIFGSM: decay must be between 0 and 1, got {self.decay}")
+            raise ValueError(f"{type(self).__name__}: decay must be between 0 and 1, got {self.decay}")
+
+    @property
+    def dark(self) -> float:
+        """The lowest value of the inputs; 0 where they have none."""
+        return self.bounds[0] if self.bounds[0] > -math.inf else 0.0
 
     def perturb(self, rows: Rows) -> None:
-        rows.eps = ops.per_sample("MIFGSM", "eps", self.eps, rows.x)
-        rows.alpha = ops.per_sample("MIFGSM", "alpha", self.alpha, rows.x) * (-1 if self.targeted else 1)
+        name = type(self).__name__
+        rows.eps = ops.per_sample(name, "eps", self.eps, rows.x)
+        rows.alpha = ops.per_sample(name, "alpha", self.alpha, rows.x)
         rows.momentum = torch.zeros_like(rows.x)
 
-        def step(live: Rows) -> None:
-            grad = live.gradient(cross_entropy)
-            ops.linf_step(
-                live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, momentum=live.momentum, decay=self.decay
-            )
+        move = ops.linf_step.in_loop()
 
-        ascend(rows, self.steps, step)
+        def step(live: Rows, number: int) -> None:
+            grad = self.gradient(live, number)
+            own = (None, live.nonfinite, live.momentum, self.decay)
+            move(live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, *own)
+
+        ascend(self, rows, self.steps, step)
+
+    def gradient(self, live: Rows, number: int) -> Tensor:
+        """What the step `number` adds to the sum once it is normalised, [B, ...]."""
+        return live.ascent()[0]
+
+    def ahead(self, live: Rows) -> Tensor:
+        """Where the sum of the steps before would lead, [B, ...], with no regard to budget and bounds."""
+        reach = ops.as_rows(live.alpha * self.decay, live.x).to(live.x.dtype)
+        return torch.addcmul(live.x_adv, reach, live.momentum)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import ops
-from ..losses import cross_entropy
-from ._ascend import Rows, ascend
+from ._ascend import Rows, ascend, numbers
 from ._attack import Attack, Budget, check_budget, check_choice
 
 
@@ -51,11 +50,12 @@ class OneStepTargeted(Attack):
             wide = (-math.inf, math.inf)
             rows.x_adv = ops.random_start(rows.x, rows.ids, rows.eps, self.seed, 0, "uniform", *wide)
 
-        def step(live: Rows) -> None:
-            grad = live.gradient(cross_entropy, against="goal")
-            ops.linf_step(live.x_adv, grad, live.x, sign * live.alpha, live.eps, *self.bounds)
+        def step(live: Rows, number: int) -> None:
+            grad, _, _ = live.ascent(labels=live.goal)
+            budgets = (sign * live.alpha, live.eps)
+            ops.linf_step(live.x_adv, grad, live.x, *budgets, *self.bounds, nonfinite=live.nonfinite)
 
-        ascend(rows, 1, step)
+        ascend(self, rows, 1, step)
 
     def goal(self, rows: Rows) -> torch.Tensor:
         """The class that the step is towards, or the label that it is away from, [B]."""
@@ -69,7 +69,6 @@ class OneStepTargeted(Attack):
 
 def random_target(y: torch.Tensor, ids: torch.Tensor, classes: int, seed: int) -> torch.Tensor:
     """Any class but `y`, with equal chance, [B]; it depends on the seed and the sample's id alone."""
-    middle = torch.full((len(y), 1), 0.5, dtype=torch.float64, device=y.device)
-    ahead = ops.random_start(middle, ids, 0.5, seed, 1).squeeze(1) * (classes - 1)
+    ahead = numbers(ids, (1,), seed, 1).squeeze(1) * (classes - 1)
     # The label and one to K - 1 more, in a circle.
     return (y + 1 + ahead.long().clamp(max=classes - 2)) % classes

@@ -1,11 +1,14 @@
-"""Projected gradient descent in the L-infinity, L2 or L1 ball."""
+"""Projected gradient descent in the L-infinity, L2 or L1 ball; with the divergence; of models that are random."""
 
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
-from ..losses import LOSSES, Loss, kl, margin, self_paced_consistency
+from ..losses import LOSSES
 from ._ascend import STEPS, Rows, Start, ascend, ball_ascent, start
 from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+
+_PAIRS = ("kl", "spat")
+"""The losses that compare logits with those at x."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class PGD(Attack):
         kl_weight: the weight of the divergence in ``spat``.
         kappa: the confidence beyond which ``margin`` asks for no more.
         restarts: how many random starts are tried.
+        samples: how many gradients, of a forward pass each, are averaged for a step, for models that are random.
         norm: ``linf``, ``l2`` or ``l1``.
         targeted: towards the labels instead of away from them.
     """
@@ -40,39 +44,64 @@ class PGD(Attack):
     kappa: float = 50.0
     restarts: int = 1
     kl_weight: float = field(default=0.2, kw_only=True)
+    samples: int = field(default=1, kw_only=True)
     norm: str = field(default="linf", kw_only=True)
     targeted: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        name = type(self).__name__
         check_choice(self, "norm", self.norm, tuple(STEPS))
         check_budget(self, "eps", self.eps, whole=self.norm != "linf")
         check_budget(self, "alpha", self.alpha, whole=self.norm != "linf")
         check_count(self, "steps", self.steps, 0)
-        check_choice(self, "loss", self.loss, (*LOSSES, *self._pairs()))
+        check_choice(self, "loss", self.loss, (*LOSSES, *_PAIRS))
         check_start(self, self.random_start, self.loss, laws=("gaussian", "gaussian-unclipped"))
         if self.random_start == "gaussian-unclipped" and not self.steps:
-            raise ValueError("PGD: only a step leads from an unclipped start into the bounds: set steps to 1 or more")
+            raise ValueError(
+                f"{name}: only a step leads from an unclipped start into the bounds: set steps to 1 or more"
+            )
         check_count(self, "restarts", self.restarts, 1)
+        check_count(self, "samples", self.samples, 1)
         if self.restarts > 1 and not self.random_start:
-            raise ValueError("PGD: restarts need a random start; without one they are all the same")
-        if self.targeted and self.loss in ("dlr", *self._pairs()):
-            raise ValueError(f"PGD: loss {self.loss} knows no target; use ce or margin")
-
-    def _pairs(self) -> dict[str, Loss]:
-        """The losses that compare logits with those at x."""
-        return {"kl": kl, "spat": partial(self_paced_consistency, kl_weight=self.kl_weight)}
+            raise ValueError(
+                f"{name}: restarts need a random start, else all are alike: set random_start, or restarts 1"
+            )
+        if self.targeted and self.loss in ("dlr", *_PAIRS):
+            raise ValueError(f"{name}: loss {self.loss} knows no target; use ce or margin")
 
     def perturb(self, rows: Rows) -> None:
-        if self.loss in self._pairs():
+        options: dict[str, Any] = {}
+        if self.loss in _PAIRS:
             rows.natural = rows.scores()
-            step = ball_ascent(self, rows, self._pairs()[self.loss], self.alpha, against="natural")
-        else:
-            loss = partial(margin, kappa=self.kappa) if self.loss == "margin" else LOSSES[self.loss]
-            step = ball_ascent(self, rows, loss, self.alpha)
+            options = {"natural": "natural", "kl_weight": self.kl_weight}
+        step = ball_ascent(self, rows, self.alpha, self.loss, self.samples, kappa=self.kappa, **options)
         for restart in range(self.restarts):
             part, where = (rows, None) if restart == 0 else rows.unfooled()
             part.x_adv = start(self, part, restart)
-            ascend(part, self.steps, step)
+            ascend(self, part, self.steps, step)
             if where is not None:
                 rows.put(where, part)
+
+
+@dataclass(frozen=True)
+class TPGD(PGD):
+    """PGD on the divergence from the prediction at x, which needs no label (Zhang et al., 2019, Algorithm 1).
+
+    The start is x with normal noise, at which the divergence has a gradient. All options are those of `PGD`; only two
+    defaults differ. It is untargeted.
+    """
+
+    random_start: Start = "gaussian"
+    loss: str = "kl"
+
+
+@dataclass(frozen=True)
+class EOTPGD(PGD):
+    """PGD on a model that is random, up the mean of several gradients of it (Zimmermann, 2019; Athalye et al., 2018).
+
+    The model draws its own random numbers, a new draw for each forward pass. All options are those of `PGD`; `samples`,
+    the number of gradients, is 2 here.
+    """
+
+    samples: int = field(default=2, kw_only=True)

@@ -1,16 +1,16 @@
 """The Square attack, which asks for nothing but logits."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..losses import margin
-from ._ascend import STEPS, Rows, ascend, predicted
+from ._ascend import STEPS, Rows, ascend, numbers
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -41,6 +41,7 @@ class Square(Attack):
     norm: str = field(default="linf", kw_only=True)
 
     is_random: ClassVar[bool] = True
+    ends_early: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,21 +52,26 @@ class Square(Attack):
         if not 0 < self.p <= 1:
             raise ValueError(f"Square: p must be a share of the pixels, in (0, 1], got {self.p}")
 
+    @property
+    def repeats(self) -> bool:
+        return False
+
     def perturb(self, rows: Rows) -> None:
         if self.norm == "l2" and (rows.x.dim() != 4 or min(rows.x.shape[2:]) < 3):
             shape = tuple(rows.x.shape)
             raise ValueError(f"Square: norm l2 needs images [B, C, H, W] of at least 3 x 3 pixels, got {shape}")
         rows.eps = ops.per_sample("Square", "eps", self.eps, rows.x)
-        start, move = (_stripes, self._paint) if self.norm == "linf" else (_tiles, self._carry)
+        bumps = cache(lambda *how: _bumps(*how).to(rows.x.device, rows.eps.dtype))  # few sizes, and a copy for each
+        start, move = (_stripes, self._paint) if self.norm == "linf" else (_tiles, partial(self._carry, bumps))
         for restart in range(self.restarts):
             part, where = rows.unfooled()
             if len(where) == 0:
                 break
             part.x_adv = self._within(part, start(part, self.seed, 2 * restart))
             part.margin = torch.full_like(part.eps, -torch.inf)
-            _, won = self._judged(part)
+            _, going = self._judged(part)
             queries = self._numbers(rows.x, 2 * restart + 1)
-            ascend(part, self.queries, lambda live, q=queries: move(live, *next(q)), active=~won)
+            ascend(self, part, self.queries, lambda live, number, q=queries: move(live, *next(q)), going)
             rows.put(where, part)
 
     def _paint(self, live: Rows, share: float, places: list[float], signs: Tensor) -> Tensor:
@@ -76,13 +82,15 @@ class Square(Attack):
         wide = min(width, side if side <= height else round(share * width))
         window = _window(places[0], places[1], tall, wide, live.x)
         before = live.x_adv[window].clone()
-        painted = live.x[window] + ops.as_rows(live.eps, live.x) * signs
-        live.x_adv[window] = painted.clamp(*self.bounds).to(live.x.dtype)
-        better, won = self._judged(live)
+        painted = torch.addcmul(live.x[window], ops.as_rows(live.eps, live.x), signs).clamp_(*self.bounds)
+        live.x_adv[window] = painted.to(live.x.dtype)
+        better, going = self._judged(live)
         live.x_adv[window] = torch.where(ops.as_rows(better, live.x), live.x_adv[window], before)
-        return ~won
+        return going
 
-    def _carry(self, live: Rows, share: float, places: list[float], signs: Tensor) -> Tensor:
+    def _carry(
+        self, bumps: Callable[[int, bool], Tensor], live: Rows, share: float, places: list[float], signs: Tensor
+    ) -> Tensor:
         """The perturbation of two windows, and what is left of eps, goes into one, in the shape of two bumps."""
         here, delta = live.x_adv, (live.x_adv - live.x).to(live.eps.dtype)
         height, width = _size(live.x)
@@ -92,14 +100,14 @@ class Square(Attack):
         union[to[-2:]] = union[source[-2:]] = 1
         carried = (delta.square() * union).sum(dim=(2, 3), keepdim=True)
         left = (ops.as_rows(live.eps, here).square() - delta.square().sum(dim=(1, 2, 3), keepdim=True)).clamp(min=0)
-        new = _bumps(side, places[4] < 0.5).to(delta) * signs + _unit(delta[to])
+        new = bumps(side, places[4] < 0.5) * signs + _unit(delta[to])
         new = _unit(new) * (left / delta.shape[1] + carried).sqrt()
         delta[source] = 0
         delta[to] = new
         live.x_adv = self._within(live, delta)
-        better, won = self._judged(live)
+        better, going = self._judged(live)
         live.x_adv = torch.where(ops.as_rows(better, here), live.x_adv, here)
-        return ~won
+        return going
 
     def _within(self, live: Rows, delta: Tensor) -> Tensor:
         """`x` plus `delta` at its full size, eps, in ball and box."""
@@ -110,18 +118,14 @@ class Square(Attack):
         return point
 
     def _judged(self, live: Rows) -> tuple[Tensor, Tensor]:
-        """Whether `x_adv` is better than the best so far, which it then is, and whether it is misclassified."""
-        logits = live.scores()
-        loss, won = margin(logits, live.y, kappa=0).to(live.margin.dtype), live.fooled(predicted(logits))
-        better = won | (loss > live.margin)
-        live.margin = torch.where(better, loss, live.margin)
-        return better, won
+        """Whether `x_adv` is better than the best so far, which it then is, and who is not fooled yet."""
+        _, losses, fooled = live.loss_gradient(live.scores(), "margin", kappa=0.0)
+        return ops.accept(live.margin, losses.to(live.margin.dtype), fooled, live.active)
 
     def _numbers(self, x: Tensor, draw: int) -> Iterator[tuple[float, list[float], Tensor]]:
         """For every query: the share of pixels in a window, five numbers in (0, 1), and a sign for each channel."""
         channels = x.shape[1] if x.dim() > 2 else 1
-        middle = torch.full((self.queries, 5 + channels), 0.5, dtype=torch.float64)
-        table = ops.random_start(middle, torch.arange(self.queries), 0.5, self.seed, draw)
+        table = numbers(torch.arange(self.queries), (5 + channels,), self.seed, draw)
         signs = (table[:, 5:] - 0.5).sign().to(x.device, x.dtype).view(-1, channels, *[1] * max(0, x.dim() - 2))
         for query, places in enumerate(table[:, :5].tolist()):
             yield self.p / 2 ** sum(query > past for past in _HALVINGS), places, signs[query]

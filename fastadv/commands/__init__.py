@@ -4,23 +4,38 @@ from ._compare import Comparison, compare
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
+from ._help import ATTACK, DATA, FILES, NETWORK, RUN, SETTINGS, SPEED, TEST, TRAINING, Group
 from ._landing import LandingTest, land
 from ._launch import broken, joined, launched
 from ._parser import Parser, completion, number
+from ._patch import PatchTest, make_patch
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
+from ._terminal import said_aloud
 from ._train import train
 from ._transfer import transfer_between
+from ._verify import verify_samples
 
 __all__ = [
+    "ATTACK",
+    "DATA",
+    "FILES",
+    "NETWORK",
+    "RUN",
+    "SETTINGS",
+    "SPEED",
+    "TEST",
+    "TRAINING",
     "Comparison",
     "Conduct",
     "CorruptionTest",
     "Data",
     "Diagnosis",
+    "Group",
     "LandingTest",
     "Parser",
+    "PatchTest",
     "Reproduction",
     "Testing",
     "Training",
@@ -33,10 +48,13 @@ __all__ = [
     "land",
     "launched",
     "list_recipes",
+    "make_patch",
     "measure_corruptions",
     "number",
     "report_runs",
     "reproduce",
+    "said_aloud",
     "train",
     "transfer_between",
+    "verify_samples",
 ]

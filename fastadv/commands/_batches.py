@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..data import Dataset
 from ..runs import digest, make_folder, replace_file
 
 _DIGEST = "digest"
@@ -40,7 +39,7 @@ class Batches(MutableMapping[str, dict[str, Tensor]]):
         except Exception:  # numpy and zipfile raise whatever the bytes lead them to
             intact = False
         if not intact:
-            warnings.warn(f"{path} is damaged, or of another version of fastadv: measured again", stacklevel=2)
+            warnings.warn(f"{path} is damaged or from another version of fastadv, and is measured again", stacklevel=2)
             raise KeyError(key)
         return part
 
@@ -62,10 +61,10 @@ def _digest(key: str, part: dict[str, Tensor]) -> str:
     return digest([__version__, key, part])
 
 
-def fingerprint(test: Dataset, *models: nn.Module | None) -> str:
-    """Of the samples and of all weights: batches of another network, or of other data, are no part of an evaluation."""
+def fingerprint(*models: nn.Module | None) -> str:
+    """Of all weights: batches of another network are no part of an evaluation. Samples are stamped batch by batch."""
     digest = hashlib.blake2b(digest_size=8)
     state = [value for model in models if model for value in model.state_dict().values()]
-    for tensor in (test.x, test.y, *(value for value in state if isinstance(value, Tensor))):
+    for tensor in (value for value in state if isinstance(value, Tensor)):
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -4,7 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .. import report
-from ..data import CORRUPTIONS, EXTRA, Dataset, corrupted, find_cifar10_c, load_cifar10_c
+from ..data import (
+    CORRUPTIONS,
+    EXTRA,
+    Placed,
+    Samples,
+    Stream,
+    corrupted,
+    find_cifar_c,
+    load_cifar10_c,
+    load_cifar100_c,
+)
 from ..evaluation import corruption_accuracy
 from ..info import environment
 from ..runs import Run, load_checkpoint
@@ -19,13 +29,14 @@ class CorruptionTest(Data):
     """Which corruptions of which images.
 
     Args:
-        data: other data than those the network was trained with.
-        folder: where the files of the data set are, or, for cifar10, those of CIFAR-10-C, which are taken then.
-        corruptions: which, with commas between; by default all 19.
-        severities: of 1 to 5, with commas between.
-        limit: how many test images, from the first on; 0 takes all.
-        seed: of the corruptions; what is published as files has no choice.
-        at_once: images at a time; it decides memory and speed only.
+        data: other data than those of training.
+        folder: where the files of the data set are. For cifar10 and cifar100 it may hold the files of CIFAR-10-C or
+            CIFAR-100-C, which are used then.
+        corruptions: all 19 corruptions, or some of them with commas between.
+        severities: severities from 1 to 5, with commas between.
+        limit: test images, 0 for all. The first ones are taken.
+        seed: seed of the corruptions. It does not apply to published files.
+        at_once: images at a time. It changes memory and speed only.
     """
 
     data: str | None = None
@@ -42,23 +53,25 @@ class CorruptionTest(Data):
                 raise ValueError(unknown("corruption", name, CORRUPTIONS))
         for severity in listed(self.severities):
             if severity not in ("1", "2", "3", "4", "5"):
-                raise ValueError(f"severities must be of 1 to 5, with commas between, got {self.severities!r}")
+                raise ValueError(f"severities must be numbers from 1 to 5 with commas between, got {self.severities!r}")
         if not (listed(self.corruptions) and listed(self.severities)):
             raise ValueError("corruptions and severities must not be empty: leave them out to take all")
 
     def published(self) -> bool:
-        """Whether files of CIFAR-10-C are taken."""
-        return self.data == "cifar10" and self.folder is not None and find_cifar10_c(self.folder) is not None
+        """Whether files of CIFAR-10-C or CIFAR-100-C are taken."""
+        known = self.data in ("cifar10", "cifar100") and self.folder is not None
+        return known and find_cifar_c(self.data, self.folder) is not None
 
-    def samples(self, found: Dataset) -> Dataset:
+    def samples(self, found: Placed | Stream) -> Placed | Stream:
         return (found.take(self.limit) if self.limit else found).to(self.pick_device())
 
-    def sets(self, test: Dataset | None) -> Iterator[tuple[str, int, Dataset]]:
+    def sets(self, test: Placed | Stream | None) -> Iterator[tuple[str, int, Samples]]:
         """Every corruption at every severity, of the images `test`, or as published where there are none."""
+        published = load_cifar10_c if self.data == "cifar10" else load_cifar100_c
         for name in listed(self.corruptions):
             for severity in map(int, listed(self.severities)):
                 if test is None:
-                    yield name, severity, self.samples(load_cifar10_c(self.folder, name, severity))
+                    yield name, severity, self.samples(published(self.folder, name, severity))
                 else:
                     yield name, severity, corrupted(test, name, severity, self.seed, self.at_once)
 
@@ -71,7 +84,7 @@ class CorruptionTest(Data):
 
 def measure_corruptions(checkpoint: str, options: CorruptionTest, out: str) -> None:
     """``fastadv corruptions CHECKPOINT``: accuracy under common corruptions."""
-    options = options.named(load_checkpoint(checkpoint).get("data"), checkpoint)
+    options = options.named(load_checkpoint(checkpoint), checkpoint)
     test = None if options.published() else options.samples(options.load("test"))
     first = next(options.sets(test))[2]  # what is wrong with the files or the images shows before a folder is made
     model, _ = load_network(checkpoint, first)
@@ -80,14 +93,14 @@ def measure_corruptions(checkpoint: str, options: CorruptionTest, out: str) -> N
     count = len(listed(options.corruptions)) * len(listed(options.severities))
     with progress("evaluating", "sets") as step:
 
-        def sets() -> Iterator[tuple[str, int, Dataset]]:
+        def sets() -> Iterator[tuple[str, int, Samples]]:
             for done, each in enumerate(options.sets(test)):
                 step(done, count)
                 yield each
 
         found = corruption_accuracy(model, sets(), test, batch_size=options.at_once)
-    kind = "CIFAR-10-C" if test is None else f"corrupted here, -C style, from {test.name}"
-    title = f"accuracy in % on {len(first)} test images: {kind}"
+    kind = first.name.partition(",")[0] if test is None else f"corrupted here, -C style, from {test.name}"
+    title = f"accuracy in % on {first.count or 'all'} test images: {kind}"
     console.print(report.corruptions_table(found, options.means(), title))
     written = [report.write_corruptions(found, options.means(), folder / "corruptions.csv")]
     written += drawn(report.plot_corruptions, found, title, folder / "corruptions.png")

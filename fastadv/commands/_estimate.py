@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..attacks import ANPGD, EPGD, PGD, DeepFool, FriendlyPGD
-from ..data import Dataset
+from ..data import Placed
 from ..trainers import AttackMethod, Madry, Method, Standard, Stopped, fit
 from ._plan import TrainingPlan, watch
 from ._settings import Training
@@ -77,7 +77,7 @@ def estimate(plan: TrainingPlan) -> Estimate:
     """
     method, options, train, held_out = plan.method, plan.options, plan.train, plan.held_out
     if options.minutes:
-        raise ValueError(f"training for {options.minutes:g} minutes takes as long: leave out minutes, or estimate")
+        raise ValueError(f"training with minutes {options.minutes:g} takes that long: leave out minutes or estimate")
     model = plan.build()
     first, _ = timed(method, copy.deepcopy(model), train, options)
     normal, _ = timed(Standard(), model, train, options)
@@ -87,13 +87,13 @@ def estimate(plan: TrainingPlan) -> Estimate:
     if held_out:
         some = held_out.take(200)
         started = time.perf_counter()
-        watch(some)(model)
+        watch(some, plan.label)(model)
         validation = (time.perf_counter() - started) * len(held_out) / len(some) * options.epochs
     steps = options.epochs * -(-len(train) // options.batch_size)
     return Estimate(steps, first, step, gradients, max(0.0, two - normal) / 2, _most(method), validation)
 
 
-def timed(method: Method, model: nn.Module, train: Dataset, options: Training) -> tuple[float, float]:
+def timed(method: Method, model: nn.Module, train: Placed, options: Training) -> tuple[float, float]:
     """Seconds of a step, the median, and gradients a sample."""
     method, ticks, gradients = copy.deepcopy(method), [], []
 

@@ -1,19 +1,20 @@
 """``fastadv evaluate``."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .. import report
+from .._processes import rank, shared
 from ..attacks import Attack
+from ..attacks._tuned import check_format
 from ..data import Dataset
-from ..evaluation import evaluate, swept_curve
+from ..evaluation import SampleFolder, SavedSamples, evaluate, open_saved, swept_curve
 from ..info import environment
 from ..runs import Run
-from ..trainers import rank
 from ._batches import Batches, fingerprint
-from ._launch import shared
 from ._networks import load_model, trained_on
 from ._parser import number
 from ._plan import EvaluationPlan, plan_evaluation
@@ -27,27 +28,43 @@ class Conduct:
     """How an evaluation is carried out.
 
     Args:
-        transfer_from: the model that samples are made on, named like the one evaluated.
-        sweep: budgets with commas between; accuracy at each of them, under the attacks that have one, is drawn, too.
-        steps: numbers with commas between; accuracy at each of them, under the attacks that have a budget and steps, is
-            drawn, too. Sizes of steps that do not follow their number stay as they are.
-        checks: on how many samples the checks for gradient masking and mistakes are made; 0 for none.
-        out: a new folder for tables and figures.
-        resume: go on with the evaluation in --out, where there is one, without its finished batches.
+        transfer_from: model that the attacked samples are made on. It is named like the one evaluated.
+        mean: subtracted from every pixel before a model from elsewhere sees it. One number, or one a channel such as
+            0.49,0.48,0.45. Runs have their own.
+        std: divides the result, likewise.
+        sweep: budgets at which accuracy is also measured. They apply to the attacks that have one.
+        steps: numbers of attack steps at which accuracy is also measured. They apply to the attacks that have a budget
+            and steps. Step sizes that do not follow the number of steps stay as they are.
+        checks: samples for the checks for gradient masking, 0 for none. The checks look for mistakes in data and model,
+            too.
+        memory_format: layout of images: contiguous, channels_last, preserve or auto. It changes speed and rounding
+            only. ``preserve`` leaves them as the data set has them, which is channels_last on CPUs.
+            ``auto`` times both where that takes at most 2 % of the evaluation, and is ``preserve`` otherwise.
+        save_samples: new folder for the clean and the adversarial samples, which fastadv verify checks.
+        samples_as: files of saved samples: npz, safetensors or png. PNG has 8 bits; its samples are measured again
+            after rounding.
+        out: new folder for tables and figures.
+        resume: continue the evaluation in --out. Finished batches are not measured again.
     """
 
     transfer_from: str | None = None
+    mean: float | list[float] = 0.0
+    std: float | list[float] = 1.0
     sweep: str = ""
     steps: str = ""
     checks: int = 64
+    memory_format: str = "auto"
+    save_samples: str | None = None
+    samples_as: Literal["npz", "safetensors", "png"] = "npz"
     out: str | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
         if self.resume and not self.out:
-            raise ValueError("resume needs --out, the folder of the evaluation to go on with")
+            raise ValueError("resume needs --out, the folder of the evaluation to continue")
         if self.checks < 0:
             raise ValueError(f"checks must be a number of samples, or 0 for none, got {self.checks}")
+        check_format(self.memory_format)
         self.budgets()
         self.numbers()
 
@@ -99,22 +116,37 @@ def plan_sweeps(options: Conduct, plan: EvaluationPlan) -> Sweeps:
 def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct) -> None:
     """``fastadv evaluate MODEL``, on the data it was trained with unless others are named; under torchrun, by all."""
     trained = trained_on(given)
-    source = source.named(trained.get("data"), given)
+    source = source.named(trained, given)
     plan = plan_evaluation(testing, source, trained.get("eps"))
     sweeps, test = plan_sweeps(options, plan), plan.test
-    model, name = load_model(given, test)
+    model, name = load_model(given, test, options.mean, options.std)
     other = load_model(options.transfer_from, test)[0] if options.transfer_from else None
     train = training_data(source, trained.get("data")) if options.checks else None
+    samples = None
+    if options.save_samples:
+        samples = SampleFolder(options.save_samples, options.samples_as, resume=options.resume)
+        samples.check(test)
     folder = Path(options.out) if options.out else None
     if folder:
         config = as_yaml(source, plan.testing, options, checkpoint=given)
         run = shared(lambda: Run(folder, config, environment(), resume=options.resume))
         folder = run.folder
     say(f"{name}: {plan.budgets}")
-    kept = Batches(folder / "batches" / fingerprint(test, model, other)) if folder else None
-    found = plan.measure(model, name, source=other, checks=options.checks, train=train, kept=kept)
+    kept = Batches(folder / "batches" / fingerprint(model, other)) if folder else None
+    how = {
+        "checks": options.checks,
+        "memory_format": options.memory_format,
+        "train": train,
+        "kept": kept,
+        "save": samples,
+    }
+    found = plan.measure(model, name, source=other, **how)
     if rank():
         return
+    if samples:
+        for line in rounding_in_words(open_saved(samples.folder)):
+            say(line)
+        say(f"samples written: {samples.folder}; check them with fastadv verify {samples.folder} --model {given}")
     entry = report.Entry(name, found)
     console.print(report.attacks_table([entry]))
     if folder:
@@ -130,6 +162,22 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
         draw_sweep(report.steps_rows(at), "steps", "the steps", folder)
 
 
+def rounding_in_words(saved: SavedSamples) -> Iterator[str]:
+    """What rounding to 8 bits changed, where samples were rounded."""
+    sets = saved.manifest["sets"]
+    clean = sets["clean"].get("rounding")
+    if clean is None:
+        return
+    low, high = saved.manifest["bounds"]
+    levels = 255 * clean["largest_change"] / (high - low)
+    if levels > 1e-3:
+        yield f"8 bits: clean samples moved by up to {levels:.2g} grey levels; sizes are from where they are now"
+    for name in saved.attacks:
+        lost = sets[name]["rounding"]
+        successes, left = lost["successes_lost"], lost["left_the_budget"]
+        yield f"8 bits: of {name}, {successes} samples are adversarial no more, and {left} left the budget"
+
+
 def draw_sweep(rows: Sequence[tuple], name: str, what: str, folder: Path | None) -> None:
     """Prints accuracies over `what` was swept, and writes and draws them in `folder`."""
     console.print(report.records_table(rows, f"accuracy over {what}, and its 95% interval"))
@@ -140,10 +188,13 @@ def draw_sweep(rows: Sequence[tuple], name: str, what: str, folder: Path | None)
 
 
 def training_data(source: Data, name: str | None) -> Dataset | None:
-    """The training half of the data called `name`, or of `source`; None where that is not there."""
+    """The training half of the data called `name`, or of `source`; None where that is not there, or not in memory."""
     try:
         known = dataclasses.replace(source, data=name or source.data, download=False, device="cpu")
-        return known.load("train")
+        found = known.load("train")
+        if isinstance(found, Dataset):
+            return found
+        raise ValueError(f"{found.name} is read while it is used, and reading all of it takes long")
     except (OSError, ValueError, ImportError) as error:
-        say(f"not checked whether test samples are training samples: {str(error).splitlines()[0]}")
+        say(f"cannot check whether test samples are training samples: {str(error).splitlines()[0]}")
         return None

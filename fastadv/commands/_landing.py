@@ -10,6 +10,7 @@ from ..evaluation import gradient_norms, landing, weight_norms
 from ..info import environment
 from ..runs import Run, load_checkpoint
 from ._networks import load_network
+from ._plan import samples_in_words
 from ._settings import Data, as_yaml, check_samples, first
 from ._terminal import console, drawn, say
 
@@ -19,14 +20,14 @@ class LandingTest(Data):
     """Which attack on which samples.
 
     Args:
-        data: other data than those the network was trained with.
-        eps: L-infinity budget of PGD, from a random start; by default the one of training, or the data set's usual one.
-            DRA, drawn beside it, has a mean change of eps/2.55, as strong on a network trained normally where it was
-            published.
-        alpha: PGD's step size; by default eps/10.
-        steps: its steps.
-        limit: how many test samples, from the first on; 0 takes all.
-        at_once: test samples attacked at a time; it decides memory and speed only.
+        data: other data than those of training.
+        eps: L-infinity budget of PGD. PGD starts at random. By default it is the one of training, or the data set's
+            usual one. DRA, drawn beside it, has a mean change of eps/2.55, as strong on a network trained normally
+            where it was published.
+        alpha: step size of PGD. By default eps/10.
+        steps: steps of PGD.
+        limit: test samples, 0 for all. The first ones are taken.
+        at_once: test samples attacked at a time. It changes memory and speed only.
     """
 
     data: str | None = None
@@ -47,7 +48,7 @@ class LandingTest(Data):
 def land(checkpoint: str, options: LandingTest, out: str) -> None:
     """``fastadv landing CHECKPOINT``: where PGD moves samples; norms of weights and gradients; noise of PGD and DRA."""
     trained = load_checkpoint(checkpoint)
-    options = options.named(trained.get("data"), checkpoint)
+    options = options.named(trained, checkpoint)
     test = options.load("test")
     test = test.take(options.limit) if options.limit else test
     options = dataclasses.replace(options, eps=first(options.eps, trained.get("eps"), usual_eps(options.data, test)))
@@ -57,11 +58,12 @@ def land(checkpoint: str, options: LandingTest, out: str) -> None:
     run = Run(out, as_yaml(options), environment())
     folder = run.folder
     found = landing(model, test, attacks["PGD"], batch_size=options.at_once)
-    title = f"PGD-{options.steps} at eps {options.eps:g} on {len(test)} test samples of {test.name}"
+    title = f"PGD-{options.steps} at eps {options.eps:g} on {samples_in_words(test)}"
     console.print(report.records_table(found.rows, title))
     console.print(report.records_table(norms, "norms of the weights in the last layer"))
     gradients = gradient_norms(model, test, batch_size=options.at_once).rows
-    console.print(report.records_table(gradients, "squared L2 norms of the loss gradient at the samples"))
+    about = "squared L2 norms of the loss gradient at the samples, and the root of their mean"
+    console.print(report.records_table(gradients, about))
     written = [
         report.write_records(found.rows, folder / "landing.csv"),
         report.write_confusion(found.confusion, test.classes, folder / "confusion.csv"),

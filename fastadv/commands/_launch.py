@@ -2,18 +2,15 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from ..trainers import processes, rank
+from .._processes import rank
 from ._terminal import console
-
-T = TypeVar("T")
 
 
 def launched() -> bool:
@@ -45,19 +42,3 @@ def joined() -> Iterator[None]:
 def broken(error: RuntimeError) -> bool:
     """Whether it says that processes cannot reach each other; gloo raises no type of its own."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def shared(make: Callable[[], T]) -> T:
-    """What `make` gives in the first process, in all of them; raises what it raises there."""
-    if processes() == 1:
-        return make()
-    box: list[object] = [None, None]
-    if rank() == 0:
-        try:
-            box[0] = make()
-        except Exception as error:  # for all to raise
-            box[1] = error
-    dist.broadcast_object_list(box)
-    if isinstance(box[1], Exception):
-        raise box[1]
-    return box[0]

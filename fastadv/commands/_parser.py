@@ -1,5 +1,6 @@
 """The parser of flags and YAML files: exact names, fractions, and one line for what is wrong."""
 
+import argparse
 import difflib
 import functools
 import operator
@@ -10,10 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
+from jsonargparse._actions import NonParsingAction
 from jsonargparse.typing import register_type
 from torch import Tensor
 
 from ..attacks import ATTACKS
+from ._help import Group, help_text
 
 _PLAIN = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FRACTION = re.compile(rf"\s*([+-]?{_PLAIN})\s*(?:/\s*({_PLAIN})\s*)?")
@@ -34,13 +37,35 @@ def number(text: Any) -> float:
     raise ValueError(f"{text!r} is no number: write 0.1, 1e-3 or a fraction such as 8/255")
 
 
+class Numbers(float):
+    """How a flag or a YAML file writes a float or several: 0.5, or 0.49,0.48,0.45."""
+
+    shown = "X,..."
+
+
+def numbers(text: Any) -> float | list[float]:
+    """The float or floats that `text` is, which commas are between. Raises ValueError for what is none."""
+    several = text.strip("[] ").split(",") if isinstance(text, str) and re.search(r"[\[,]", text) else text
+    return [number(each) for each in several] if isinstance(several, list) else number(text)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 register_type(Number, float, number, type_check=lambda value, _: type(value) is float)
+register_type(
+    Numbers,
+    lambda value: value,
+    numbers,
+    type_check=lambda value, _: all(type(each) is float for each in _listed(value)),
+)
 
 
 def _as_written(hint: Any) -> Any:
-    """What flags and YAML files have for the type `hint`: `Number` for float, and no tensors."""
-    if hint is float:
-        return Number
+    """What flags and YAML files have for the type `hint`: `Number` for float, `Numbers` for several, no tensors."""
+    if hint in (float, float | list[float]):
+        return Number if hint is float else Numbers
     origin, parts = get_origin(hint), tuple(_as_written(part) for part in get_args(hint) if part is not Tensor)
     if origin in (Union, types.UnionType):
         return functools.reduce(operator.or_, parts)
@@ -64,28 +89,39 @@ def _typed(text: str) -> str:
     return re.sub(r"(?<![\w/-])--[a-z][\w.]*", lambda flag: flag[0].replace("_", "-"), text)
 
 
-class _Help(jsonargparse.DefaultHelpFormatter):
-    """Flags as they are typed, and a usage of one line: all of them are listed below it."""
+class _HelpAll(NonParsingAction):
+    """``--help-all``: every option."""
 
-    def _format_usage(self, usage: str | None, actions: Iterable[Any], *args: Any, **kwargs: Any) -> str:
-        self._prog = self._prog.replace(" [options]", "")
-        positionals = [action for action in actions if not action.option_strings]
-        line = super()._format_usage(usage, positionals, *args, **kwargs)
-        return line.replace(self._prog, f"{self._prog} [options]", 1)
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs | {"nargs": 0, "default": argparse.SUPPRESS})
 
-    def format_help(self) -> str:
-        return _typed(super().format_help())
+    def __call__(self, parser: "Parser", *_: Any) -> None:
+        print(parser.format_help(whole=True), end="")
+        parser.exit()
 
 
 class Parser(jsonargparse.ArgumentParser):
     """Flags are written whole, --batch-size or --batch_size, and methods friendly-trades or friendly_trades.
 
-    What is wrong is told in one line on standard error, with exit status 2.
+    Errors are one line on standard error, with exit status 2. `help_groups` order the options in the help, which ends
+    with `examples`.
     """
 
+    help_groups: Sequence[Group] = ()
+    examples: Sequence[str] = ()
+
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _Help} | kwargs)
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
         self._negative_number_matcher = re.compile(rf"-{_FRACTION.pattern}$")  # what is a value and no flag
+
+    def arrange(self, groups: Sequence[Group], examples: Sequence[str]) -> None:
+        """Orders the help, and adds ``--help-all``, which lists what ``--help`` leaves out."""
+        self.help_groups, self.examples = groups, examples
+        self.add_argument("--help_all", action=_HelpAll, help="Show all options and exit.")
+
+    def format_help(self, formatter: Any = None, whole: bool = False) -> str:
+        """The help: the most used options in groups, or the `whole` of them."""
+        return help_text(self, self.help_groups, self.examples, whole)
 
     def _add_signature_parameter(self, container: Any, nested_key: str | None, param: Any, *args: Any, **kwargs: Any):
         param.annotation = _as_written(param.annotation)
@@ -124,7 +160,9 @@ class Parser(jsonargparse.ArgumentParser):
             of = functools.reduce(lambda parser, command: parser._subcommands_action.choices[command], commands, self)
             of.error(f"{of._shown(name)} is missing")
         program = self.prog.replace(" [options]", "")
-        print(f"fastadv: {_typed(self._told(message))} ({program} --help lists all options)", file=sys.stderr)
+        commands = self._subcommands_action
+        all_of_them = f"--help lists all {commands.dest}s" if commands else "--help-all lists all options"
+        print(f"fastadv: {_typed(self._told(message))} ({program} {all_of_them})", file=sys.stderr)
         self.exit(2)
 
     def _told(self, message: str) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..attacks import Attack, DeepFool
-from ..data import AUGMENTATIONS, Dataset, check_halves, usual_eps
-from ..evaluation import Evaluation, Finding, evaluate, fitted
+from ..data import AUGMENTATIONS, Placed, Stream, check_halves, usual_eps
+from ..evaluation import Evaluation, Finding, evaluate
 from ..trainers import Method, processes
 from ._networks import build_network, load_weights
 from ._settings import Data, Testing, Training, first
@@ -18,13 +18,16 @@ from ._terminal import progress
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training run: `method` on `train` as `options` say; `held_out` is measured every epoch. See `plan_training`."""
+    """A training run: `method` on `train` as `options` say; `held_out` is measured every epoch, `label` is what attacks
+    on it move away from. See `plan_training`.
+    """
 
     name: str
     method: Method
     options: Training
-    train: Dataset
-    held_out: Dataset | None
+    train: Placed
+    held_out: Placed | None
+    label: str = "true"
 
     def build(self) -> nn.Module:
         """The network as training starts, on the device of the data: new, or with the `weights` of another run."""
@@ -38,22 +41,28 @@ class TrainingPlan:
     @property
     def watch(self) -> Callable[[nn.Module], dict[str, float]] | None:
         """What measures a network on the held-out samples; None without any."""
-        return watch(self.held_out) if self.held_out else None
+        return watch(self.held_out, self.label) if self.held_out else None
 
 
-def watch(held_out: Dataset) -> Callable[[nn.Module], dict[str, float]]:
-    """What measures a network on `held_out`; in several processes, each has a part."""
+def watch(held_out: Placed, label: str) -> Callable[[nn.Module], dict[str, float]]:
+    """What measures a network on `held_out`, attacked away from `label`; in several processes, each has a part."""
 
     def avg_aa(model: nn.Module) -> dict[str, float]:
-        how = {"batch_size": min(500, -(-len(held_out) // processes())), "checks": 0, "processes": processes() > 1}
+        how = {"batch_size": min(500, -(-len(held_out) // processes())), "processes": processes() > 1}
+        # What training goes by must not depend on a clock.
+        how |= {"label": label, "checks": 0, "memory_format": "preserve"}
         found = evaluate(model, held_out, {"deepfool": DeepFool(steps=10)}, **how)
         return {"avg_aa": found.results["deepfool"].curve.average(1.0), "held_out_accuracy": found.clean}
 
     return avg_aa
 
 
-def plan_training(name: str, method: Method, options: Training, data: Dataset | None = None) -> TrainingPlan:
+def plan_training(
+    name: str, method: Method, options: Training, data: Placed | None = None, label: str = "true"
+) -> TrainingPlan:
     """The run of `method`, called `name`, at the budget of `options`, on `data` or on what `options` name.
+
+    `label`: what the attack on held-out samples moves away from, as in the evaluation.
 
     Raises ValueError where network, weights, augmentation or split cannot take the data, or the attack the budget.
     """
@@ -62,13 +71,13 @@ def plan_training(name: str, method: Method, options: Training, data: Dataset | 
         method = method.at(options.eps)
     train, held_out = split(data, options.held_out)
     if augment := AUGMENTATIONS[options.augment]:
-        augment(train.x[:1], torch.zeros(1, dtype=torch.int64, device=train.device), options.seed)
-    plan = TrainingPlan(name, method, options, train, held_out)
+        augment(train.first(1).x, torch.zeros(1, dtype=torch.int64, device=train.device), options.seed)
+    plan = TrainingPlan(name, method, options, train, held_out, label)
     plan.build()
     return plan
 
 
-def split(data: Dataset, held_out: int) -> tuple[Dataset, Dataset | None]:
+def split(data: Placed, held_out: int) -> tuple[Placed, Placed | None]:
     """What is trained on, and the last `held_out` samples; None for 0. Raises ValueError where one lacks classes."""
     if not held_out:
         return data, None
@@ -87,12 +96,12 @@ def split(data: Dataset, held_out: int) -> tuple[Dataset, Dataset | None]:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """A measurement: `attacks` at the budget `eps` on `test`. See `plan_evaluation`.
+    """A measurement: `attacks` at the budget `eps`, a share of the data's range, on `test`. See `plan_evaluation`.
 
     `trained`: the budget that the network was trained at; None where it was trained at none, or that is not known.
     """
 
-    test: Dataset
+    test: Placed | Stream
     attacks: Mapping[str, Attack]
     eps: float
     trained: float | None
@@ -103,7 +112,12 @@ class EvaluationPlan:
         """How many samples are attacked at a time, the most."""
         if self.testing.at_once != "auto":
             return self.testing.at_once
-        return len(self.test) if self.test.device.type == "cuda" else 500
+        return self.test.count or 500 if self.test.device.type == "cuda" else 500
+
+    @property
+    def samples(self) -> str:
+        """The test samples in words."""
+        return samples_in_words(self.test)
 
     @property
     def budgets(self) -> str:
@@ -135,7 +149,7 @@ def plan_evaluation(
     trained: float | None,
     *,
     given: float | None = None,
-    train: Dataset | None = None,
+    train: Placed | None = None,
 ) -> EvaluationPlan:
     """The measurement of a network trained at the budget `trained`, on the test half of `source`.
 
@@ -147,6 +161,10 @@ def plan_evaluation(
     if train:
         check_halves(train, test)
     eps = first(testing.eps, given, trained, usual_eps(source.data, test))
-    attacks = {name: fitted(attack, test, seed=0) for name, attack in testing.chosen().items()}
-    attacks = {name: attack.at(eps) if attack.has_budget else attack for name, attack in attacks.items()}
+    attacks = {name: attack.at(eps) if attack.has_budget else attack for name, attack in testing.chosen().items()}
     return EvaluationPlan(test, attacks, eps, trained, dataclasses.replace(testing, eps=eps))
+
+
+def samples_in_words(test: Placed | Stream) -> str:
+    """How many of which data are tested on."""
+    return f"{'the' if test.count is None else test.count} test samples of {test.name}"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,11 @@ import yaml
 
 from .. import models
 from ..attacks import ATTACKS, Attack, MultiAttack
-from ..data import AUGMENTATIONS, Dataset, load
+from ..data import AUGMENTATIONS, Dataset, Framing, Placed, Samples, Stream, open_samples
 from ..evaluation import PROTOCOL
+from ..memory import give_freed_memory_back
 from ..trainers import Settings
+from ._functions import is_function, samples_from
 from ._loggers import LOGGERS
 from ._parser import unknown
 
@@ -24,27 +27,42 @@ class Data:
     """Which data.
 
     Args:
-        data: cifar10, cifar100, fashion-mnist, fashion-mnist-mini (inside the package), mnist, svhn, two-circles, the
-            path of an .npz file with x_train, y_train, x_test, y_test, or of a folder with images in train/CLASS and
-            test/CLASS.
-        folder: where the files of the data set are; by default the usual places are searched.
-        download: fetch missing files of the data set, checksummed.
-        device: cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
+        data: data set, file, folder or function. Data sets: cifar10, cifar100, fashion-mnist,
+            fashion-mnist-mini (in the package), mnist, mnist-10k (8,000 and 2,000 of its images), svhn, two-circles,
+            or hf:NAME from Hugging Face. An .npz file holds x_train, y_train, x_test and y_test. A folder holds images
+            in train/CLASS and test/CLASS. A function is package.module:function, which is called with train or test
+            and returns a data set or a DataLoader; its code is run.
+        folder: where the files of the data set are. By default the usual places are searched.
+        download: download missing files of the data set. Their checksums are verified.
+        resize: scale images of a folder or of hf:NAME so that the shorter side has this many pixels. 0 leaves them.
+        crop: cut the middle of this many pixels on both sides out of such images, after --resize. 0 leaves them.
+        device: where to compute: cpu, cuda, cuda:1 ... or auto. ``auto`` takes a GPU where there is one.
     """
 
     data: str = "fashion-mnist-mini"
     folder: str | None = None
     download: bool = False
+    resize: int = 0
+    crop: int = 0
     device: str = "auto"
 
-    def named(self, known: str | None, model: str) -> "Data":
-        """These, or the data called `known` where no others are named. Raises ValueError for neither."""
-        if not (self.data or known):
-            raise ValueError(f"what data {model} is for is not known: name it with --data")
-        return dataclasses.replace(self, data=self.data or known)
+    def named(self, trained: Mapping[str, Any], model: str) -> "Data":
+        """These, or those that a network was `trained` on where no others are named. Raises ValueError for neither."""
+        if not (self.data or trained.get("data")):
+            raise ValueError(f"{model} does not say what data it is for: name them with --data")
+        if self.data:
+            return self
+        how = {name: getattr(self, name) or trained.get(name, 0) for name in ("resize", "crop")}
+        return dataclasses.replace(self, data=trained["data"], **how)
 
-    def load(self, split: Literal["train", "test"]) -> Dataset:
-        found = load(self.data, split, folder=self.folder, download=self.download)
+    def load(self, split: Literal["train", "test"]) -> Placed | Stream:
+        framing = Framing(self.resize, self.crop)
+        if is_function(self.data):
+            found = samples_from(self.data, split, framing)
+        else:
+            found = open_samples(self.data, split, folder=self.folder, download=self.download, framing=framing)
+        if not isinstance(found, Dataset):
+            give_freed_memory_back()
         return found.to(self.pick_device())
 
     def pick_device(self) -> torch.device:
@@ -63,32 +81,38 @@ class Training(Data, Settings):
     """How to train.
 
     Args:
-        model: the network, a name from fastadv.models.
-        mean: what is subtracted from every pixel before the network sees it.
-        std: what the difference is divided by; 0.5 and 0.5 show images in [0, 1] to the network as [-1, 1].
-        cosine: the scale of a head of cosines in place of the last linear layer, 5 for spat; 0 leaves that as it is.
-        weights: a run, whose network training starts from.
-        augment: random changes of the images; none, crop-flip (4 pixels of 0), crop-flip-grey (of 0.5),
-            crop-flip-reflect, crop-flip-edge or shift-flip.
-        per_class: how many training samples of each class, from the first on; 0 takes all.
-        held_out: so many training samples, the last ones, are set aside; avg-AA(1) is measured on them every epoch, and
-            watched.
-        out: the run folder, which must not exist; by default one under runs/, named after the run.
-        resume: true or auto; go on from the last checkpoint of the run in --out, where there is one.
-        save_every: steps between checkpoints within an epoch; 0 saves after epochs only.
-        keep_every: epochs between checkpoints that are kept for good; 0 keeps the last two and the best.
-        log: metrics also to tensorboard, to wandb, or, with a comma between, to both.
-        eps: the L-infinity budget, in training, where the method's attack has one, and in the test; step sizes scale
-            with it. By default the method's own.
-        estimate: only say how long training would take here, from a few steps that are timed.
+        model: network, a name from fastadv.models.
+        mean: mean of pixels, subtracted before the network sees them. One number, or one a channel such as
+            0.49,0.48,0.45.
+        std: standard deviation, by which they are then divided, likewise. A mean and std of 0.5 show images in [0, 1]
+            to the network as [-1, 1].
+        cosine: scale of a head of cosines as the last layer, 0 for none. It replaces the last linear layer; spat takes
+            5.
+        weights: run whose network training starts from.
+        augment: random changes of the images. One of none, crop-flip (padded with 4 pixels of 0), crop-flip-grey (of
+            0.5), crop-flip-reflect, crop-flip-edge and shift-flip.
+        classes: train and test on samples of these classes only, numbers or names with commas between. The network has
+            outputs for all classes.
+        per_class: training samples of each class, 0 for all. The first ones are taken.
+        held_out: training samples set aside for validation. They are the last ones. avg-AA(1) is measured on them after
+            every epoch, away from the label that the test's attacks move away from; `patience` and `collapse` watch it.
+        out: new folder of the run. By default it is made under runs/, and named after the run.
+        resume: continue from the last checkpoint in --out. ``auto`` starts anew where there is none.
+        save_every: steps between checkpoints within an epoch. 0 saves after epochs only.
+        keep_every: epochs between checkpoints that are never deleted. 0 keeps the last two and the best.
+        log: send metrics to tensorboard, wandb or both.
+        eps: L-infinity budget in training and test, such as 8/255. It is a share of the data's range; step sizes scale
+            with it. In training it applies to methods whose attack has a budget. By default it is the method's own.
+        estimate: only estimate how long training would take. A few steps are timed for that.
     """
 
     model: str = "lenet5"
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | list[float] = 0.0
+    std: float | list[float] = 1.0
     cosine: float = 0.0
     weights: str | None = None
     augment: str = "none"
+    classes: str = ""
     per_class: int = 0
     held_out: int = 0
     out: str | None = None
@@ -113,10 +137,18 @@ class Training(Data, Settings):
         if (self.patience or self.collapse) and not self.held_out:
             raise ValueError("patience and collapse need samples to measure on: set held_out, or leave them 0")
         if self.resume and not self.out:
-            raise ValueError("resume needs --out, the folder of the run to go on with")
+            raise ValueError("resume needs --out, the folder of the run to continue")
 
-    def training_data(self) -> Dataset:
+    def load(self, split: Literal["train", "test"]) -> Placed | Stream:
+        return of_classes(super().load(split), self.classes)
+
+    def training_data(self) -> Placed:
         found = self.load("train")
+        if not isinstance(found, Placed):
+            raise ValueError(
+                f"{self.data}: training reads samples in an order of its own, which {found.name} does not allow: "
+                "return the data set instead of a loader or an iterable"
+            )
         return found.per_class(self.per_class) if self.per_class else found
 
     def network(self) -> dict[str, Any]:
@@ -138,15 +170,17 @@ class Testing:
     """How to evaluate.
 
     Args:
-        attacks: which attacks, with commas between: deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
-            within eps/2) as in the Blind AT paper; autoattack, square or any other with its usual settings.
-        eps: budget of the attacks that have one; by default the one that the network was trained at, or, where it was
-            trained at none, the data set's usual one (see `fastadv.data.usual_eps`).
-        theta: average adversarial accuracy is taken over budgets from 0 to theta, RMS norm.
-        limit: how many test samples, from the first on; 0 takes all.
-        label: attacks move away from the true label, or from the model's own prediction (as in the Blind AT paper).
-        at_once: test samples attacked at a time, fewer where they do not fit into memory; it decides memory and speed
-            only. auto begins with all of them on a GPU, and takes 500 on a CPU.
+        attacks: attacks, such as pgd,square. deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
+            within eps/2) are those of the Blind AT paper; autoattack, square and all others have their usual settings.
+        eps: budget of the attacks, such as 8/255. It is a share of the data's range. By default it is the one of
+            training, or the data set's usual one where the network was trained at none (see `fastadv.data.usual_eps`).
+        theta: average adversarial accuracy is over budgets up to this one. Budgets are RMS norms, as shares of the
+            data's range.
+        limit: test samples, 0 for all. The first ones are taken.
+        label: attack away from the true label or the prediction. ``pred`` is the model's own prediction, as in the
+            Blind AT paper.
+        at_once: test samples attacked at a time. Take fewer if memory runs out. It changes memory and speed only.
+            ``auto`` begins with all samples on a GPU and with 500 on a CPU.
     """
 
     attacks: str = ",".join(PROTOCOL)
@@ -173,9 +207,26 @@ class Testing:
                 raise ValueError(unknown("attack", name, sorted(known)))
         return {name: known[name] for name in names}
 
-    def samples(self, source: Data) -> Dataset:
+    def samples(self, source: Data) -> Placed | Stream:
         test = source.load("test")
         return test.take(self.limit) if self.limit else test
+
+
+def of_classes(data: Placed | Stream, classes: str) -> Placed | Stream:
+    """The samples of `classes`, numbers or names with commas between; of none, all. Raises ValueError for others."""
+    if not classes:
+        return data
+    return data.only(class_numbers(data, classes))
+
+
+def class_numbers(data: Samples, classes: str) -> list[int]:
+    """The numbers of `classes`, numbers or names with commas between. Raises ValueError for others than `data` has."""
+    known = {name: k for k, name in enumerate(data.classes)}
+    numbers = {str(k): k for k in known.values()} | known  # a digit's name is its number
+    for name in listed(classes):
+        if name not in numbers:
+            raise ValueError(f"unknown class {name!r}: choose among {', '.join(known)}, or their numbers from 0")
+    return [numbers[name] for name in listed(classes)]
 
 
 def check_samples(limit: int, at_once: int) -> None:

@@ -1,52 +1,27 @@
 """What the commands say and show."""
 
+import logging
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from .._progress import bar, figures
+
+__all__ = ["asked_to_stop", "console", "drawn", "figures", "first_line", "progress", "said_aloud", "say"]
 
 console = Console(width=None if sys.stdout.isatty() else 130)
 
 
-@contextmanager
-def progress(title: str, unit: str) -> Iterator[Callable[..., None]]:
-    """A bar with rate and remaining time, advanced by calls of (done, in all); nothing where output is no terminal.
-
-    A third argument, figures on any device, is shown twice a second at the most.
-    """
-    description, rate, said = (
-        TextColumn(text, markup=False)
-        for text in ("{task.description}", f"{{task.fields[rate]:.1f}} {unit}/s", "{task.fields[said]}")
-    )
-    columns = [description, BarColumn(), MofNCompleteColumn(), rate, said]
-    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-    started = time.monotonic()
-    with bar if console.is_terminal else nullcontext():
-        task = bar.add_task(title, total=None, rate=0.0, said="")
-        looked = 0.0
-
-        def step(done: int, total: int, stats: Mapping[str, Any] | None = None) -> None:
-            nonlocal looked
-            now = time.monotonic()
-            if stats and console.is_terminal and now - looked > 0.5:
-                looked = now
-                bar.update(task, said=figures(stats))
-            bar.update(task, completed=done, total=total, rate=done / (now - started))
-
-        yield step
-
-
-def figures(row: Mapping[str, Any]) -> str:
-    """Names and figures, with commas between."""
-    return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in row.items())
+def progress(title: str, unit: str, epochs: int = 0) -> AbstractContextManager[Callable[..., None]]:
+    """A bar below what is said; see `bar`."""
+    return bar(title, unit, epochs, console)
 
 
 @contextmanager
@@ -87,6 +62,22 @@ def drawn(plot: Callable[..., Path], *of: Any) -> list[Path]:
 def first_line(error: Exception) -> str:
     """An error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+@contextmanager
+def said_aloud() -> Iterator[None]:
+    """Within it, what goes to the log ``fastadv`` is said; not what `fit` and `evaluate` tell, which commands show."""
+    handler, log = logging.Handler(), logging.getLogger("fastadv")
+    handler.emit = lambda record: say(record.getMessage())
+    handler.addFilter(lambda record: record.name == log.name)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def say(line: str, style: str = "") -> None:

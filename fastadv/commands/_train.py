@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from .. import report
+from .._processes import rank, shared
 from ..info import environment
 from ..runs import BEST, Run
-from ..trainers import Method, Standard, Stopped, fit, rank
+from ..trainers import Method, Standard, Stopped, fit
 from ._estimate import estimate
-from ._launch import shared
 from ._loggers import LOGGERS
 from ._networks import load_weights
 from ._plan import EvaluationPlan, TrainingPlan, plan_evaluation, plan_training
@@ -24,7 +24,7 @@ History = list[dict[str, float]]
 
 def train(name: str, method: Method, options: Training, testing: Testing) -> None:
     """``fastadv train METHOD``."""
-    plan = plan_training(name, method, options)
+    plan = plan_training(name, method, options, label=testing.label)
     measurement = plan_evaluation(testing, options, plan.method.budget, given=options.eps, train=plan.train)
     if options.estimate:
         say(f"{name}: {estimate(plan)}")
@@ -33,8 +33,9 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
     run = shared(lambda: Run(options.run_folder(name), config, environment(), resume=bool(options.resume)))
     say(f"{name}: {measurement.budgets}")
     model, history = train_one(plan, run)
-    seconds, normal = seconds_per_epoch(history, len(plan.train)), seconds_of_normal_epoch(plan)
-    entry = report.Entry(name, measurement.measure(model.eval(), name), seconds)
+    memory_format = run.settings.get("memory_format", "preserve")
+    seconds, normal = seconds_per_epoch(history, len(plan.train)), seconds_of_normal_epoch(plan, memory_format)
+    entry = report.Entry(name, measurement.measure(model.eval(), name, memory_format=memory_format), seconds)
     if rank() > 0:
         return
     say(
@@ -55,13 +56,16 @@ def train_one(plan: TrainingPlan, run: Run) -> tuple[nn.Module, History]:
         "method": name,
         **options.network(),
         "data": options.data,
+        **{name: value for name in ("resize", "crop") if (value := getattr(options, name))},
         "eps": method.budget,
         "shape": list(train.sample_shape),
         "classes": list(train.classes),
     }
     stopped = shared(run.resumed)
     if stopped and "totals" not in stopped:
-        raise ValueError(f"{run.folder} was written by a fastadv that could not resume: train anew, to another --out")
+        raise ValueError(
+            f"{run.folder} was written by a version of fastadv that could not resume: train again, to another --out"
+        )
 
     for option in method.in_epochs:
         value = getattr(method, option)
@@ -82,9 +86,12 @@ def train_one(plan: TrainingPlan, run: Run) -> tuple[nn.Module, History]:
     def on_save(state: dict[str, Any]) -> None:
         epoch, whole = len(state["history"]), state["step"] == 0
         keep = [f"epoch-{epoch:04d}.pt"] if whole and options.keep_every and epoch % options.keep_every == 0 else []
+        if state["memory_format"] != "preserve":  # which "auto" comes to without timing, and so again
+            run.settle("memory_format", state["memory_format"])
         run.save({**about, **state}, *([BEST] if state["best"] else []), *keep)
 
-    with progress(f"training {name}", "steps") as step, asked_to_stop() as stop:
+    epochs = 0 if options.minutes else options.epochs
+    with progress(name, "steps", epochs) as step, asked_to_stop() as stop:
         try:
             history = fit(
                 model,
@@ -102,7 +109,7 @@ def train_one(plan: TrainingPlan, run: Run) -> tuple[nn.Module, History]:
             if stop():  # asked after the last step, as while validating
                 raise Stopped
         except Stopped:
-            raise Stopped(f"stopped, and all is saved: go on with --resume auto --out {run.folder}") from None
+            raise Stopped(f"stopped and saved: continue with --resume auto --out {run.folder}") from None
     if len(history) < options.epochs and plan.held_out and not options.minutes:
         figure = "avg_aa"
         say(f"{name}: stopped after {len(history)} of {options.epochs} epochs: {figure} no longer rises, or fell")
@@ -112,12 +119,12 @@ def train_one(plan: TrainingPlan, run: Run) -> tuple[nn.Module, History]:
     return model, history
 
 
-def seconds_of_normal_epoch(plan: TrainingPlan, batches: int = 50) -> float:
+def seconds_of_normal_epoch(plan: TrainingPlan, memory_format: str, batches: int = 50) -> float:
     """What an epoch of normal training takes here, from `batches` batches of it on a network of its own."""
     options, train = plan.options, plan.train
     sample = train.take(batches * options.batch_size)
     names = ("batch_size", "optimizer", "weight_decay", "precision", "augment")
-    same = {name: options.fit_settings()[name] for name in names}
+    same = {name: options.fit_settings()[name] for name in names} | {"memory_format": memory_format}
     model, plain = plan.build(), {**same, "epochs": 1, "lr": 0.0}  # weights that stay cannot diverge
     fit(model, Standard(), sample.take(5 * options.batch_size), **plain)  # warm-up
     return fit(model, Standard(), sample, **plain)[0]["seconds"] * len(train) / len(sample)
@@ -135,7 +142,8 @@ def plot_history(name: str, method: Method, history: History, folder: Path) -> N
     if "gradients" in history[0]:
         drawn(report.plot_gradients, {name: history}, folder / "gradients.png")
     if hasattr(method, "histogram"):
-        drawn(report.plot_margins, method.histogram, folder / "margins.png")
+        histograms = {"all": method.histogram, "correctly classified": method.histogram_correct}
+        drawn(report.plot_margins, histograms, folder / "margins.png")
 
 
 def conclude(
@@ -149,7 +157,7 @@ def conclude(
     test, theta = measurement.test, measurement.testing.theta
     console.print(report.table(entries, theta))
     report.write_table(entries, theta, folder / "table.csv")
-    evaluation = report.write_samples(entries, test, theta, folder)
+    evaluation = report.write_samples(entries, theta, folder)
     draw_more()
     results = entries[0].evaluation.results
     for name, result in results.items():

@@ -20,21 +20,21 @@ def transfer_between(given: list[str], source: Data, testing: Testing, out: str)
     if len(given) < 2:
         raise ValueError(f"transfer is between models: give at least two, got {len(given)}")
     trained = [trained_on(each) for each in given]
-    source = source.named(trained[0].get("data"), given[0])
+    source = source.named(trained[0], given[0])
     budgets = {about.get("eps") for about in trained}
     plan = plan_evaluation(testing, source, budgets.pop() if len(budgets) == 1 else None)
     short = [Path(name).name for name in given]
     names = short if len(set(short)) == len(given) else given
     models = {name: load_model(each, plan.test)[0] for name, each in zip(names, given, strict=True)}
     if len(models) < len(given):
-        raise ValueError(f"transfer is between models that differ: {', '.join(given)} has one twice")
+        raise ValueError(f"transfer needs models that differ: {', '.join(given)} has one twice")
     run = Run(out, as_yaml(source, plan.testing, models=given), environment())
     folder = run.folder
     say(plan.budgets)
     with progress("transferring", "batches") as step:
         how = {"label": testing.label, "batch_size": plan.batch_size}
         rows = transfer(models, plan.test, plan.attacks, **how, on_step=step)
-    title = f"accuracy on {len(plan.test)} test samples of {plan.test.name}"
+    title = f"accuracy on {plan.samples}"
     console.print(report.records_table(rows, title))
     written = [report.write_records(rows, folder / "transfer.csv")]
     written += drawn(report.plot_transfer, rows, title, folder / "transfer.png")

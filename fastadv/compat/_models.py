@@ -35,3 +35,8 @@ def drawn(seed: int | None) -> int:
 def seeded(attack: Attack) -> Attack:
     """`attack`, with a number from PyTorch's generator for its seed where it has none and needs one."""
     return attack.seeded(drawn_seed()) if attack.seed is None and attack.is_random else attack
+
+
+def in_range(size: float, norm: str, bounds: tuple[float, float]) -> float:
+    """`size`; in L-infinity no more than the width of the `bounds`, further than which no value moves."""
+    return min(size, bounds[1] - bounds[0]) if norm == "linf" else size

@@ -10,7 +10,7 @@ differs, on purpose:
 - Lines go to ``logging.getLogger("fastadv.autoattack")``, level INFO, and to `log_path`; nothing is printed.
 - The model stays where it is, and batches go there; `device` says where that is if it cannot be seen.
 - `apgd`, `apgd_targeted`, `fab` and `square` hold the published options, and refuse any other. `attacks` takes attacks
-  of fastadv. Norm L1 and TensorFlow models (``is_tf_model``) are not supported.
+  of fastadv. In norm L1 there are `fab` and `fab-t` alone. TensorFlow models (``is_tf_model``) are not supported.
 - Where a logit is NaN, a sample is misclassified, its label is -1, and a warning says so.
 """
 
@@ -18,7 +18,7 @@ import hashlib
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -91,7 +91,7 @@ class AutoAttack:
 
     Args:
         model: images in [0, 1] to logits.
-        norm: ``Linf`` or ``L2``.
+        norm: ``Linf`` or ``L2``; ``L1`` for version ``custom`` with ``fab`` or ``fab-t``.
         eps: budget.
         seed: of all random numbers; None takes one from PyTorch's generator for each evaluation.
         verbose: whether anything is logged.
@@ -115,10 +115,14 @@ class AutoAttack:
         verbose: bool = True,
         attacks_to_run: Sequence[str] = (),
         version: str = "standard",
-        *,
+        is_tf_model: bool = False,
         device: torch.device | str | None = None,
         log_path: str | Path | None = None,
     ):
+        if norm not in ("Linf", "L2", "L1"):
+            raise ValueError(f"AutoAttack: norm must be one of Linf, L2, L1, got {norm!r}")
+        if is_tf_model:
+            raise ValueError("AutoAttack: is_tf_model must be False: models of TensorFlow are not supported")
         self.model, self.norm, self.eps, self.seed, self.verbose = model, norm, eps, seed, verbose
         self.apgd, self.apgd_targeted = APGDOptions(), TargetedAPGDOptions()
         self.fab, self.square = FABOptions(), SquareOptions()
@@ -161,18 +165,18 @@ class AutoAttack:
 
     def _suite(self, seed: int | None) -> dict[str, Attack]:
         """`attacks`, with `seed` where they have none of their own."""
-        known = self._published() | self._own
+        known = self._published() | {name: lambda attack=attack: attack for name, attack in self._own.items()}
         for name in self.attacks_to_run:
             if name not in known or self.attacks_to_run.count(name) > 1:
                 wrong = f"{name!r} twice" if name in known else f"{name!r}, which is none of {', '.join(known)}"
                 raise ValueError(f"AutoAttack: attacks_to_run has {wrong}")
-        suite = {name: known[name] for name in self.attacks_to_run}
+        suite = {name: known[name]() for name in self.attacks_to_run}
         for place, (name, attack) in enumerate(suite.items()):
             if attack.seed is None and seed is not None:
                 suite[name] = replace(attack, seed=seed + place)
         return suite
 
-    def _published(self) -> dict[str, Attack]:
+    def _published(self) -> dict[str, Callable[[], Attack]]:
         norm, apgd, targeted, fab, square = self.norm.lower(), self.apgd, self.apgd_targeted, self.fab, self.square
         every = {"steps": apgd.n_iter, "restarts": apgd.n_restarts, "rho": apgd.rho, "eot": apgd.eot_iter}
         each = {"steps": targeted.n_iter, "restarts": targeted.n_restarts, "rho": targeted.rho}
@@ -181,12 +185,12 @@ class AutoAttack:
         blind = {"queries": square.n_queries, "p": square.p_init, "restarts": square.n_restarts}
         common = {"norm": norm, "seed": None}
         return {
-            "apgd-ce": ours.APGD(self.eps, loss="ce", **every, **common),
-            "apgd-dlr": ours.APGD(self.eps, loss="dlr", **every, **common),
-            "fab": ours.FAB(restarts=fab.n_restarts, **near, **common),
-            "square": ours.Square(self.eps, **blind, **common),
-            "apgd-t": ours.APGDT(self.eps, **each, **common),
-            "fab-t": ours.FABT(restarts=1, targets=fab.n_target_classes, **near, **common),
+            "apgd-ce": lambda: ours.APGD(self.eps, loss="ce", **every, **common),
+            "apgd-dlr": lambda: ours.APGD(self.eps, loss="dlr", **every, **common),
+            "fab": lambda: ours.FAB(restarts=fab.n_restarts, **near, **common),
+            "square": lambda: ours.Square(self.eps, **blind, **common),
+            "apgd-t": lambda: ours.APGDT(self.eps, **each, **common),
+            "fab-t": lambda: ours.FABT(restarts=1, targets=fab.n_target_classes, **near, **common),
         }
 
     def run_standard_evaluation(

@@ -2,6 +2,11 @@
 
 ``load_halves(name)`` gives both halves, which ``check_halves`` has compared.
 
+Data of any size are `Samples`, which evaluations walk over in batches: a `Dataset` is in memory, `Indexed` reads
+samples by their places, and `Stream` takes what a loader gives. ``samples_of(data)`` makes one of these of a
+DataLoader, an iterable of batches, or a data set of PyTorch or Hugging Face; ``open_samples(name, split)`` of a folder
+of images.
+
 ``AUGMENTATIONS`` holds the random changes that training may make to a batch of images (see `augment`), ``CORRUPTIONS``
 those that tests of robustness make (see `corruptions`), of which ``load_cifar10_c`` reads the published images.
 
@@ -12,6 +17,7 @@ reads files from the machine takes ``folder`` and ``download`` as well, and find
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -19,14 +25,18 @@ from typing import Literal
 from .augment import AUGMENTATIONS, Augmentation, CropFlip, ShiftFlip
 from .budgets import usual_eps
 from .cifar import load_cifar10, load_cifar100
-from .cifar_c import find_cifar10_c, load_cifar10_c
+from .cifar_c import find_cifar_c, load_cifar10_c, load_cifar100_c
 from .circles import load_two_circles
 from .corruptions import CORRUPTIONS, EXTRA, corrupt, corrupted
 from .dataset import Dataset, check_halves
 from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
-from .image_folder import load_image_folder
+from .image_folder import load_image_folder, open_image_folder
+from .images import UNCHANGED, Framing
+from .lazy import AnyData, Indexed, Stream, samples_of
 from .mnist import load_mnist
+from .mnist_10k import load_mnist_10k
 from .npz import load_npz
+from .samples import Batch, Placed, Samples
 from .svhn import load_svhn
 
 __all__ = [
@@ -34,19 +44,32 @@ __all__ = [
     "CORRUPTIONS",
     "DATASETS",
     "EXTRA",
+    "AnyData",
     "Augmentation",
+    "Batch",
     "CropFlip",
     "Dataset",
+    "Framing",
+    "Indexed",
+    "Placed",
+    "Samples",
     "ShiftFlip",
+    "Stream",
     "check_halves",
     "corrupt",
     "corrupted",
-    "find_cifar10_c",
+    "find_cifar_c",
     "load",
     "load_cifar10_c",
+    "load_cifar100_c",
     "load_halves",
+    "open_samples",
+    "samples_of",
     "usual_eps",
 ]
+
+IN_MEMORY = 2**30
+"""Images that take no more bytes, as float32, are held in memory by `open_samples`."""
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "cifar10": load_cifar10,
@@ -54,6 +77,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "fashion-mnist": load_fashion_mnist,
     "fashion-mnist-mini": load_fashion_mnist_mini,
     "mnist": load_mnist,
+    "mnist-10k": load_mnist_10k,
     "svhn": load_svhn,
     "two-circles": load_two_circles,
 }
@@ -92,6 +116,55 @@ def load(
     if folder is not None:
         raise ValueError(f"{name} reads no folder: leave folder={str(folder)!r} out")
     return read(split)
+
+
+def open_samples(
+    name: str,
+    split: Literal["train", "test"],
+    *,
+    folder: str | Path | None = None,
+    download: bool = False,
+    framing: Framing = UNCHANGED,
+) -> Placed | Stream:
+    """The data that `load` knows by `name`, on the CPU, and held in memory only where they are small.
+
+    Args:
+        name: as of `load`, or ``hf:NAME``, a data set that Hugging Face's `datasets` finds in its cache, in a folder of
+            this name, or on the hub.
+        split: ``train`` or ``test``.
+        folder: as of `load`.
+        download: as of `load`.
+        framing: how images of a folder, or of Hugging Face, are brought to one size.
+
+    Images of which all fit into `IN_MEMORY` bytes are read at once, others when they are wanted: results are the same.
+    Raises the errors of `load`, and ValueError for a `framing` of other data.
+    """
+    path = Path(name).expanduser()
+    of_folder = name not in DATASETS and path.suffix != ".npz" and path.is_dir()
+    if name.startswith("hf:"):
+        found = _from_hub(name.removeprefix("hf:"), split, framing)
+    elif of_folder and folder is None and split in ("train", "test"):
+        found = open_image_folder(path, split, framing)
+    elif framing != UNCHANGED:
+        raise ValueError(f"resize and crop are for folders of images and hf:NAME, not for {name}: leave them out")
+    else:
+        return load(name, split, folder=folder, download=download)
+    small = isinstance(found, Indexed) and 4 * len(found) * math.prod(found.sample_shape) <= IN_MEMORY
+    return found.held() if small else found
+
+
+def _from_hub(name: str, split: str, framing: Framing) -> Indexed | Stream:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError("hf:NAME needs the package datasets. To fix: pip install datasets") from None
+    try:
+        found = datasets.load_dataset(name, split=split)
+    except Exception as error:  # of files, the network, or a name that is unknown there
+        reason = " ".join(str(error).split())
+        where = datasets.config.HF_DATASETS_CACHE
+        raise ValueError(f"hf:{name} has no {split} data in {where}, as a folder or on the hub: {reason}") from error
+    return samples_of(found, framing, name.rpartition("/")[2])
 
 
 def load_halves(name: str, *, folder: str | Path | None = None, download: bool = False) -> tuple[Dataset, Dataset]:

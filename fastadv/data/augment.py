@@ -43,6 +43,7 @@ class CropFlip:
             raise ValueError(f"CropFlip: fill must be a finite number, {' or '.join(_MODES)}, got {self.fill!r}")
 
     def __call__(self, x: Tensor, ids: Tensor, seed: int) -> Tensor:
+        """New images from `x` [B, C, H, W]; what happens to one depends on `seed` and its id in `ids` [B] alone."""
         across, down, side = _draw("CropFlip", x, ids, seed)
         size, sides = x.shape[2:], [self.padding] * 4
         if self.fill == "reflect" and self.padding >= min(size):
@@ -74,6 +75,7 @@ class ShiftFlip:
             raise ValueError(f"ShiftFlip: shift must be a share of the size, between 0 and 1, got {self.shift}")
 
     def __call__(self, x: Tensor, ids: Tensor, seed: int) -> Tensor:
+        """New images from `x` [B, C, H, W]; what happens to one depends on `seed` and its id in `ids` [B] alone."""
         across, down, side = _draw("ShiftFlip", x, ids, seed)
         height, width = x.shape[2:]
         top, left = ((2 * share - 1) * self.shift * n for share, n in ((down, height), (across, width)))

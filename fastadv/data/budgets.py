@@ -2,15 +2,14 @@
 
 from .dataset import Dataset
 
-_USUAL = {"mnist": 0.3, "fashion-mnist": 0.1, "fashion-mnist-mini": 0.1, "two-circles": 0.1}
+_USUAL = {"mnist": 0.3, "mnist-10k": 0.3, "fashion-mnist": 0.1, "fashion-mnist-mini": 0.1, "two-circles": 0.05}
 
 
 def usual_eps(name: str, data: Dataset) -> float:
-    """The L-infinity budget at which robustness on the data set called `name` is usually measured, in its own units.
+    """The L-infinity budget at which robustness on the data set called `name` is usually measured.
 
-    0.3 for MNIST and 0.1 for Fashion-MNIST; for other `data` 8/255 of their range where they are images with several
-    channels, and a tenth of it where they are not.
+    It is a share of the range of the data, as all budgets of commands are: 0.3 for MNIST, whole or in part, and 0.1 for
+    Fashion-MNIST; for other `data` 8/255 where they are images with several channels, and 0.1 where they are not.
     """
-    low, high = data.bounds
     colour = len(data.sample_shape) == 3 and data.sample_shape[0] > 1
-    return _USUAL.get(name, (8 / 255 if colour else 0.1) * (high - low))
+    return _USUAL.get(name, 8 / 255 if colour else 0.1)

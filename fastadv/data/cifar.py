@@ -1,13 +1,12 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in their binary version."""
 
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .dataset import Dataset, from_pixels
-from .files import PublishedFile, Source, reading, wrong
+from .files import PublishedFile, Source, members, wrong
 
 URL = "https://www.cs.toronto.edu/~kriz"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -62,15 +61,8 @@ class CifarSplit(PublishedFile):
                     contents[name] = stream.read(self._bytes + 1)  # one byte too many shows a longer file
             return contents
         self.check(path)
-        names = {f"{self.folder}/{name}": name for name in self.members}
-        # | passes through it once, in whatever order the members are
-        with reading(path, "no whole archive", "the published one", self.fix), tarfile.open(path, "r|gz") as archive:
-            found = {
-                names[info.name]: archive.extractfile(info).read(self._bytes + 1)
-                for info in archive
-                if info.name in names
-            }
-            return {name: found[name] for name in self.members}
+        names = [f"{self.folder}/{name}" for name in self.members]
+        return dict(zip(self.members, members(path, names, self._bytes + 1, self.fix), strict=True))
 
     @property
     def _bytes(self) -> int:

@@ -16,7 +16,7 @@ severity; what it returns is clipped to [0, 1]. A new one is one function here u
 import difflib
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ from torch import Tensor
 
 from .. import ops
 from .dataset import Dataset
+from .lazy import Stream
+from .samples import Batch, Samples
 
 
 class Corruption(NamedTuple):
@@ -78,11 +80,21 @@ def corrupt(x: Tensor, name: str, severity: int, seed: int = 0, ids: Tensor | No
     return torch.empty_like(x).copy_(found.clamp(0, 1))
 
 
-def corrupted(data: Dataset, name: str, severity: int, seed: int = 0, batch_size: int = 500) -> Dataset:
-    """`data` with all its images corrupted; their places are their ids. Raises `corrupt`'s errors."""
-    places = torch.arange(len(data), device=data.x.device).split(batch_size)
-    x = torch.cat([corrupt(data.x[ids], name, severity, seed, ids) for ids in places])
-    return replace(data, x=x, name=f"{data.name}, {name} {severity}")
+def corrupted(data: Samples, name: str, severity: int, seed: int = 0, batch_size: int = 500) -> Samples:
+    """`data` with all its images after the corruption `name` at `severity`, 1 to 5; see `corrupt`.
+
+    A `Dataset` is corrupted at once, other data batch by batch in every walk. `batch_size` images at a time: it changes
+    memory and speed only. Raises `corrupt`'s errors.
+    """
+
+    def changed() -> Iterator[Batch]:
+        for x, y, ids in data.batches(batch_size):
+            yield Batch(corrupt(x, name, severity, seed, ids), y, ids)
+
+    title = f"{data.name}, {name} {severity}"
+    if isinstance(data, Dataset):
+        return replace(data, x=torch.cat([batch.x for batch in changed()]), name=title)
+    return Stream(changed, data.classes, data.bounds, title, count=data.count)
 
 
 @dataclass

@@ -1,24 +1,26 @@
-"""The one type that every reader returns."""
+"""Data in memory, the type that every reader returns."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .samples import Batch, Placed, Samples, checked, laid_out_on
+
 
 # eq=False: equality of tensors has no single truth value, so two data sets are equal only when they are the same one.
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Placed):
     """Samples and labels in memory, both on one device; checked when made.
 
     Args:
         x: samples [N, ...] as the model takes them, images [N, C, H, W] where they are to be augmented; any
             floating-point type in, float32 kept; finite and inside ``bounds``.
-        y: labels [N], any integer type in, int64 kept; 0..len(classes)-1.
-        classes: the name of each class.
+        y: labels [N] or [N, 1], any integer type in, int64 kept; 0..len(classes)-1. Without classes, what a loss of
+            your own compares outputs with (see `fastadv.adapt`), [N, ...] of any type.
+        classes: the name of each class; ``()`` where labels are not classes.
         bounds: the least and the greatest value a sample may hold, which attacks respect too.
         name: what messages and reports call it.
 
@@ -32,41 +34,7 @@ class Dataset:
     name: str = "data"
 
     def __post_init__(self):
-        x, y, name = self.x, self.y, self.name
-        for what, tensor in {"x": x, "y": y}.items():
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name}: {what} must be a tensor, got {type(tensor).__name__}: use torch.from_numpy")
-        if not x.is_floating_point():
-            raise TypeError(f"{name}: x must be floating-point, got {x.dtype}: divide 0..255 pixels by 255")
-        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            raise TypeError(f"{name}: y must be integers, one class index a sample, got {y.dtype}: use y.long()")
-        if y.dim() != 1 or x.dim() == 0 or len(x) != len(y):
-            shapes = f"x {list(x.shape)} and y {list(y.shape)}"
-            raise ValueError(f"{name}: x [N, ...] and y [N] must hold the same number of samples, got {shapes}")
-        if x.numel() == 0:
-            raise ValueError(f"{name}: at least one sample is needed, got x {list(x.shape)}")
-        if x.device != y.device:
-            raise ValueError(f"{name}: x is on {x.device} and y on {y.device}: move both to one device")
-        if not -math.inf < self.bounds[0] < self.bounds[1] < math.inf:
-            raise ValueError(f"{name}: bounds must be two finite numbers, the lower first, got {self.bounds}")
-
-        x, y = x.to(torch.float32), y.to(torch.int64)
-        low, high = x.aminmax()  # NaN if any value is
-        if not (low.isfinite() and high.isfinite()):
-            raise ValueError(f"{name}: x holds NaN or infinite values: remove or repair those samples")
-        # Compared as tensors: bounds such as 0.1 are rounded to float32 first, as the samples are.
-        if low < self.bounds[0] or high > self.bounds[1]:
-            raise ValueError(
-                f"{name}: x lies in [{low:g}, {high:g}], outside its bounds [{self.bounds[0]:g}, {self.bounds[1]:g}]: "
-                "divide 0..255 pixels by 255; wrap a normalisation (mean, std) into the model; or give other bounds"
-            )
-        wrong = (y < 0) | (y >= len(self.classes))
-        if wrong.any():
-            at = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"{name}: y[{at}] is {y[at]}, but the labels of {len(self.classes)} classes are "
-                f"0..{len(self.classes) - 1}: number the classes from 0, or name them all in classes"
-            )
+        x, y = checked(self.x, self.y, self.classes, self.bounds, self.name)
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
 
@@ -75,41 +43,30 @@ class Dataset:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample, such as (1, 28, 28)."""
         return tuple(self.x.shape[1:])
 
     @property
     def device(self) -> torch.device:
-        """Where the samples are."""
         return self.x.device
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data on ``device``, laid out as convolutions there want it: images are channels_last on the CPU."""
-        x = self.x.to(device)
-        if x.device.type == "cpu" and x.dim() == 4:
-            # Measured: a PGD step on LeNet-5 takes half the time, wider networks 0.6 to 0.85 of it.
-            x = x.to(memory_format=torch.channels_last)
-        return replace(self, x=x, y=self.y.to(device))
+        return replace(self, x=laid_out_on(device, self.x), y=self.y.to(device))
 
-    def take(self, n: int) -> "Dataset":
-        """The first ``n`` samples; all of them where there are fewer. Raises ValueError for n < 1."""
-        if n < 1:
-            raise ValueError(f"{self.name}: take needs at least one sample, got {n}")
-        return self.subset(slice(n))
+    def named(self, classes: Sequence[str]) -> "Dataset":
+        return replace(self, classes=tuple(classes))
 
-    def per_class(self, n: int) -> "Dataset":
-        """The first ``n`` samples of each class, in the order of the data. Raises ValueError for n < 1."""
-        if n < 1:
-            raise ValueError(f"{self.name}: per_class needs at least one sample of each class, got {n}")
-        own = torch.nn.functional.one_hot(self.y, len(self.classes))
-        return self.subset((own.cumsum(0) * own).sum(1) <= n)
+    def at(self, ids: Tensor) -> Batch:
+        return Batch(self.x[ids], self.y[ids], ids)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        ids = torch.arange(len(self), device=self.device)
+        yield from map(Batch, self.x.split(size), self.y.split(size), ids.split(size))
 
     def subset(self, index: Tensor | Sequence[int] | slice) -> "Dataset":
-        """The samples that ``index`` names: positions [M] in the order given, a mask [N], or a slice."""
         return replace(self, x=self.x[index], y=self.y[index])
 
 
-def check_halves(train: Dataset, test: Dataset) -> None:
+def check_halves(train: Samples, test: Samples) -> None:
     """Raise ValueError unless a network that is trained on ``train`` can be tested on ``test``.
 
     Both need the same shape of a sample, the same bounds, and the same classes in the same order; the message names the
@@ -124,6 +81,16 @@ def check_halves(train: Dataset, test: Dataset) -> None:
     ):
         if here != there:
             raise ValueError(f"{test.name}: the test half has {what} {there}, the training half {here}: {fix}")
+
+
+def by_turns(sizes: Sequence[int]) -> np.ndarray:
+    """The order in which samples that lie class by class, `sizes` of each, come by turns.
+
+    Each class comes as often as its size says, the k-th of its n samples at (k + 1/2) / n, equal places in the order of
+    the classes: so the first samples are of all classes, and the last.
+    """
+    places = [(np.arange(size) + 0.5) / size for size in sizes]
+    return np.argsort(np.concatenate(places), kind="stable")
 
 
 def from_pixels(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> Dataset:

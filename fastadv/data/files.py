@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import os
+import tarfile
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -133,6 +134,17 @@ class Source:
 
 def wrong(path: Path, found: str, expected: str, fix: str) -> ValueError:
     return ValueError(f"{path}: found {found}; expected {expected}. To fix: {fix}")
+
+
+def members(path: Path, names: Sequence[str], most: int, fix: str) -> list[bytes]:
+    """The contents, up to ``most`` bytes of each, of files in the tar.gz archive at ``path``.
+
+    Their order there does not matter. Raises ``wrong`` where the archive cannot be read or lacks one of them.
+    """
+    # | passes through it once
+    with reading(path, "no whole archive", "the published one", fix), tarfile.open(path, "r|gz") as archive:
+        found = {info.name: archive.extractfile(info).read(most) for info in archive if info.name in names}
+        return [found[name] for name in names]
 
 
 @contextmanager

@@ -1,41 +1,73 @@
 """A user's own images, a folder a class."""
 
 import io
-import re
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
-from .dataset import Dataset, from_pixels
+from .dataset import Dataset, by_turns
 from .files import reading
+from .images import GREY, UNCHANGED, Framing, as_tensor, has_many_bits
+from .lazy import Indexed
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # What files of these names may hold. Pillow hands other formats to other programs: EPS to Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-GREY = ("1", "L", "LA", "La")
 FIX = "save it again with 8 bits a channel, or move it away"
 
 
-def load_image_folder(folder: Path, split: str) -> Dataset:
-    """One split of images that lie as ``FOLDER/train/CLASS/*.png`` and ``FOLDER/test/CLASS/*.png``.
+@dataclass(frozen=True)
+class _Files:
+    """Images on disk with their labels, decoded when they are asked for, several at a time."""
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+    mode: str
+    framing: Framing
+    size: tuple[int, int] | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        path = self.paths[place]
+        image = _read(path, self.size, self.framing)
+        if self.size and image.size != self.size:
+            sizes = f"{image.size}, but {self.paths[0]} {self.size}"
+            raise ValueError(f"{path} has {sizes} pixels: scale the images to one size (--resize and --crop)")
+        return as_tensor(image, self.mode), self.labels[place]
+
+    def __getitems__(self, places: Sequence[int]) -> Iterator[tuple[Tensor, int]]:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter's lock
+            for start in range(0, len(places), 32):  # no more than these wait to be taken
+                yield from pool.map(self.__getitem__, places[start : start + 32])
+
+
+def open_image_folder(folder: Path, split: str, framing: Framing = UNCHANGED) -> Indexed:
+    """One split of images that lie as ``FOLDER/train/CLASS/*.png`` and ``FOLDER/test/CLASS/*.png``, read when wanted.
 
     The classes are the names of the folders of both splits, in alphabetical order. Images come in the order of their
     paths within a class, and the classes by turns, each as often as its size says: so the first of them are of all
     classes, and the last.
 
-    All images of a split are of one size, and of at most 8 bits a channel. They are grey where all images of both
-    splits are, otherwise RGB; transparency is dropped, and of several frames the first is taken. An image that its EXIF
-    data say is rotated or mirrored is set upright.
+    Images are of at most 8 bits a channel. Those of mixed sizes are brought to one by `framing`; without, all images of
+    a split must have the same. They are grey where all images of both splits are, otherwise RGB; transparency is
+    dropped, and of several frames the first is taken. An image that its EXIF data say is rotated or mirrored is set
+    upright.
 
     Files and folders whose names begin with a dot are left out. A warning counts what else of the split is left out:
     names that end in none of `SUFFIXES`, and what lies deeper or less deep.
 
-    Raises FileNotFoundError where the split has no images, and ValueError for an image that cannot be read, has more
-    than 8 bits a channel, or is of another size than the first.
+    Raises FileNotFoundError where the split has no images. Reading raises ValueError for an image that cannot be read,
+    has more than 8 bits a channel, or is of another size than the first.
     """
     folder = folder.expanduser()
     paths, ignored = _images(folder / split)
@@ -44,29 +76,30 @@ def load_image_folder(folder: Path, split: str) -> Dataset:
         warnings.warn(
             f"{folder / split}: files and folders ignored: {len(ignored)}, the first of them "
             f"{ignored[0].relative_to(folder)}. Images are CLASS/NAME with a suffix of {', '.join(SUFFIXES)}",
-            stacklevel=3,
+            stacklevel=4,
         )
     if not paths:
         raise FileNotFoundError(
             f"{folder} has no {split} images: put them into {folder / split}/CLASS/, as PNG or JPEG"
         )
     classes = sorted({path.parent.name for path in (*paths, *others)})
-    of_class = [[path for path in paths if path.parent.name == name] for name in classes]
-    turns = [((place + 0.5) / len(own), path) for own in of_class for place, path in enumerate(own)]
-    paths = [path for _, path in sorted(turns)]
-
-    images: list[Image.Image] = []
+    of_class: dict[str, list[Path]] = {name: [] for name in classes}
     for path in paths:
-        size = images[0].size if images else None
-        images.append(_read(path, size))
-        if size and images[-1].size != size:
-            sizes = f"{images[-1].size}, but {paths[0]} {size}"
-            raise ValueError(f"{path} has {sizes} pixels: scale the images to one size first")
-    mode = "L" if all(image.mode == "L" for image in images) and all(map(_is_grey, others)) else "RGB"
-    pixels = np.stack([np.asarray(image.convert(mode)) for image in images])
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
-    labels = np.array([classes.index(path.parent.name) for path in paths])
-    return from_pixels(pixels, labels, tuple(classes), folder.name or folder.resolve().name)
+        of_class[path.parent.name].append(path)
+    in_classes = [path for own in of_class.values() for path in own]
+    paths = [in_classes[place] for place in by_turns([len(own) for own in of_class.values()])]
+    numbers = {name: k for k, name in enumerate(classes)}
+    labels = [numbers[path.parent.name] for path in paths]
+    size = None if framing.crop else _read(paths[0], None, framing).size
+    mode = "L" if all(map(_is_grey, (*paths, *others))) else "RGB"  # the first in colour ends the search
+    files = _Files(paths, labels, mode, framing, size)
+    name = folder.name or folder.resolve().name
+    return Indexed(files, tuple(classes), name=name, labels=torch.tensor(labels))
+
+
+def load_image_folder(folder: Path, split: str) -> Dataset:
+    """The same in memory; raises what `open_image_folder` and reading raise."""
+    return open_image_folder(folder, split).held()
 
 
 def _images(half: Path) -> tuple[list[Path], list[Path]]:
@@ -97,25 +130,15 @@ def _is_grey(path: Path) -> bool:
         return image.mode in GREY
 
 
-def _read(path: Path, size: tuple[int, int] | None) -> Image.Image:
-    """The image, upright, in grey or else in RGB; its pixels are not read where they cannot be of the ``size`` given.
+def _read(path: Path, size: tuple[int, int] | None, framing: Framing) -> Image.Image:
+    """The image, upright and framed, in grey or else in RGB; its pixels are not read where it cannot be of `size`.
 
     A header that lies about the size would have memory set aside for it.
     """
     with _opened(path) as image:
-        if _has_many_bits(image):
+        if has_many_bits(image):
             raise ValueError("it has more than 8 bits a channel")
-        if size and sorted(size) != sorted(image.size):
+        if size and framing == UNCHANGED and sorted(size) != sorted(image.size):
             return image
         ImageOps.exif_transpose(image, in_place=True)
-        return image.convert("L" if image.mode in GREY else "RGB")
-
-
-def _has_many_bits(image: Image.Image) -> bool:
-    """Whether a channel has more than 8 bits, of which Pillow keeps all in grey images, and 8 in the others."""
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (1,))) > 8  # bits per sample
-    decoder = image.tile[0][3] if image.tile else ""
-    if image.format == "PPM" and isinstance(decoder, tuple):
-        return decoder[1] > 255  # the maximum value
-    return image.mode[0] in "IF" or re.search(";16[BLN]", str(decoder)) is not None
+        return framing(image.convert("L" if image.mode in GREY else "RGB"))

@@ -11,6 +11,7 @@ from .dataset import Dataset
 from .files import reading
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+MEDMNIST = {"x_train": "train_images", "y_train": "train_labels", "x_test": "test_images", "y_test": "test_labels"}
 LAYOUTS = ("channels-first", "channels-last")
 MOST_CLASSES = 100_000
 FIX = "save plain arrays with numpy.savez"
@@ -18,7 +19,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def load_npz(path: Path, split: str) -> Dataset:
-    """One split of an ``.npz`` file that holds x_train, y_train, x_test and y_test.
+    """One split of an ``.npz`` file that holds x_train, y_train, x_test and y_test, or of one of MedMNIST's.
 
     x: floating-point in [0, 1], or uint8, which is divided by 255; images are [N, H, W], which become [N, 1, H, W], or
     [N, C, H, W]; other shapes are kept. y: integers [N] or [N, 1]. The classes are named "0".."K-1", K - 1 being the
@@ -26,17 +27,21 @@ def load_npz(path: Path, split: str) -> Dataset:
 
     Images [N, H, W, C] look like [N, C, H, W], so x of four dimensions, the last of them 1, 3 or 4, is refused unless
     the file says what it holds: ``numpy.savez(..., layout="channels-last")`` has x transposed to [N, C, H, W], and
-    ``layout="channels-first"`` has it read as it is.
+    ``layout="channels-first"`` has it read as it is. MedMNIST's files hold train_images, train_labels, test_images and
+    test_labels instead, channels last; their validation half is not read.
 
     Raises FileNotFoundError for a missing file, and ValueError for one that is not as above.
     """
     path = path.expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file; give a file written by numpy.savez, or the name of a data set")
     with reading(path, "no .npz archive", "one", FIX):
         archive = zipfile.ZipFile(path)
     with archive:
         held = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        medmnist = "x_train" not in held and set(MEDMNIST.values()) <= set(held)
+        if medmnist:
+            held = {key: held[name] for key, name in MEDMNIST.items()}
         arrays = {}
         for key in (f"x_{split}", "y_train", "y_test", "layout"):
             if key in held:
@@ -45,12 +50,12 @@ def load_npz(path: Path, split: str) -> Dataset:
     missing = [key for key in KEYS if key not in held]
     if missing:
         names = ", ".join(name if name.isprintable() else ascii(name) for name in held)
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; it holds {names or 'nothing'}")
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; it holds {names or 'nothing'}. {FIX}")
 
     for key in ("y_train", "y_test"):
         if arrays[key].dtype.kind not in "iu":
             raise ValueError(f"{path}: {key} is {arrays[key].dtype}: save labels as integers")
-    layout = str(arrays.get("layout", ""))
+    layout = "channels-last" if medmnist else str(arrays.get("layout", ""))
     if "layout" in arrays and layout not in LAYOUTS:
         raise ValueError(f"{path}: layout is {layout!r}: save one of {', '.join(LAYOUTS)}")
     x = arrays[f"x_{split}"]

@@ -1,29 +1,49 @@
-"""Robustness measured: accuracy under attack, AA curves and their averages."""
+"""Robustness measured: accuracy under attack, curves over budgets (AA) and their averages, and checks of both."""
 
 import dataclasses
+import hashlib
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..attacks import DRA, FGSM, PGD, Attack, DeepFool, Model, Noise, classify
-from ..data import Dataset
-from ._common import Portions, beside, check_label, fitted
+from .._processes import rank, shared
+from .._progress import bar
+from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, classify
+from ..attacks._tuned import FORMATS, check_format, chosen_format, laid_out
+from ..data import AnyData, Batch, Samples
+from ..models.adapted import expected
+from ._common import Portions, beside, check_label, fitted, measuring
 from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
-from ._features import Features, MixingRow, features, last_layers, layer_outputs, mixing, project, reducer
+from ._features import (
+    Features,
+    MixingRow,
+    check_mixable,
+    features,
+    last_layers,
+    layer_outputs,
+    mixing,
+    project,
+    reducer,
+)
 from ._gradients import GradientNorms, gradient_norms
-from ._honesty import checked
+from ._honesty import Seen, checked
 from ._landing import Landing, LandingRow, WeightNorm, landing, weight_norms
 from ._results import Evaluation, Finding, Outcome, Result, wilson
+from ._saved import Claims, SampleFolder, SavedSamples, open_saved, verify
 from ._transfer import TransferRow, transfer
 
 __all__ = [
     "PROTOCOL",
     "AACurve",
+    "Claims",
     "CorruptionAccuracy",
     "Evaluation",
     "Features",
@@ -34,9 +54,12 @@ __all__ = [
     "MixingRow",
     "Outcome",
     "Result",
+    "SampleFolder",
+    "SavedSamples",
     "TransferRow",
     "WeightNorm",
     "calibrated",
+    "check_mixable",
     "corruption_accuracy",
     "evaluate",
     "features",
@@ -46,18 +69,22 @@ __all__ = [
     "last_layers",
     "layer_outputs",
     "mixing",
+    "open_saved",
     "project",
     "radial_curve",
     "reducer",
     "swept_curve",
     "transfer",
+    "verify",
     "weight_norms",
     "wilson",
 ]
 
 CLEAN = "clean"
+_log = logging.getLogger("fastadv.evaluate")
+_FORMAT, _STAMP, _SAMPLES = "memory_format", "samples", "x_adv"
 Part = dict[str, Tensor]
-"""What is measured of some samples, a row a sample."""
+"""Results of a batch of samples by name: tensors with a row a sample."""
 
 PROTOCOL: dict[str, Attack] = {
     "fgsm": FGSM(eps=0.1),
@@ -68,46 +95,63 @@ PROTOCOL: dict[str, Attack] = {
 """The Blind AT paper's white-box attacks (its Table 1) at its Fashion-MNIST budget; DeepFool with 50 steps, not 10."""
 
 
-@torch.inference_mode(False)
+@measuring()
 def evaluate(
     model: Model,
-    data: Dataset,
+    data: AnyData,
     attacks: Mapping[str, Attack] = PROTOCOL,
     *,
     label: str = "true",
     batch_size: int = 500,
     source: Model | None = None,
     checks: int = 64,
-    train: Dataset | None = None,
+    train: AnyData | None = None,
     kept: MutableMapping[str, Part] | None = None,
+    save: SampleFolder | None = None,
     processes: bool = False,
+    memory_format: str = "auto",
     seed: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Callable[[int, int | None], None] | None = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Accuracy of `model` on `data`, clean and under each of `attacks`; samples misclassified clean count as errors.
 
+    The data are walked over once, and one batch is held, with up to twice as many samples as `checks` says.
+
     Args:
-        model: samples to logits; evaluated in eval mode, on the device it is on, and left as it was.
-        data: the samples; their `bounds` go to every attack, their places are their ids.
-        attacks: by the names that results will have; ``clean`` and ``worst`` are taken.
-        label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``), as in the
-            Blind AT paper, which is weaker: it pushes misclassified samples into their true class.
-        batch_size: samples at a time, the most: where a GPU's memory runs out, fewer. It decides memory and speed only.
+        model: samples to logits, in whatever form or precision (see `fastadv.adapt`); evaluated in eval mode, on the
+            device it is on, and left as it was.
+        data: a `Dataset`, tensors (x, y), a DataLoader, an iterable of batches, or a data set of PyTorch or Hugging
+            Face (see `fastadv.data.samples_of`). How they are batched changes no result.
+        attacks: by the names that results will have; ``clean`` and ``worst`` are taken. They run within the bounds of
+            `data`, with which their sizes scale (see `Attack.within`): 8/255 is 8 grey levels also of data in [-1, 1].
+        label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``). The latter is
+            that of the Blind AT paper, and weaker: it pushes misclassified samples into their true class.
+        batch_size: largest number of samples at a time; fewer where a GPU's memory runs out. It changes memory and
+            speed only.
         source: another model that the samples are made on (transfer), on the same device; with `label` ``pred`` they
             move away from its predictions.
-        checks: on how many samples the checks are made that look for gradient masking, mistakes of data and random
-            outputs (see `Evaluation.findings`); 0 for none.
-        train: what the model was trained on, of which `data` should have no sample.
-        kept: where finished batches are put, and taken from by an evaluation that goes on: names to dicts of tensors.
+        checks: samples for the checks, 0 for none. They look for gradient masking, mistakes in the data and random
+            outputs (see `Evaluation.findings`).
+        train: what the model was trained on, like `data`, which should have no sample of it.
+        kept: holds finished batches, by name as dicts of tensors. Give it again to continue a stopped evaluation of the
+            same attacks; batches of other samples are measured again.
+        save: where the clean and all adversarial samples are written, for `verify`.
         processes: share the batches among the processes of ``torch.distributed``; all of them get the whole result.
-        seed: of random numbers, for attacks that have none of their own.
-        on_step: called with (batches done, batches in all), those of this process.
+        memory_format: layout of images in memory: contiguous, channels_last, preserve or auto. It changes speed and
+            rounding only. ``preserve`` leaves images as the data set has them, which is channels_last on CPUs. ``auto``
+            times both where that takes at most 2 % of the evaluation, and is ``preserve`` otherwise.
+        seed: of random numbers, for attacks without a seed of their own.
+        on_step: called with (batches done, batches in all), those of this process; all is None where `data` do not
+            tell how many they are.
+        progress: whether to show a bar; there is none where standard error is no terminal. The log
+            ``fastadv.evaluate`` has a line an attack either way, of level INFO.
 
-    NaN logits are never right. They are a finding, not an error, also where all are NaN.
+    NaN logits are never right. They are reported as a finding and raise no error, even where all are NaN.
 
     Raises:
         ValueError: for an unknown `label`, a targeted attack, or what the attacks find wrong with model or data.
-        TypeError: for `data` that is no data set, or an attack that is none.
+        TypeError: for `data` of another kind, or an attack that is none.
     """
     check_label(label)
     if checks < 0:
@@ -118,52 +162,126 @@ def evaluate(
         raise ValueError(f"no attack can be called {taken.pop()!r}: that is without any, or the worst case of all")
     data = beside(model, data)
     plan = {CLEAN: None} | {name: fitted(attack, data, seed) for name, attack in attacks.items()}
-    work = [(name, start) for name in plan for start in range(0, len(data), batch_size)]
-    mine = work[torch.distributed.get_rank() :: torch.distributed.get_world_size()] if processes else work
-    done, portions = {}, Portions(batch_size)
+    memory_format = _settled(memory_format, source or model, data, plan.values(), kept, processes)
+    if save:
+        save.check(data)
+    seen = Seen(data, checks, train, kept is not None)
+    mine, share = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if processes else (0, 1)
+    in_all = None if data.count is None else _share(-(-data.count // batch_size), len(plan), mine, share)
+    done: dict[tuple[str, int], Part] = {}
+    portions, start = Portions(batch_size), 0
 
-    for name, start in mine:
-        ids = torch.arange(start, min(start + batch_size, len(data)), device=data.x.device)
-        key = f"{name}-{start}-{len(ids)}"
-        part = kept.get(key) if kept is not None else None
-        if part is None:
-            part = _joined(portions(partial(_measured, model, data, plan[name], label, source), ids))
-            if kept is not None:
-                kept[key] = part
-        done[name, start] = part
-        if on_step:
-            on_step(len(done), len(mine))
+    def classified(batch: Batch, x: Tensor) -> Tensor:
+        return torch.cat(portions(lambda portion: classify(model, portion.x), batch._replace(x=x)))
+
+    with ExitStack() as stack:
+        tick = stack.enter_context(bar(f"evaluating {data.name}", "batches")) if progress and rank() == 0 else None
+        for number, batch in enumerate(data.batches(batch_size)):
+            batch = batch._replace(x=laid_out(batch.x, memory_format))
+            seen.note(batch)
+            stamp = _stamp(batch) if save or kept is not None else torch.empty(0)
+            digest = bytes(stamp.tolist()).hex()
+            for place, (name, attack) in enumerate(plan.items()):
+                if (number + place) % share != mine:
+                    continue
+                key = f"{name}-{start}-{len(batch.y)}"
+                part = None if kept is None else _again(kept.get(key), stamp)
+                if part is None or (save and not save.has(name, start, digest)):
+                    measure = partial(_measured, model, len(data.classes), attack, label, source, save is not None)
+                    part = _joined(portions(measure, batch))
+                    if save:
+                        x_adv = part.pop(_SAMPLES)
+                        save.write(name, start, digest, batch, x_adv, attack, data.bounds, partial(classified, batch))
+                    if kept is not None:
+                        kept[key] = part | {_STAMP: stamp}
+                done[name, start] = part
+                for each in filter(None, (on_step, tick)):
+                    each(len(done), in_all)
+            start += len(batch.y)
     if processes:
-        shares = [{}] * torch.distributed.get_world_size()
+        shares = [{}] * share
         torch.distributed.all_gather_object(shares, done)
-        done = {key: part for share in shares for key, part in share.items()}
-    whole = {name: _joined([done[key] for key in work if key[0] == name]) for name in plan}
+        done = {key: part for each in shares for key, part in each.items()}
+    starts = sorted({start for _, start in done})
+    if save and rank() == 0:
+        save.finish(data, label, plan, starts)
+    whole = {name: _joined([done[name, start] for start in starts]) for name in plan}
     natural = Outcome(whole[CLEAN]["right"])
     results = {name: _result(attack, whole[name]) for name, attack in plan.items() if attack}
+    if rank() == 0:
+        for name, result in results.items():
+            _log.info("%s: %r", name, result)
     nan = {name: part["nan"] for name, part in whole.items()}
-    findings = checked(
-        model, data, natural, results, min(checks, portions.size), nan, transferred=source is not None, train=train
-    )
-    return Evaluation(data.name, label, natural, results, findings)
+    transferred = source is not None
+    findings = checked(model, seen, natural, results, min(checks, portions.size), nan, transferred=transferred)
+    return Evaluation(data.name, label, natural, results, findings, memory_format, seen.digest)
+
+
+def _share(batches: int, rows: int, mine: int, share: int) -> int:
+    """How many of `batches`, each with a part for each of `rows`, are the work of process `mine` of `share`."""
+    return sum((batch + row) % share == mine for batch in range(batches) for row in range(rows))
+
+
+def _stamp(batch: Batch) -> Tensor:
+    """By which a finished batch is known to be of these samples, labels and ids."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in batch:
+        digest.update(column.numpy(force=True).tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def _again(part: Part | None, stamp: Tensor) -> Part | None:
+    """A finished batch; None where there is none, or one of other samples."""
+    if part is None or _STAMP not in part or not torch.equal(part[_STAMP], stamp):
+        return None
+    return {name: column for name, column in part.items() if name != _STAMP}
+
+
+def _settled(
+    memory_format: str,
+    model: Model,
+    data: Samples,
+    attacks: Iterable[Attack | None],
+    kept: MutableMapping[str, Part] | None,
+    processes: bool,
+) -> str:
+    """What `memory_format` comes to: that of an evaluation that goes on is kept."""
+    check_format(memory_format)
+    if memory_format != "auto":
+        return memory_format
+    gradients = (data.count or 0) * sum(getattr(attack, "steps", 0) for attack in attacks)
+
+    def choose() -> str:
+        before = kept.get(_FORMAT) if kept is not None else None
+        if before is not None:
+            return list(FORMATS)[int(before["index"])]
+        chosen = chosen_format(model, data.sample_shape, torch.float32, data.device, gradients)
+        if kept is not None and chosen != "preserve":  # which it is without timing, and so again
+            kept[_FORMAT] = {"index": torch.tensor(list(FORMATS).index(chosen))}
+        return chosen
+
+    return shared(choose) if processes else choose()
 
 
 def _measured(
-    model: Model, data: Dataset, attack: Attack | None, label: str, source: Model | None, ids: Tensor
+    model: Model, classes: int, attack: Attack | None, label: str, source: Model | None, samples: bool, batch: Batch
 ) -> Part:
-    """The outcomes of the samples `ids` of `data`, clean for no attack, on the CPU."""
+    """The outcomes of the samples of `batch`, clean for no attack, on the CPU; with the `samples`, if wanted."""
     started = time.perf_counter()
-    x, y = data.x[ids], data.y[ids]
+    x, y, ids = batch
     if attack is None:
-        classes = classify(model, x, len(data.classes) - 1)
-        return {"right": (classes == y).cpu(), "nan": (classes < 0).cpu()}
+        found = classify(model, x, classes - 1, y)
+        right = found == expected(model, y)
+        return {"right": right.cpu(), "nan": (found < 0).cpu()} | ({_SAMPLES: x} if samples else {})
     found = attack.outcome(model, x, y if label == "true" else None, ids, source=source)
-    part = {"right": found.target == y, "nan": found.target < 0}
-    part |= {"sizes": ops.row_norms(found.x_adv, "rms", x), "grads": found.grads}
+    part = {"right": found.target == expected(model, y), "nan": found.target < 0}
+    part |= {"sizes": ops.row_norms(found.x_adv, "rms", x) / attack.unit, "grads": found.grads}
     if not attack.has_budget:
         curve = radial_curve(model, x, found.x_adv, y)
-        part |= {"correct": curve.correct, "flips": curve.flips}
+        part |= {"correct": curve.correct, "flips": curve.flips / attack.unit}
     part = {name: tensor.cpu() for name, tensor in part.items()}
-    return part | {"seconds": torch.tensor([time.perf_counter() - started], dtype=torch.float64)}
+    part["seconds"] = torch.tensor([time.perf_counter() - started], dtype=torch.float64)
+    return part | ({_SAMPLES: found.x_adv} if samples else {})
 
 
 def _joined(parts: Sequence[Part]) -> Part:
@@ -176,44 +294,47 @@ def _result(attack: Attack, whole: Part) -> Result:
 
 
 def calibrated(
-    model: Model,
-    data: Dataset,
-    dra: DRA = DRA(),  # noqa: B008 - frozen, as the next
-    pgd: PGD = PGD(eps=2.55 / 255, alpha=2.55 / 255 / 20, steps=20, random_start=0.0),  # noqa: B008
-    *,
-    batch_size: int = 500,
-    seed: int = 0,
-) -> DRA:
-    """`dra` with the `scale` at which it leaves `model` as much accuracy on `data` as `pgd` does.
+    model: Model, data: AnyData, attack: Attack, like: Attack, *, batch_size: int = 500, seed: int = 0
+) -> Attack:
+    """`attack`, within the bounds of `data`, at the budget at which it leaves `model` as much accuracy as `like` does.
 
-    What eps means is not printed where DRA was published (Hou: thesis, chapter 4), but how strong it is: on a network
-    trained normally, DRA at 1 grey level like PGD at 2.55, the defaults here. Scales from 1/16 to 16 are bisected, to
-    a thousandth. `seed` is that of `evaluate`. Raises ValueError where none of them does it.
+    Use it to compare attacks at equal strength when their budgets mean different things, as in Hou's thesis (4.5.3):
+    there, DRA at 1 grey level and PGD at 2.55 leave a network trained normally the same accuracy. Bisection finds the
+    budget to a thousandth, from 1/16 to 16 times the attack's and within the range of the inputs. Step sizes follow.
+    `data`, `batch_size` and `seed` are those of `evaluate`; the data are walked over several times.
+
+    Raises ValueError for an attack without a budget, and where no budget does it; TypeError as `evaluate`.
     """
+    data = beside(model, data)
+    start = fitted(attack, data, seed)
+    if not start.has_budget or not start.eps > 0:
+        raise ValueError(f"only an attack with a budget above 0 can be calibrated, got {attack!r}")
+    most = math.inf if start.norm == "l2" else data.bounds[1] - data.bounds[0]
 
     def accuracy(attack: Attack) -> float:
         found = evaluate(model, data, {"it": attack}, batch_size=batch_size, checks=0, seed=seed)
         return found.results["it"].accuracy
 
-    def scaled(exponent: float) -> DRA:
-        return dataclasses.replace(dra, scale=2.0**exponent)
+    def scaled(exponent: float) -> Attack:
+        return start.at(min(start.eps * 2.0**exponent, most))
 
-    left, low, high = accuracy(pgd), -4.0, 4.0
+    left, low, high = accuracy(like), -4.0, min(4.0, math.log2(most / start.eps))
     if not accuracy(scaled(low)) > left >= accuracy(scaled(high)):
         raise ValueError(
-            f"no scale from 1/16 to 16 makes DRA at eps {dra.eps:g} as strong as PGD at {pgd.eps:g}, which leaves "
-            f"{left:.1%}: take a network and budgets where the accuracy is between clean and 0"
+            f"no budget from {scaled(low).eps:g} to {scaled(high).eps:g} makes {type(attack).__name__} as strong as "
+            f"{type(like).__name__}, which leaves {left:.1%}: take a network and a budget where the accuracy is "
+            "between clean and 0"
         )
     while high - low > 1e-3:
         middle = (low + high) / 2
         low, high = (middle, high) if accuracy(scaled(middle)) > left else (low, middle)
-    return scaled(high)
+    return dataclasses.replace(scaled(high), seed=attack.seed)
 
 
-@torch.inference_mode(False)
+@measuring()
 def swept_curve(
     model: Model,
-    data: Dataset,
+    data: AnyData,
     attack: Attack,
     budgets: Iterable[float],
     *,
@@ -222,27 +343,30 @@ def swept_curve(
     source: Model | None = None,
     seed: int = 0,
 ) -> AACurve:
-    """The AA curve of an attack with a budget, run at each of `budgets`, in the norm and units of the attack.
+    """The AA curve of an attack run at each of `budgets`, in its norm and the units of its bounds.
 
     A step function, which is right at the budgets themselves. With true labels a sample that is fooled at one budget
-    is fooled at all larger ones, and not attacked again. `label`, `batch_size`, `source` and `seed` are those of
-    `evaluate`. Raises TypeError for an attack that has no budget, and what `evaluate` raises.
+    is fooled at all larger ones, and not attacked again. `data`, `label`, `batch_size`, `source` and `seed` are those
+    of `evaluate`. Raises TypeError for an attack that has no budget, and what `evaluate` raises.
     """
     check_label(label)
     data = beside(model, data)
-    attack = fitted(attack, data, seed)
     budgets = sorted({eps for eps in budgets if eps})
+    fitted(attack, data, seed)  # raises for what is no attack
+    at = {eps: fitted(attack.at(eps), data, seed) for eps in budgets}
 
-    def curve(ids: Tensor) -> AACurve:
-        x, y = data.x[ids], data.y[ids]
-        seen = [classify(model, x, len(data.classes) - 1) == y]
+    def curve(batch: Batch) -> AACurve:
+        x, y, ids = batch
+        right = expected(model, y)
+        seen = [classify(model, x, len(data.classes) - 1, y) == right]
         for eps in budgets:
             live = seen[-1].nonzero().squeeze(1) if label == "true" else torch.arange(len(x), device=x.device)
             labels = y[live] if label == "true" else None
-            found = attack.at(eps).outcome(model, x[live], labels, ids[live], source=source)
-            seen.append(seen[-1].index_copy(0, live, found.target == y[live]))
+            found = at[eps].outcome(model, x[live], labels, ids[live], source=source)
+            seen.append(seen[-1].index_copy(0, live, found.target == right[live]))
         history = torch.stack(seen, dim=1)
         flips = torch.where(history[:, 1:] != history[:, :-1], x.new_tensor(budgets, dtype=torch.float64), torch.inf)
         return AACurve(seen[0].cpu(), flips.sort(dim=1).values.cpu())
 
-    return AACurve.join(Portions(batch_size)(curve, torch.arange(len(data), device=data.device)))
+    portions = Portions(batch_size)
+    return AACurve.join([part for batch in data.batches(batch_size) for part in portions(curve, batch)])

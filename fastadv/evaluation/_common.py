@@ -1,37 +1,51 @@
 """What evaluations have in common: data where the model is, attacks that fit them, and batches that fit into memory."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..attacks import Attack, Model
-from ..data import Dataset
+from ..attacks import Attack, Model, checked_logits, isolated
+from ..data import AnyData, Batch, Samples, samples_of
+from ..float32 import exact_float32
+from ..models.adapted import own_loss
 
 T = TypeVar("T")
 
 
-def device_of(model: Model, data: Dataset) -> torch.device:
-    """Where the parameters of `model` are; of one that has none, where `data` are."""
-    return next(model.parameters(), data.x).device if isinstance(model, nn.Module) else data.device
+@contextmanager
+def measuring() -> Iterator[None]:
+    """How all evaluations compute: float32 exactly, on GPUs too, and tensors that autograd can save."""
+    with torch.inference_mode(False), exact_float32():
+        yield
 
 
-def beside(model: Model, data: Dataset) -> Dataset:
-    """`data` on the device of `model`, as tensors that autograd can save. Raises TypeError for anything but a data set.
+def device_of(model: Model) -> torch.device | None:
+    """Where the parameters of `model` are; None for one that has none."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return None if parameter is None else parameter.device
 
-    Call it under ``torch.inference_mode(False)``: what is computed within inference mode cannot be saved either.
+
+def beside(model: Model, data: AnyData) -> Samples:
+    """`data` (see `samples_of`) on the device of `model`, as tensors that autograd can save.
+
+    Where they do not name their classes, these are the numbers of the model's outputs, unless the model has a loss of
+    its own, to which labels are no classes. Call it within `measuring`: what is computed in inference mode cannot be
+    saved either. Raises TypeError for what is no data.
     """
-    if not isinstance(data, Dataset):
-        raise TypeError(f"data must be a fastadv.Dataset, got {type(data).__name__}: make one, Dataset(x, y, classes)")
-    if data.x.is_inference() or data.y.is_inference():
-        data = dataclasses.replace(data, x=data.x.clone(), y=data.y.clone())
-    return data.to(device_of(model, data))
+    data = samples_of(data)
+    data = data.to(device_of(model) or data.device)
+    if not (data.classes or own_loss(model)):
+        with isolated(model), torch.no_grad():
+            outputs = checked_logits(model, data.first(1).x).shape[1]
+        data = data.named([str(k) for k in range(outputs)])
+    return data
 
 
-def fitted(attack: Attack, data: Dataset, seed: int) -> Attack:
-    """`attack` within the bounds of `data`, with `seed` if it has none of its own.
+def fitted(attack: Attack, data: Samples, seed: int) -> Attack:
+    """`attack` within the bounds of `data`, with which its sizes scale, and with `seed` if it has none of its own.
 
     Raises TypeError for what is no attack, ValueError for a targeted one.
     """
@@ -42,7 +56,7 @@ def fitted(attack: Attack, data: Dataset, seed: int) -> Attack:
             f"{type(attack).__name__} is targeted, and would lead towards the labels: set targeted to False, or call "
             "the attack itself with the classes to reach"
         )
-    return dataclasses.replace(attack, bounds=data.bounds).seeded(seed)
+    return attack.within(data.bounds).seeded(seed)
 
 
 def check_label(label: str) -> None:
@@ -57,11 +71,11 @@ class Portions:
     def __init__(self, size: int):
         self.size = size
 
-    def __call__(self, measure: Callable[[Tensor], T], ids: Tensor) -> list[T]:
-        """``measure(portion)`` of the samples `ids` [B], in their order."""
+    def __call__(self, measure: Callable[[Batch], T], batch: Batch) -> list[T]:
+        """``measure(portion)`` of the samples of `batch`, in their order."""
         while True:
             try:
-                return [measure(portion) for portion in ids.split(self.size)]
+                return [measure(portion) for portion in batch.split(self.size)]
             except torch.OutOfMemoryError:
                 if self.size == 1:
                     raise

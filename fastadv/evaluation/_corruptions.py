@@ -2,29 +2,42 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from .._frames import frame
 from ..attacks import Model, classify
-from ..data import Dataset
-from ._common import device_of
+from ..data import AnyData
+from ._common import beside, measuring
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
 class CorruptionAccuracy:
-    """`accuracy` by corruption, then by severity, 0 to 1; and on the `clean` images, where they were given."""
+    """The `accuracy` in [0, 1] by corruption and then by severity, and on the `clean` images where they were given."""
 
     accuracy: dict[str, dict[int, float]]
     clean: float | None = None
 
     def mean(self, *names: str) -> float:
-        """The mean over the severities of each of these corruptions, then over them; by default over all."""
+        """The mean accuracy in [0, 1], over severities and then over these corruptions, by default all."""
         means = [sum(self.accuracy[name].values()) / len(self.accuracy[name]) for name in names or self.accuracy]
         return sum(means) / len(means)
 
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """A row a ``corruption`` and ``severity``, with the ``accuracy``. Raises ImportError without pandas."""
+        rows = [(name, severity, value) for name, found in self.accuracy.items() for severity, value in found.items()]
+        return frame(dict(zip(("corruption", "severity", "accuracy"), map(list, zip(*rows, strict=True)), strict=True)))
 
+
+@measuring()
 def corruption_accuracy(
-    model: Model, sets: Iterable[tuple[str, int, Dataset]], clean: Dataset | None = None, *, batch_size: int = 500
+    model: Model, sets: Iterable[tuple[str, int, AnyData]], clean: AnyData | None = None, *, batch_size: int = 500
 ) -> CorruptionAccuracy:
     """Accuracy of `model` on each of `sets`, (corruption, severity, data), which may be made one at a time.
+
+    Data are what `evaluate` takes; no more than one batch is held.
 
     Args:
         model: samples to logits; in eval mode, on the device it is on, and left as it was.
@@ -41,9 +54,9 @@ def corruption_accuracy(
     return CorruptionAccuracy(found, None if clean is None else _accuracy(model, clean, batch_size))
 
 
-def _accuracy(model: Model, data: Dataset, batch_size: int) -> float:
-    device = device_of(model, data)
-    data, right = data.to(device), 0
-    for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True):
+def _accuracy(model: Model, data: AnyData, batch_size: int) -> float:
+    data, right, count = beside(model, data), 0, 0
+    for x, y, _ in data.batches(batch_size):
         right += int((classify(model, x, len(data.classes) - 1) == y).sum())
-    return right / len(data)
+        count += len(y)
+    return right / count

@@ -2,18 +2,25 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..attacks import Model, isolated, predicted
+from .._frames import frame
+from ..attacks import Model, checked_logits, isolated, predicted
+from ..models.adapted import expected
+from ._common import measuring
+
+if TYPE_CHECKING:
+    import pandas
 
 POINTS = 32
 BISECTIONS = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AACurve:
     """``AA(eps)``: the accuracy on ``x + cut(delta, eps)``, a step function of eps.
 
@@ -25,9 +32,12 @@ class AACurve:
     flips: Tensor
 
     def __call__(self, eps: float) -> float:
-        """The accuracy with perturbations cut off at `eps`; at 0 the clean accuracy."""
-        odd = (self.flips <= eps).sum(dim=1) % 2 == 1
-        return float((self.correct ^ odd).double().mean())
+        """The accuracy in [0, 1] with perturbations cut off at size `eps`; at 0 the clean accuracy."""
+        return float(self.right(eps).double().mean())
+
+    def right(self, eps: float) -> Tensor:
+        """Which samples, [N] bool, are classified correctly with perturbations cut off at size `eps`."""
+        return self.correct ^ ((self.flips <= eps).sum(dim=1) % 2 == 1)
 
     def average(self, theta: float) -> float:
         """``avg-AA(theta)``: the mean of AA over [0, theta], exact for these flips.
@@ -47,14 +57,25 @@ class AACurve:
         lengths[:, 1::2] *= ~self.correct.unsqueeze(1)  # after an odd number of flips
         return lengths.sum(dim=1) / theta
 
+    def __repr__(self) -> str:
+        flipped = self.flips[self.flips.isfinite()]
+        most = f", {100 * self(float(flipped.max())):.1f} % from {float(flipped.max()):.4g} on" if len(flipped) else ""
+        return f"AACurve({len(self.correct)} samples, {100 * self(0.0):.1f} % at 0{most})"
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """The steps of the curve: from ``eps`` on, the ``accuracy`` in [0, 1]. Raises ImportError without pandas."""
+        budgets = [0.0, *self.flips[self.flips.isfinite()].unique().tolist()]
+        return frame({"eps": budgets, "accuracy": [self(eps) for eps in budgets]})
+
     @staticmethod
     def join(parts: "list[AACurve]") -> "AACurve":
-        """The curve of several batches together."""
+        """The curve of several batches together, in the order of `parts`."""
         width = max(part.flips.shape[1] for part in parts)
         padded = [torch.nn.functional.pad(p.flips, (0, width - p.flips.shape[1]), value=torch.inf) for p in parts]
         return AACurve(torch.cat([p.correct for p in parts]), torch.cat(padded))
 
 
+@measuring()
 def radial_curve(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, norm: str = "rms") -> AACurve:
     """The AA curve of perturbations ``x_adv - x`` that are cut off, [B, ...], judged by the labels `y` [B].
 
@@ -63,11 +84,12 @@ def radial_curve(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, norm: str = 
     in: ``rms`` (L2 over the root of the number of elements) is the paper's.
     """
     with isolated(model), torch.no_grad():
-        sizes = ops.row_norms(x_adv, norm, x)
+        sizes, right = ops.row_norms(x_adv, norm, x), expected(model, y)
 
         def correct(rows: Tensor, t: Tensor) -> Tensor:
             weight = ops.as_rows(t.to(x.dtype), x)
-            return predicted(model(torch.lerp(x[rows], x_adv[rows], weight))) == y[rows]
+            points = torch.lerp(x[rows], x_adv[rows], weight)
+            return predicted(checked_logits(model, points, y=y[rows])) == right[rows]
 
         everyone = torch.arange(len(x), device=x.device)
         grid = torch.linspace(0, 1, POINTS + 1, dtype=torch.float64).tolist()

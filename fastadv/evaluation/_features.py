@@ -4,22 +4,28 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .._frames import frame_of_rows
 from ..attacks import Attack, isolated, predicted
-from ..data import Dataset
-from ._common import beside, fitted
+from ..data import AnyData
+from ..models.adapted import as_input, as_logits
+from ._common import beside, fitted, measuring
+
+if TYPE_CHECKING:
+    import pandas
 
 _ROWS = 1024  # samples whose distances to all others are held at a time
 
 
 class MixingRow(NamedTuple):
-    """The `mixing` of one layer's outputs on one kind of samples, in themselves and, `cross_over`, with the natural.
+    """How far classes mix in the outputs of one layer on one kind of samples; see `fastadv.evaluation.mixing`.
 
-    `misclassified`: the share of these samples that the network gets wrong.
+    `mixing`: among these samples. `cross_over`: between them and the natural ones. `misclassified`: the share of these
+    samples that the network gets wrong.
     """
 
     layer: str
@@ -41,49 +47,60 @@ class Features:
     y: Tensor
     rows: list[MixingRow]
 
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """The `rows`. Raises ImportError without pandas."""
+        return frame_of_rows(self.rows)
 
-@torch.inference_mode(False)
+
+@measuring()
 def features(
     model: nn.Module,
-    data: Dataset,
+    data: AnyData,
     attacks: Mapping[str, Attack],
     layers: Sequence[str],
     *,
     batch_size: int = 500,
     seed: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Callable[[int, int | None], None] | None = None,
 ) -> Features:
     """The outputs of `layers` on `data` and on the samples that `attacks` make of it, away from the true labels.
 
     Args:
         model: samples to logits; in eval mode, on the device it is on, and left as it was.
-        data: the samples; their `bounds` go to every attack, their places are their ids.
+        data: the samples, as `evaluate` takes them; attacks run within their bounds (see `Attack.within`).
         attacks: by the names that the kinds of samples will have.
         layers: names in ``model.named_modules()``.
         batch_size: samples at a time; it decides memory and speed only.
         seed: of random numbers, for attacks that have none of their own.
-        on_step: called with (kinds of samples done, kinds in all).
+        on_step: called with (batches done, batches in all, None where that is not known); each kind of samples counts.
 
     Raises:
         ValueError, TypeError: what `layer_outputs`, `mixing` or the attacks find wrong.
     """
     data = beside(model, data)
-    ids = torch.arange(len(data), device=data.y.device)
-    batches = list(zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True))
-    outputs: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
-    rows = []
-    made = {name: fitted(attack, data, seed) for name, attack in attacks.items()}
-    for done, (kind, attack) in enumerate({"natural": None, **made}.items(), start=1):
-        x = torch.cat([attack.rows(model, *batch).x_adv for batch in batches]) if attack else data.x
-        found = layer_outputs(model, x, [*layers, ""], batch_size=batch_size)  # "" is the model itself
-        wrong = float((predicted(found[""]) != data.y).double().mean())
-        for layer in layers:
-            outputs[layer][kind] = found[layer]
-            crossed = mixing(found[layer], data.y, natural=outputs[layer]["natural"])
-            rows.append(MixingRow(layer, kind, mixing(found[layer], data.y), crossed, wrong))
-        if on_step:
-            on_step(done, 1 + len(attacks))
-    return Features(outputs, data.y, sorted(rows, key=lambda row: layers.index(row.layer)))
+    made = {"natural": None, **{name: fitted(attack, data, seed) for name, attack in attacks.items()}}
+    in_all = None if data.count is None else len(made) * -(-data.count // batch_size)
+    names = [*layers, ""]  # "" is the model itself
+    parts: dict[str, dict[str, list[Tensor]]] = {name: {kind: [] for kind in made} for name in names}
+    labels, done = [], 0
+    for batch in data.batches(batch_size):
+        labels.append(batch.y)
+        for kind, attack in made.items():
+            x = attack.rows(model, *batch).x_adv if attack else batch.x
+            for name, found in layer_outputs(model, x, names, batch_size=batch_size).items():
+                parts[name][kind].append(found)
+            done += 1
+            if on_step:
+                on_step(done, in_all)
+    y = torch.cat(labels)
+    outputs = {name: {kind: torch.cat(found) for kind, found in kinds.items()} for name, kinds in parts.items()}
+    logits, rows = outputs.pop(""), []
+    for layer, found in outputs.items():
+        for kind in made:
+            wrong = float((predicted(logits[kind]) != y).double().mean())
+            crossed = mixing(found[kind], y, natural=found["natural"])
+            rows.append(MixingRow(layer, kind, mixing(found[kind], y), crossed, wrong))
+    return Features(outputs, y, rows)
 
 
 def last_layers(model: nn.Module, count: int = 3) -> list[str]:
@@ -91,6 +108,7 @@ def last_layers(model: nn.Module, count: int = 3) -> list[str]:
     return [name for name, m in model.named_modules() if not [*m.children()] and [*m.parameters()]][-count:]
 
 
+@measuring()
 def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str], *, batch_size: int = 500) -> dict[str, Tensor]:
     """The outputs [B, D] of the modules called `layers` on `x` [B, ...], flattened, float32, in eval mode; by name.
 
@@ -107,6 +125,8 @@ def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str], *, batch_s
             raise ValueError(f"unknown layer {name!r}: choose among {', '.join(filter(None, modules))}{hint}")
 
     def keep(name: str, output: Any) -> None:
+        if not name:  # the model itself
+            output = as_logits(output, part)
         if not isinstance(output, Tensor) or output.shape[:1] != part.shape[:1]:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise TypeError(f"layer {name!r} must return a tensor [{len(part)}, ...], got {got}: choose one within it")
@@ -119,7 +139,7 @@ def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str], *, batch_s
             hooks.callback(hook.remove)
         for part in x.split(batch_size):
             now: dict[str, Tensor] = {}
-            model(part.clone())  # which may change it in place
+            model(as_input(model, part.clone()))  # which may change it in place
             for name in layers:
                 if name not in now:
                     raise ValueError(f"layer {name!r} is not called when the model is: choose another")
@@ -127,6 +147,7 @@ def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str], *, batch_s
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
+@measuring()
 def mixing(outputs: Tensor, y: Tensor, k: int = 10, natural: Tensor | None = None) -> float:
     """How far the classes `y` [N] are mixed in `outputs` [N, D]: 0 not at all, 1 as if labels had been drawn by lot.
 
@@ -139,11 +160,8 @@ def mixing(outputs: Tensor, y: Tensor, k: int = 10, natural: Tensor | None = Non
 
     Raises ValueError unless there are two classes and more than `k` samples.
     """
+    check_mixable(y, k)
     n, counts = len(y), y.bincount()
-    if not 0 < k < n:
-        raise ValueError(f"mixing: k must be from 1 to {n - 1}, one fewer than the samples, got {k}")
-    if counts.max() == n:
-        raise ValueError(f"mixing: at least two classes are needed, got samples of class {int(y[0])} alone")
     others = outputs if natural is None else natural
     centre = others.mean(0)  # near the origin, cdist's squares cancel least
     others, differ = others - centre, 0
@@ -154,6 +172,15 @@ def mixing(outputs: Tensor, y: Tensor, k: int = 10, natural: Tensor | None = Non
         differ += int((y[near] != y[rows].unsqueeze(1)).sum())
     by_lot = float((counts * (n - counts)).sum()) / (n * (n - 1))
     return differ / (n * k) / by_lot
+
+
+def check_mixable(y: Tensor, k: int = 10) -> None:
+    """Raises ValueError unless `mixing` can be measured with the labels `y` [N]."""
+    n = len(y)
+    if not 0 < k < n:
+        raise ValueError(f"mixing: k must be from 1 to {n - 1}, one fewer than the samples, got {k}")
+    if y.bincount().max() == n:
+        raise ValueError(f"mixing: at least two classes are needed, got samples of class {int(y[0])} alone")
 
 
 def project(outputs: Mapping[str, Tensor], method: str, seed: int = 0) -> dict[str, Tensor]:

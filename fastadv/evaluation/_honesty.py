@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ..attacks import (
     APGD,
     APGDT,
-    DRA,
     FGSM,
     MIFGSM,
     PGD,
     RFGSM,
+    SPSA,
     Attack,
     AutoAttack,
     Model,
@@ -30,53 +30,114 @@ from ..attacks import (
     checked_logits,
     isolated,
 )
-from ..data import Dataset
+from ..data import AnyData, Batch, Dataset, Samples, samples_of
 from ..losses import Loss, cross_entropy, lead
+from ..models.adapted import expected, own_loss
 from ._common import fitted
 from ._results import Finding, Outcome, Result
 
 KINDS = {
     "one": (FGSM, RFGSM, OneStepTargeted),
     "many": (PGD, APGD, APGDT, MIFGSM, AutoAttack),
-    "blind": (Noise, Square),
+    "blind": (Noise, SPSA, Square),
 }
 """Attacks of one step, of many that are meant to be strong, and without gradients."""
 FEW = 0.05
 """A share of samples that is no accident."""
 
 
+class Seen:
+    """What the checks need of data that are walked over once: extremes, counts, a digest, and some of the samples.
+
+    The samples held are at most twice as many as `samples`, at equal distances; of few, all. `train` is walked over
+    once for its hashes. `kept`: whether the digest is wanted even without `samples`.
+    """
+
+    def __init__(self, data: Samples, samples: int, train: AnyData | None = None, kept: bool = False):
+        self.data, self.samples, self.count, self.again = data, samples, 0, 0
+        self.low, self.high = math.inf, -math.inf
+        self.counts = torch.zeros(len(data.classes), dtype=torch.int64)
+        self._held: list[tuple[int, Tensor, Tensor, Tensor]] = []
+        self._stride = 1
+        self._sha = hashlib.sha256() if samples or kept else None
+        self._labels: list[bytes] = []
+        batches = samples_of(train).batches(500) if train is not None and samples else ()
+        self._known = {each for batch in batches for each in _hashes(batch.x)}
+
+    def note(self, batch: Batch) -> None:
+        """Takes the next batch into account."""
+        x, y, ids = batch
+        if self._sha:
+            self._sha.update(x.numpy(force=True).tobytes())
+            self._labels.append(y.numpy(force=True).tobytes())
+        if self.samples:
+            low, high = x.aminmax()
+            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+            if self.data.classes:
+                self.counts += y.bincount(minlength=len(self.counts)).cpu()
+            self.again += sum(each in self._known for each in _hashes(x)) if self._known else 0
+            for row in range(-self.count % self._stride, len(y), self._stride):
+                if (self.count + row) % self._stride == 0:  # it may have been doubled meanwhile
+                    self._held.append((self.count + row, x[row].clone(), y[row], ids[row]))
+                if len(self._held) > 2 * self.samples:
+                    self._stride *= 2
+                    self._held = [each for each in self._held if each[0] % self._stride == 0]
+        self.count += len(y)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all samples and then all labels; empty where none was wanted."""
+        if self._sha is None:
+            return ""
+        whole = self._sha.copy()
+        whole.update(b"".join(self._labels))
+        return whole.hexdigest()
+
+    def some(self, count: int, among: Tensor | None = None) -> tuple[Dataset, Tensor, Tensor] | None:
+        """Up to `count` of the samples held, spread over them: the data, their places in the walk, on the CPU, and ids.
+
+        `among` [N] bool: only samples for which it is true; None where there are none.
+        """
+        held = [each for each in self._held if among is None or among[each[0]]]
+        if not held:
+            return None
+        chosen = torch.linspace(0, len(held) - 1, min(count, len(held)), dtype=torch.float64).round().long().tolist()
+        places, x, y, ids = zip(*(held[i] for i in chosen), strict=True)
+        about = self.data.classes, self.data.bounds, self.data.name
+        few = Dataset(torch.stack(x), torch.stack(y), *about).to(x[0].device)
+        return few, torch.tensor(places), torch.stack(ids)
+
+
 def checked(
     model: Model,
-    data: Dataset,
+    seen: Seen,
     natural: Outcome,
     results: Mapping[str, Result],
     samples: int,
     nan: Mapping[str, Tensor],
     *,
     transferred: bool = False,
-    train: Dataset | None = None,
 ) -> tuple[Finding, ...]:
-    """What speaks against trusting `natural` and `results`, as `evaluate` found them on `data`.
+    """What speaks against trusting `natural` and `results`, as `evaluate` found them on the data that were `seen`.
 
     Attacks of a few gradients are made on up to `samples` samples, spread over the data, at the budget of the first
     attack that has one; without such an attack there is no budget, and nothing is compared. No `samples`, no checks.
     `nan`: which samples have NaN logits, by the names of `results`, and ``clean``; they are a finding whatever
-    `samples`. `transferred`: the results are of samples made on another model. `train`: what the model was trained on.
+    `samples`. `transferred`: the results are of samples made on another model.
     """
     found = [*_nan(nan)]
     if samples == 0:
         return tuple(found)
-    places = torch.linspace(0, len(data) - 1, min(samples, len(data)), dtype=torch.float64).round().long()
-    few = data.subset(places.to(data.x.device))
+    few, places, ids = seen.some(samples)
     grad = _gradient(model, few)
-    found += [*_mode(model), *_inputs(data), *_classes(data), *_overlap(data, train), *_outputs(model, few)]
+    found += [*_mode(model), *_inputs(seen), *_classes(seen), *_overlap(seen), *_outputs(model, few)]
     found += _zero_gradients(grad, len(few))
     if grad is not None:
         found += _clamped(model, few, grad)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of gradients not finite: the evaluation has said so
-            found += _masking(model, few, places, natural, results, transferred)
-            found += () if transferred else _square(model, data, natural, results, samples)
+            found += _masking(model, few, places, ids, natural, results, transferred)
+            found += () if transferred else _square(model, seen, natural, results, samples)
     return tuple(found)
 
 
@@ -106,8 +167,8 @@ def _mode(model: Model) -> Iterator[Finding]:
         )
 
 
-def _inputs(data: Dataset) -> Iterator[Finding]:
-    (low, high), (least, greatest) = data.bounds, data.x.aminmax()
+def _inputs(seen: Seen) -> Iterator[Finding]:
+    (low, high), least, greatest = seen.data.bounds, seen.low, seen.high
     if greatest - least < (high - low) / 10:
         yield Finding(
             "inputs",
@@ -116,26 +177,23 @@ def _inputs(data: Dataset) -> Iterator[Finding]:
         )
 
 
-def _classes(data: Dataset) -> Iterator[Finding]:
-    absent = [name for k, name in enumerate(data.classes) if k not in data.y]
-    if absent and len(data) >= 10 * len(data.classes):  # of that many in random order, hardly ever
+def _classes(seen: Seen) -> Iterator[Finding]:
+    classes = seen.data.classes
+    absent = [name for name, count in zip(classes, seen.counts.tolist(), strict=True) if count == 0]
+    if absent and seen.count >= 10 * len(classes):  # of that many in random order, hardly ever
         yield Finding(
             "classes",
-            f"none of the {len(data)} samples is of class {', '.join(absent)}: these figures are those of the other "
+            f"none of the {seen.count} samples is of class {', '.join(absent)}: these figures are those of the other "
             "classes. If the data are sorted by class, save them in random order, or take all of them",
         )
 
 
-def _overlap(data: Dataset, train: Dataset | None) -> Iterator[Finding]:
-    if train is None:
-        return
-    known = set(_hashes(train.x))
-    again = sum(each in known for each in _hashes(data.x))
-    if again:
+def _overlap(seen: Seen) -> Iterator[Finding]:
+    if seen.again:
         yield Finding(
             "overlap",
-            f"{again} of {len(data)} test samples are training samples, too, bit for bit: accuracies are too high by "
-            "as much as the model remembers. Remove them from either",
+            f"{seen.again} of {seen.count} test samples are training samples, too, bit for bit: accuracies are too high"
+            " by as much as the model remembers. Remove them from either",
         )
 
 
@@ -146,10 +204,10 @@ def _hashes(x: Tensor) -> Iterator[bytes]:
 
 def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
     with isolated(model), torch.no_grad():
-        first, again = checked_logits(model, few.x), checked_logits(model, few.x)
-        part = checked_logits(model, few.x[: -(-len(few) // 2)])
-    # A GPU's convolutions may round to TensorFloat32, by a way that depends on the batch size.
-    rounding = (2**-8 if first.is_cuda else torch.finfo(first.dtype).eps ** 0.5) * first.abs().max()
+        first, again = (checked_logits(model, few.x, y=few.y) for _ in range(2))
+        half = slice(-(-len(few) // 2))
+        part = checked_logits(model, few.x[half], y=few.y[half])
+    rounding = torch.finfo(first.dtype).eps ** 0.5 * first.abs().max()
     if (first - again).abs().max() > rounding:
         yield Finding(
             "random",
@@ -169,16 +227,23 @@ def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
             "the outputs sum to 1: they are probabilities, not logits, and a second softmax in the loss flattens "
             "gradients. Leave the softmax out of the model",
         )
+    one_logit = first.shape[1] == 2 and not first[:, 0].any() and not own_loss(model)
+    if len(few) > 1 and one_logit and 0 < first[:, 1].min() <= first[:, 1].max() < 1:
+        yield Finding(
+            "probabilities",
+            "the model gives one number a sample, always between 0 and 1: that is a probability, not a logit, and as a "
+            "logit it stands for class 1 everywhere. Leave the sigmoid out of the model",
+        )
 
 
 def _gradient(model: Model, few: Dataset, loss: Loss = cross_entropy) -> Tensor | None:
     """Of the loss, at the samples; None where the model lets none through."""
     with isolated(model):
         x = few.x.clone().requires_grad_()
-        logits = checked_logits(model, x)
+        logits = checked_logits(model, x, y=few.y)
         if not logits.requires_grad:
             return None
-        return torch.autograd.grad(loss(logits, few.y).sum(), x, allow_unused=True)[0]
+        return torch.autograd.grad(loss(logits, expected(model, few.y)).sum(), x, allow_unused=True)[0]
 
 
 def _zero_gradients(grad: Tensor | None, samples: int) -> Iterator[Finding]:
@@ -226,9 +291,15 @@ def _clamped(model: Model, few: Dataset, grad: Tensor) -> Iterator[Finding]:
 
 
 def _masking(
-    model: Model, few: Dataset, places: Tensor, natural: Outcome, results: Mapping[str, Result], transferred: bool
+    model: Model,
+    few: Dataset,
+    places: Tensor,
+    ids: Tensor,
+    natural: Outcome,
+    results: Mapping[str, Result],
+    transferred: bool,
 ) -> Iterator[Finding]:
-    attacks = [result.attack for result in results.values() if not isinstance(result.attack, DRA)]  # a budget of a mean
+    attacks = [result.attack for result in results.values() if result.attack.ball]
     strengths = [(a.norm, a.eps) for a in attacks if a.has_budget and isinstance(a.eps, float | int)]
     right = natural.right[places]
     if not strengths or not right.any():
@@ -238,8 +309,8 @@ def _masking(
     far = (few.bounds[1] - few.bounds[0]) * {"linf": 1, "l2": few.x[0].numel() ** 0.5, "l1": few.x[0].numel()}[norm]
 
     def fooled(attack: Attack) -> Tensor:
-        found = fitted(attack, few, seed=0).outcome(model, few.x, few.y, places.to(few.x.device))
-        return right & (found.target != few.y).cpu()
+        found = fitted(attack, few, seed=0).outcome(model, few.x, few.y, ids)
+        return right & found.success.cpu()
 
     def given(*kinds: type) -> Tensor:
         """[N]: fooled by those of the evaluation's own attacks that are of these kinds, at this budget."""
@@ -260,10 +331,11 @@ def _masking(
 
     gain = 0 if transferred else _gain(made["one"] | made["many"], given(Attack)[places])
     if gain:
+        share = eps / (few.bounds[1] - few.bounds[0])
         yield Finding(
             "weak attacks",
             f"PGD of 20 steps fools {gain} of {int(right.sum())} samples more than all attacks of this evaluation with "
-            f"eps {eps:g} ({norm}) together: what they leave is not robustness. Add pgd, or autoattack",
+            f"eps {share:g} ({norm}) together: what they leave is not robustness. Add pgd, or autoattack",
         )
     if gain := max(_gain(fooled_by["one"], fooled_by["many"]) for fooled_by in compared):
         yield Finding(
@@ -301,22 +373,22 @@ def _gain(weak: Tensor, strong: Tensor) -> int:
 
 
 def _square(
-    model: Model, data: Dataset, natural: Outcome, results: Mapping[str, Result], samples: int
+    model: Model, seen: Seen, natural: Outcome, results: Mapping[str, Result], samples: int
 ) -> Iterator[Finding]:
-    """Whether the other attacks of AutoAttack fool those that it fooled, on up to `samples` of these."""
+    """Whether the other attacks of AutoAttack fool those that it fooled, on up to `samples` of these that are held."""
     for name, result in results.items():
         attack = result.attack
         others = tuple(part for part in attack.attacks if part != "square") if isinstance(attack, AutoAttack) else ()
-        fooled = (natural.right & ~result.right).nonzero().squeeze(1)
-        if not others or len(others) == len(attack.attacks) or len(fooled) == 0:
+        fooled = natural.right & ~result.right
+        tried = seen.some(samples, fooled) if others and len(others) < len(attack.attacks) else None
+        if tried is None:
             continue
-        tried = fooled[torch.linspace(0, len(fooled) - 1, min(samples, len(fooled))).round().long()].to(data.x.device)
-        some, rest = data.subset(tried), dataclasses.replace(attack, version="custom", attacks_to_run=others)
-        left = int((rest.outcome(model, some.x, some.y, tried).target == some.y).sum())
-        drop = left / len(tried) * len(fooled) / len(data)
+        (some, _, ids), rest = tried, dataclasses.replace(attack, version="custom", attacks_to_run=others)
+        left = int((~rest.outcome(model, some.x, some.y, ids).success).sum())
+        drop = left / len(some) * float(fooled.double().mean())
         if drop > 0.002:  # the flag of AutoAttack's authors
             yield Finding(
                 f"square lowers {name}",
-                f"of {len(tried)} samples that {name} fooled, {left} were fooled by Square alone, about {drop:.1%} of "
+                f"of {len(some)} samples that {name} fooled, {left} were fooled by Square alone, about {drop:.1%} of "
                 "all: a hint of gradient masking. Give Square more queries and restarts, and adapt an attack",
             )

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .._frames import frame_of_rows
 from ..attacks import Attack, Model, checked_logits, classify, isolated, predicted
-from ..data import Dataset
-from ._common import beside, fitted
+from ..data import AnyData
+from ._common import beside, fitted, measuring
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class LandingRow(NamedTuple):
@@ -38,14 +42,18 @@ class Landing:
     confusion: Tensor
     rows: list[LandingRow]
 
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """The `rows`. Raises ImportError without pandas."""
+        return frame_of_rows(self.rows)
 
-@torch.inference_mode(False)
-def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 500, seed: int = 0) -> Landing:
+
+@measuring()
+def landing(model: Model, data: AnyData, attack: Attack, *, batch_size: int = 500, seed: int = 0) -> Landing:
     """Where `attack` moves the samples of `data`, away from their labels.
 
     Args:
         model: samples to logits; in eval mode, on the device it is on, and left as it was.
-        data: the samples; their `bounds` go to the attack, their places are their ids.
+        data: the samples, as `evaluate` takes them; the attack runs within their bounds (see `Attack.within`).
         attack: untargeted.
         batch_size: samples at a time; it decides memory and speed only.
         seed: of random numbers, for an attack that has none of its own.
@@ -56,21 +64,22 @@ def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 50
     """
     data = beside(model, data)
     attack = fitted(attack, data, seed)
-    ids = torch.arange(len(data), device=data.y.device)
     count, found = len(data.classes), []
-    for x, y, part in zip(data.x.split(batch_size), data.y.split(batch_size), ids.split(batch_size), strict=True):
-        x_adv = attack.rows(model, x, y, part).x_adv
+    for x, y, ids in data.batches(batch_size):
+        x_adv = attack.rows(model, x, y, ids).x_adv
         with isolated(model), torch.no_grad():
             clean = checked_logits(model, x)
             if clean.shape[1] != count:
-                raise ValueError(f"landing: {data.name} has {count} classes, but the model {clean.shape[1]}")
+                raise ValueError(
+                    f"landing: {data.name} has {count} classes, but the model {clean.shape[1]}: give its own data"
+                )
             second = clean.scatter(1, y.unsqueeze(1), -torch.inf).argmax(1)
-            found.append(torch.stack((predicted(clean), second, classify(model, x_adv))))
-    before, second, after = torch.cat(found, dim=1)
+            found.append(torch.stack((y, predicted(clean), second, classify(model, x_adv))))
+    true, before, second, after = torch.cat(found, dim=1)
     seen = after >= 0  # what has NaN logits lands in no class
-    confusion = (data.y * count + after)[seen].bincount(minlength=count**2).view(count, count)
-    right = before == data.y
-    fooled = right & (after != data.y)
+    confusion = (true * count + after)[seen].bincount(minlength=count**2).view(count, count)
+    right = before == true
+    fooled = right & (after != true)
 
     def row(label: str, own: Tensor) -> LandingRow:
         numbers = int((own & right).sum()), int((own & fooled).sum())
@@ -82,7 +91,7 @@ def landing(model: Model, data: Dataset, attack: Attack, *, batch_size: int = 50
         most = data.classes[int(counts.argmax())], float(counts.max() / len(gone))
         return LandingRow(label, *numbers, *most, runner_up)
 
-    rows = [row(name, data.y == k) for k, name in enumerate(data.classes)]
+    rows = [row(name, true == k) for k, name in enumerate(data.classes)]
     return Landing(confusion, [*rows, row("all", torch.ones_like(right))])
 
 
@@ -94,7 +103,7 @@ class WeightNorm(NamedTuple):
 
 
 def weight_norms(model: nn.Module, classes: Sequence[str]) -> list[WeightNorm]:
-    """How large the weights of each of `classes` are in the last linear layer (Table 3.1).
+    """How large the weights of each of `classes` are in the last linear layer (Hou, 2022, Table 3.1).
 
     A head of cosines uses their directions only. Raises ValueError for a model whose last linear layer has not a row a
     class.
@@ -102,6 +111,7 @@ def weight_norms(model: nn.Module, classes: Sequence[str]) -> list[WeightNorm]:
     last = ([None] + [module for module in model.modules() if isinstance(module, nn.Linear)])[-1]
     if last is None or last.out_features != len(classes):
         raise ValueError(
-            f"{type(model).__name__} does not end in a linear layer with a row for each of {len(classes)} classes"
+            f"{type(model).__name__} does not end in a linear layer with a row for each of {len(classes)} classes: "
+            "only of such a model can the norms be measured"
         )
     return [WeightNorm(*pair) for pair in zip(classes, last.weight.detach().norm(dim=1).tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""The seeds' networks. Each is called with the shape of a sample and the number of classes."""
+"""Networks of the papers. Each is called with the shape of a sample and the number of classes, and returns logits."""
 
 import difflib
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import nn
 
+from .adapted import Adapted, adapt
 from .cosine import CosineHead, with_cosine_head
 from .fitnet import FitNet4
 from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
@@ -18,6 +19,7 @@ from .wide_resnet import MadryResNet, WideResNet
 
 __all__ = [
     "MODELS",
+    "Adapted",
     "CosineHead",
     "FitNet4",
     "LeNet5",
@@ -36,6 +38,7 @@ __all__ = [
     "SmallCNN8",
     "TwoCirclesNet",
     "WideResNet",
+    "adapt",
     "build",
     "find",
     "with_cosine_head",
@@ -71,7 +74,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 
 
 def find(name: str) -> Callable[[tuple[int, ...], int], nn.Module]:
-    """The entry of `MODELS` called `name`. Raises ValueError for an unknown name."""
+    """What builds the network called `name`, of `MODELS`. Raises ValueError for an unknown name."""
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ._shapes import IMAGES, not_of
+
 
 class FitNet4(nn.Module):
     """FitNet-4 (Romero et al., 2015) with ReLU in place of maxout (Mishkin and Matas, 2016), without dropout.
@@ -20,7 +22,7 @@ class FitNet4(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10, batch_norm: bool = True):
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 4:
-            raise ValueError(f"FitNet4 takes samples of (channels, height, width), at least 4x4, got {tuple(shape)}")
+            raise not_of(self, f"{IMAGES}, at least 4x4", shape)
         channels, height, width = shape
         rest = (height // 4, width // 4)
         layers: list[nn.Module] = []

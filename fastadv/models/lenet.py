@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ._shapes import IMAGES, not_of
+
 
 def _convolutions(
     channels: int, first: int, second: int, paddings: tuple[int, int], batch_norm: bool = False
@@ -17,9 +19,9 @@ class LeNet5(nn.Module):
     """LeNet-5 (LeCun et al., 1998) with ReLU and max-pooling: logits [B, classes] from images [B, C, H, W] in [0, 1].
 
     5x5 convolutions of 6 and 16 channels, fully connected layers of 120 and 84. Images of 28x28 are padded by 2, as in
-    the original; not so `padded` False. 61,706 parameters on 1x28x28 with 10 classes, 44,426 without padding; 62,006 on
-    3x32x32. With `batch_norm` after each convolution 44 more: a cheap network for methods whose network has it. Raises
-    ValueError for a `shape` that is not (C, 28, 28) or (C, 32, 32).
+    the original, unless `padded` is False. `batch_norm` adds batch norm after each convolution, for methods that need
+    it. 61,706 parameters on 1x28x28 with 10 classes, 44,426 without padding; 62,006 on 3x32x32; batch norm has 44 more.
+    Raises ValueError for a `shape` that is not (C, 28, 28) or (C, 32, 32).
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class LeNet5(nn.Module):
     ):
         super().__init__()
         if len(shape) != 3 or tuple(shape[1:]) not in ((28, 28), (32, 32)):
-            raise ValueError(f"LeNet5 takes samples of (channels, 28, 28) or (channels, 32, 32), got {tuple(shape)}")
+            raise not_of(self, "(channels, 28, 28) or (channels, 32, 32)", shape)
         channels, side, _ = shape
         pad = (32 - side) // 2 if padded else 0
         self.features = _convolutions(channels, 6, 16, (pad, 0), batch_norm)
@@ -54,7 +56,7 @@ class LeNet5Wide(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10):
         super().__init__()
         if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
-            raise ValueError(f"LeNet5Wide takes samples of (channels, 4m, 4n), got {tuple(shape)}")
+            raise not_of(self, f"{IMAGES}, with sides that are multiples of 4", shape)
         channels, height, width = shape
         self.features = _convolutions(channels, 32, 64, (2, 2))
         flat = 64 * (height // 4) * (width // 4)
@@ -74,7 +76,7 @@ class LeNetCaffe(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10):
         super().__init__()
         if len(shape) != 3 or shape[1] % 4 or shape[2] % 4 or min(shape[1:]) < 16:
-            raise ValueError(f"LeNetCaffe takes samples of (channels, 4m, 4n), at least 16x16, got {tuple(shape)}")
+            raise not_of(self, f"{IMAGES}, at least 16x16, with sides that are multiples of 4", shape)
         channels, height, width = shape
         self.features = _convolutions(channels, 20, 50, (0, 0))
         flat = 50 * (height // 4 - 3) * (width // 4 - 3)

@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ._shapes import IMAGES, not_of
+
 
 def _conv(channels: int, width: int, size: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     return nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(width)
@@ -51,7 +53,7 @@ class _ResNet(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10):
         super().__init__()
         if len(shape) != 3:
-            raise ValueError(f"{type(self).__name__} takes samples of (channels, height, width), got {tuple(shape)}")
+            raise not_of(self, IMAGES, shape)
         channels = 64
         layers: list[nn.Module] = [*_conv(shape[0], channels, 3), nn.ReLU()]
         for stage, depth in enumerate(self.depths):

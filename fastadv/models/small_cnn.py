@@ -4,6 +4,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from ._shapes import IMAGES, not_of
+
 
 class SmallCNN(nn.Module):
     """Four 3x3 convolutions and three fully connected layers (Zhang et al., 2019: TRADES).
@@ -18,7 +20,7 @@ class SmallCNN(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10):
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 16:
-            raise ValueError(f"SmallCNN takes samples of (channels, height, width), at least 16x16, got {tuple(shape)}")
+            raise not_of(self, f"{IMAGES}, at least 16x16", shape)
         channels, height, width = shape
         self.features = nn.Sequential(*_pair(channels, 32), *_pair(32, 64), nn.Flatten())
         for layer in self.features:
@@ -49,7 +51,7 @@ class NetMNIST(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10):
         super().__init__()
         if len(shape) != 3 or shape[1] % 4 or shape[2] % 4 or min(shape[1:]) < 16:
-            raise ValueError(f"NetMNIST takes samples of (channels, 4m, 4n), at least 16x16, got {tuple(shape)}")
+            raise not_of(self, f"{IMAGES}, at least 16x16, with sides that are multiples of 4", shape)
         channels, height, width = shape
         first = nn.Conv2d(channels, 10, 5), nn.MaxPool2d(2), nn.ReLU()
         second = nn.Conv2d(10, 20, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU()
@@ -73,7 +75,7 @@ class SmallCNN8(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10):
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 8:
-            raise ValueError(f"SmallCNN8 takes samples of (channels, height, width), at least 8x8, got {tuple(shape)}")
+            raise not_of(self, f"{IMAGES}, at least 8x8", shape)
         channels, height, width = shape
         pair = partial(_pair, padding=1, batch_norm=True)
         self.features = nn.Sequential(*pair(channels, 64), *pair(64, 128), *pair(128, 196), nn.Flatten())

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ._shapes import IMAGES, not_of
+
 
 class _SMDNet(nn.Module):
     """Convolutions with leaky ReLU, instance norm after all but the first; the last has 4x4 pixels in and one out."""
@@ -9,9 +11,7 @@ class _SMDNet(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int, convolutions: tuple[tuple[int, int, int], ...]):
         super().__init__()
         if len(shape) != 3 or not all(25 <= side <= 32 for side in shape[1:]):
-            raise ValueError(
-                f"{type(self).__name__} takes samples of (channels, height, width), from 25x25 to 32x32, got {shape}"
-            )
+            raise not_of(self, f"{IMAGES}, from 25x25 to 32x32", shape)
         channels, layers = shape[0], []
         for width, size, stride in convolutions:
             layers.append(nn.Conv2d(channels, width, size, stride, padding=size // 2))

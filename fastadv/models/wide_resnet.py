@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ._shapes import IMAGES, not_of
+
 
 def _conv3x3(channels: int, width: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
@@ -55,7 +57,7 @@ class _WideResNet(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int, units: int, widen: int, unit: type[_Unit]):
         super().__init__()
         if len(shape) != 3:
-            raise ValueError(f"{type(self).__name__} takes samples of (channels, height, width), got {tuple(shape)}")
+            raise not_of(self, IMAGES, shape)
         channels = 16
         layers: list[nn.Module] = [_conv3x3(shape[0], channels)]
         for stage in range(3):

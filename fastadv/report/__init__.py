@@ -1,4 +1,9 @@
-"""Tables and figures of runs."""
+"""Tables and figures of runs.
+
+Functions ``plot_*`` draw into `path`, as PNG or SVG by its suffix, and return it; ``write_*`` write the other files.
+Both write a whole file or nothing, and raise OSError where they cannot. Functions ``*_table`` are for a terminal. Sizes
+of perturbations are RMS norms, as shares of the inputs' range.
+"""
 
 from ._bootstrap import paired_bootstrap
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
@@ -13,8 +18,12 @@ from ._recipes import (
     figures_csv,
     figures_table,
     markdown,
+    measured_text,
+    plot_curves,
+    plot_histograms,
     plot_variant_gradients,
     plot_variants,
+    printed_text,
     read_figures,
     records_table,
     write_records,
@@ -37,14 +46,17 @@ __all__ = [
     "figures_table",
     "findings",
     "markdown",
+    "measured_text",
     "outcomes",
     "paired_bootstrap",
     "plot_aa_curves",
     "plot_confusion",
     "plot_corruptions",
+    "plot_curves",
     "plot_examples",
     "plot_features",
     "plot_gradients",
+    "plot_histograms",
     "plot_history",
     "plot_margins",
     "plot_noise",
@@ -52,6 +64,7 @@ __all__ = [
     "plot_transfer",
     "plot_variant_gradients",
     "plot_variants",
+    "printed_text",
     "read_figures",
     "read_run",
     "records_table",

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 def paired_bootstrap(
     first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The interval of the mean of ``first - second`` over samples that are drawn anew, with replacement.
+    """The confidence interval of the mean of ``first - second``, by resampling the samples with replacement.
 
     Args:
         first: a number for every sample, such as whether a model is right.

@@ -16,7 +16,7 @@ from ..evaluation import AACurve
 from ..recipes import Figure
 from ._bootstrap import paired_bootstrap
 from ._folders import RunFolder
-from ._recipes import figure_text
+from ._recipes import figure_text, printed_text
 from ._table import COLUMNS, LOWER_IS_BETTER, attack_text, cell_text
 
 
@@ -221,7 +221,7 @@ def published(models: Iterable[Published]) -> Grid:
                 text, beside = figure_text(figure.measured, figure), ""
                 if figure.printed is not None:
                     difference = figure_text(figure.measured - figure.printed, figure)
-                    beside = f"({figure.printed:g}; {'' if difference.startswith('-') else '+'}{difference})"
+                    beside = f"({printed_text(figure)}; {'' if difference.startswith('-') else '+'}{difference})"
                 file = model.run.folder / "figures.csv"
                 cell = Cell(text, figure.measured, file, figure.name, "measured", beside)
                 head = attack if what in ("", attack) else f"{attack} {what}"

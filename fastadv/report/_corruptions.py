@@ -25,13 +25,16 @@ def _lines(found: CorruptionAccuracy, means: Mapping[str, Sequence[str]]) -> lis
 
 
 def corruptions_table(found: CorruptionAccuracy, means: Mapping[str, Sequence[str]], title: str) -> Table:
-    """For a terminal: a line a corruption, then one for each of `means`, which name corruptions by a title."""
+    """Accuracies in percent for a terminal: a line a corruption, a column a severity, and their mean.
+
+    Below them stand the clean accuracy and a line for each of `means`, which hold names of corruptions by title.
+    """
     head, *lines = _lines(found, means)
     return text_table(head, lines, left=head[:1], title=title)
 
 
 def write_corruptions(found: CorruptionAccuracy, means: Mapping[str, Sequence[str]], path: Path) -> Path:
-    """The same table as CSV."""
+    """The table of `corruptions_table` as CSV at `path`, which is returned."""
     return write_csv(path, _lines(found, means))
 
 

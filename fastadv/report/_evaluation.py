@@ -1,7 +1,6 @@
 """What an evaluation found of every sample, as files of a run folder."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,22 +10,19 @@ import numpy as np
 from torch import Tensor
 
 from ..attacks import Attack
-from ..data import Dataset
 from ..runs import replace_file, write_text
 from ._table import Entry
 
 
-def write_samples(entries: Sequence[Entry], test: Dataset, theta: float, folder: Path) -> dict[str, Any]:
+def write_samples(entries: Sequence[Entry], theta: float, folder: Path) -> dict[str, Any]:
     """Writes ``evaluation.npz``, and returns what `write_evaluation` writes: in both are all fields of an `Evaluation`.
 
     Tensors are in the first, by their path in the second: ``blind/results/pgd/correct`` is of shape [N]. With them go
-    `theta`, up to which accuracies are averaged, and the SHA-256 of the samples and labels of `test`: only models
-    evaluated on the same samples are compared pair by pair.
+    `theta`, up to which accuracies are averaged. Only models evaluated on the same samples, by their SHA-256, are
+    compared pair by pair.
     """
-    digest = hashlib.sha256(test.x.numpy(force=True).tobytes() + test.y.numpy(force=True).tobytes()).hexdigest()
     arrays: dict[str, np.ndarray] = {}
-    about = {"theta": theta, "test_sha256": digest}
-    found = {entry.name: about | _plain(entry.evaluation, entry.name, arrays) for entry in entries}
+    found = {entry.name: {"theta": theta} | _plain(entry.evaluation, entry.name, arrays) for entry in entries}
     replace_file(folder / "evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
     return found
 

@@ -97,10 +97,10 @@ def read_run(folder: str | Path) -> RunFolder:
     if not folder.is_dir():
         raise FileNotFoundError(f"no run folder at {folder}: give the --out of train, compare, evaluate or reproduce")
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is no run folder of fastadv: it has no config.yaml. Give one, or several")
+        raise ValueError(f"{folder} is no run folder of fastadv: it has no config.yaml. Give one or more run folders")
     run = _read(folder)
     if run.empty:
-        raise ValueError(f"{folder} holds no results yet: let its run end, or go on with it (--resume true)")
+        raise ValueError(f"{folder} holds no results yet: wait for its run, or continue it with --resume true")
     return run
 
 

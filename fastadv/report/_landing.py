@@ -11,13 +11,13 @@ from ._text import write_csv
 
 
 def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Path:
-    """Counts [K, K] as CSV: a line a true class, a column a predicted one."""
+    """Counts [K, K] as CSV at `path`, which is returned: a row a true class, a column a predicted one."""
     lines = ([name, *counts] for name, counts in zip(classes, confusion.tolist(), strict=True))
     return write_csv(path, [["true class", *classes], *lines])
 
 
 def plot_confusion(confusion: Tensor, classes: Sequence[str], title: str, path: Path) -> Path:
-    """Counts [K, K] as shares of the true class, which is the line, in percent."""
+    """Counts [K, K] as percentages of the true class, which is the row."""
     shares = 100 * confusion.double() / confusion.sum(1, keepdim=True).clamp_min(1)
     size = 2 + 0.45 * len(classes)
     figure = Figure(figsize=(size, size), layout="constrained")
@@ -31,6 +31,6 @@ def plot_confusion(confusion: Tensor, classes: Sequence[str], title: str, path: 
     places = range(len(classes))
     axes.set_xticks(places, classes, rotation=60, ha="right", fontsize="small")
     axes.set_yticks(places, classes, fontsize="small")
-    axes.set(xlabel="predicted under attack, % of the line", ylabel="true class")
+    axes.set(xlabel="predicted under attack, % of the row", ylabel="true class")
     axes.set_title(title, fontsize="medium", wrap=True)
     return save(figure, path)

@@ -15,6 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..runs import write_text
+from ._captions import AA, CORRUPTIONS, MARGINS, OVER, TRANSFER, attack_notes, own_caption, training_caption
 from ._compare import (
     Grid,
     Published,
@@ -30,30 +31,32 @@ from ._compare import (
 from ._folders import RunFolder, folder_of, labels
 from ._plots import plot_aa_curves, plot_bars, plot_distances, plot_heat_map, plot_lines
 from ._seeds import SEEDS, over_seeds
+from ._verdict import verdict
 
-_SHOWN = ("theta", "test_sha256", "data", "label", "natural", "results")
 _NO_CURVE = ("epoch", "seconds", "images_per_second")
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in the page: its caption, the files that its numbers are from, and itself as a data URI."""
+    """A figure in the page: its caption, what to `read` from it, the files of its numbers, and itself as a data URI."""
 
     caption: str
+    read: str
     sources: list[Path]
     uri: str
 
 
 @dataclass
 class Section:
-    """A part of the page."""
+    """A part of the page; its `verdict` stands at the top of it all. `findings`: model, check and what it found."""
 
     title: str
     note: str = ""
+    verdict: str = ""
     grids: list[Grid] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    extras: dict[str, str] = field(default_factory=dict)
+    findings: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def write_report(runs: Sequence[RunFolder], folder: Path) -> Path:
@@ -84,14 +87,14 @@ class Page:
         parts = (self.seeds, self.compared, self.published, self.transferred, self.corrupted, self.trained, self.own)
         self.sections = [section for part in parts for section in part() if section.grids or section.pictures]
 
-    def draw(self, name: str, caption: str, sources: Sequence[Path], plot: Callable[[Path], Any]) -> Picture:
+    def draw(self, name: str, caption: str, read: str, sources: Sequence[Path], plot: Callable[[Path], Any]) -> Picture:
         """Draws a figure as SVG, which the page holds, and as PNG, in files called `name` as far as that can be."""
         name = re.sub(r"[^\w.-]+", "_", name)
         stem = next(each for i in itertools.count() if (each := f"{name}-{i}" if i else name) not in self.drawn)
         self.drawn.add(stem)
         plot(self.folder / f"{stem}.png")
         plot(self.folder / f"{stem}.svg")
-        return Picture(caption, list(dict.fromkeys(sources)), _uri(self.folder / f"{stem}.svg"))
+        return Picture(caption, read, list(dict.fromkeys(sources)), _uri(self.folder / f"{stem}.svg"))
 
     def number(self, path: Path) -> int:
         """The place of a file among those that were read."""
@@ -117,7 +120,7 @@ class Page:
     def seeds(self) -> list[Section]:
         """A section for each comparison of methods that were trained several times."""
         runs = [run for run in self.runs if run.summary]
-        return [Section(f"Means over seeds: {run.folder}", SEEDS, [over_seeds(run)]) for run in runs]
+        return [Section(f"Means over seeds: {run.folder}", SEEDS, grids=[over_seeds(run)]) for run in runs]
 
     def compared(self) -> list[Section]:
         """A section for each test set: its table, AA curves, margins, and accuracies over budgets and steps."""
@@ -131,13 +134,10 @@ class Page:
             away = "true label" if about["label"] == "true" else "model's own prediction"
             note = f"Attacks move away from the {away}. Below an accuracy, its 95 % Wilson interval, from attacks.csv."
             grids = [comparison(f"Accuracy in % on {title}", models), every_attack(models)]
-            section = Section(f"Models on {title}", note, grids)
-            section.extras = {
-                f"{model.label}: {key}": yaml.safe_dump(value, sort_keys=False)
-                for model in models
-                for key, value in model.about.items()
-                if key not in _SHOWN and value
-            }
+            section = Section(f"Models on {title}", note, verdict(models), grids)
+            section.findings = [
+                (model.label, each["check"], each["text"]) for model in models for each in model.about["findings"]
+            ]
             direct = [model for model in models if not model.source]
             for attack in dict.fromkeys(name for model in direct for name in model.curves):
                 having = [model for model in direct if attack in model.curves]
@@ -145,10 +145,10 @@ class Page:
                 theta = about["theta"]
                 caption = f"Accuracy where the perturbations of {attack} are cut off at eps"
                 plot = partial(plot_aa_curves, curves, theta, attack, among=self.order)
-                section.pictures.append(self.draw(f"aa_{attack}", caption, files, plot))
-                caption = f"Margins under {attack} of correctly classified samples; above {2 * theta:g} in the last bin"
+                section.pictures.append(self.draw(f"aa_{attack}", caption, AA, files, plot))
+                caption = f"Margins under {attack} of correctly classified samples, up to {2 * theta:g}"
                 plot = partial(plot_distances, curves, 2 * theta, attack, among=self.order)
-                section.pictures.append(self.draw(f"margins_{attack}", caption, files, plot))
+                section.pictures.append(self.draw(f"margins_{attack}", caption, MARGINS, files, plot))
             section.pictures += [*self.over_budgets(direct), *self.over_steps(direct)]
             sections.append(section)
         return sections
@@ -185,6 +185,7 @@ class Page:
             self.draw(
                 f"{axis}_{attack}",
                 f"Accuracy under {attack} over its {what}",
+                OVER[axis],
                 files,
                 partial(plot_lines, of_models, axis, f"accuracy under {attack}, %", percent=True, among=self.order),
             )
@@ -209,7 +210,7 @@ class Page:
                 clean = next((figure.measured for figure in model.run.figures if figure.name == "clean"), math.nan)
                 for attack, figures in model.by_attack().items():
                     points = {float(what): figure.measured for what, figure in figures if is_number(what)}
-                    if points and " from " not in attack:
+                    if points and not re.search(" from |^gradient$| margin$", attack):
                         lines.setdefault(attack, {})[model.label] = {0.0: clean} | points
             section.pictures = self.draw_over(
                 "eps", "budget", lines, [model.run.folder / "figures.csv" for model in models]
@@ -241,7 +242,7 @@ class Page:
             return []
         plot = partial(plot_heat_map, values)
         caption = "Accuracy in % under samples made on another network: a row an attack, a column a model"
-        return [Section("Transfer", pictures=[self.draw("transfer", caption, files, plot)])]
+        return [Section("Transfer", pictures=[self.draw("transfer", caption, TRANSFER, files, plot)])]
 
     def corrupted(self) -> list[Section]:
         """Accuracies under common corruptions, as a table and as bars."""
@@ -252,7 +253,8 @@ class Page:
         bars = {label: {head: cell.value for head, cell in row.items()} for label, row in grid.rows.items()}
         plot = partial(plot_bars, bars, "accuracy, %, mean over severities", among=self.order)
         files = [run.folder / "corruptions.csv" for run in runs.values()]
-        return [Section("Common corruptions", "", [grid], [self.draw("corruptions", grid.title, files, plot)])]
+        picture = self.draw("corruptions", grid.title, CORRUPTIONS, files, plot)
+        return [Section("Common corruptions", grids=[grid], pictures=[picture])]
 
     def trained(self) -> list[Section]:
         """What training reported after every epoch, a figure a quantity."""
@@ -267,28 +269,41 @@ class Page:
                 label: {row["epoch"]: row[key] * (100 if percent else 1) for row in run.history}
                 for label, run in having.items()
             }
-            name = key.replace("_", " ")
-            ylabel = name + (", %" if percent else "")
-            plot = partial(plot_lines, lines, "epoch", ylabel, percent=percent, among=self.order)
+            attacks = {label: _attack_of(run) for label, run in having.items()}
+            notes = attack_notes(attacks) if key == "adversarial_accuracy" else {}
+            unit = ", %" if percent else " per sample" if key == "gradients" else ""
+            ylabel = _words(key).lower() + unit + ("\n(each run under its own attack)" if notes else "")
+            plot = partial(plot_lines, lines, "epoch", ylabel, percent=percent, among=self.order, notes=notes)
             files = [run.folder / "metrics.jsonl" for run in having.values()]
-            section.pictures.append(self.draw(f"training_{key}", f"{name} in training", files, plot))
+            caption = f"{_words(key)} in training"
+            section.pictures.append(self.draw(f"training_{key}", caption, training_caption(key, attacks), files, plot))
         return [section]
 
     def own(self) -> list[Section]:
         """What runs drew, such as example images and margins in training, and tables of other experiments."""
         pictures = [
-            Picture(f"{path.stem.replace('_', ' ')} of {run.folder}", [path], _uri(path))
+            Picture(f"{_words(path.stem)} in {run.folder}", own_caption(path.stem), [path], _uri(path))
             for run in self.runs
             for path in run.pictures
         ]
         grids = [plain(run) for run in self.runs if run.table and not any(each.evaluations for each in run.all)]
-        return [Section("As the runs have it", "Tables and figures that were not made anew.", grids, pictures)]
+        return [Section("Figures and tables of single runs", grids=grids, pictures=pictures)]
 
     def about(self, run: RunFolder) -> dict[str, str]:
         """Configuration, environment and full evaluation of a run, as text."""
         parts = {"config.yaml": run.config, "evaluation.json": run.evaluations}
         shown = {name: yaml.safe_dump(part, sort_keys=False) for name, part in parts.items() if part}
         return shown | ({"environment.json": json.dumps(run.environment, indent=2)} if run.environment else {})
+
+
+def _attack_of(run: RunFolder) -> dict[str, Any]:
+    """The class and the options of the attack that a run was trained with; empty where its settings name none."""
+    attack = run.config.get("attack") or {}
+    return {"class": attack["class_path"].rpartition(".")[2]} | attack.get("init_args", {}) if attack else {}
+
+
+def _words(name: str) -> str:
+    return name.capitalize().replace("_", " ")
 
 
 def _files(models: Sequence[Tested], name: str) -> list[Path]:

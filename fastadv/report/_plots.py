@@ -1,6 +1,5 @@
 """Figures, written as PNG or SVG files."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ..attacks import Attack, Model, classify
-from ..data import Dataset
+from ..data import Batch, Placed, Samples
 from ..evaluation import AACurve
 from ..runs import replace_file
 
@@ -48,8 +47,9 @@ def plot_lines(
     *,
     percent: bool = False,
     among: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
 ) -> Path:
-    """A line an entry, y by x; `percent` for y from 0 to 100.
+    """A line an entry, y by x; `percent` for y from 0 to 100. `notes` stand behind the names in the legend.
 
     `among`, here and below: all names that several figures show, so that each has the same colour in all of them.
     """
@@ -57,11 +57,12 @@ def plot_lines(
     axes = figure.subplots()
     for label, points in lines.items():
         x = sorted(points)
-        axes.plot(x, [points[value] for value in x], marker=".", **_look(label, among or list(lines)))
+        shown = f"{label}: {notes[label]}" if notes else label
+        axes.plot(x, [points[value] for value in x], marker=".", **_look(label, among or list(lines), shown))
     axes.ticklabel_format(useOffset=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (0, 100)} if percent else {}))
     if xlabel == "epoch":
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     _legend_below(figure)
     return save(figure, path)
@@ -181,17 +182,20 @@ def plot_aa_curves(
 
 
 def plot_history(histories: Mapping[str, History], path: Path) -> Path:
-    """Training accuracies over the epochs: clean solid, on the method's own adversarial samples dashed."""
+    """Training accuracies over the epochs: clean solid, on the method's own adversarial samples dashed.
+
+    Dotted where a method reports one for both kinds.
+    """
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
     for i, (name, history) in enumerate(histories.items()):
-        for key, style in (("clean_accuracy", "-"), ("adversarial_accuracy", "--")):
+        for key, style in (("clean_accuracy", "-"), ("adversarial_accuracy", "--"), ("accuracy", ":")):
             if key in history[0]:
                 label = in_legend(f"{name}, {key.split('_')[0]}")
                 values = [100 * row[key] for row in history]
                 axes.plot([row["epoch"] for row in history], values, style, color=f"C{i}", marker=".", label=label)
     axes.set(xlabel="epoch", ylabel="accuracy on training data, %", ylim=(0, 100))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return save(figure, path)
@@ -205,7 +209,7 @@ def draw_gradients(panels: Mapping[str, Mapping[str, History]], title: str, path
     }
     figure = draw_panels(lines, "epoch", "gradients a sample", title)
     for axes in figure.axes:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set_ylim(bottom=0)
     return save(figure, path)
 
@@ -215,53 +219,78 @@ def plot_gradients(histories: Mapping[str, History], path: Path) -> Path:
     return draw_gradients({"": histories}, "", path)
 
 
-def plot_margins(histogram: Tensor, path: Path) -> Path:
-    """How many samples [epochs, levels] have a margin of how many grey levels, at the end of up to six epochs."""
-    figure = Figure(figsize=(6, 4))
-    axes = figure.subplots()
-    epochs = len(histogram)
-    shown = sorted({round(1 + i * (epochs - 1) / 5) for i in range(6)})
-    colours = colormaps["viridis"].resampled(len(shown))
-    for i, epoch in enumerate(shown):
-        counts = histogram[epoch - 1].tolist()
-        axes.step(range(len(counts)), counts, where="mid", color=colours(i), label=f"epoch {epoch}")
-    largest = int(histogram.sum(0).nonzero().max()) if bool(histogram.any()) else 1
-    axes.set(xlabel="margin, grey levels", ylabel="training samples", xlim=(-0.5, largest + 0.5), ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+def plot_margins(histograms: Mapping[str, Tensor], path: Path) -> Path:
+    """How many samples [epochs, levels] have a margin of how many grey levels, at the end of up to six epochs.
+
+    A panel for each of `histograms`, by title.
+    """
+    figure = Figure(figsize=(6 * len(histograms), 4), layout="constrained")
+    panels = figure.subplots(1, len(histograms), sharex=True, sharey=True, squeeze=False)[0]
+    largest = max(int(counts.sum(0).nonzero().max()) if bool(counts.any()) else 1 for counts in histograms.values())
+    for axes, (title, histogram) in zip(panels, histograms.items(), strict=True):
+        epochs = len(histogram)
+        shown = sorted({round(1 + i * (epochs - 1) / 5) for i in range(6)})
+        colours = colormaps["viridis"].resampled(len(shown))
+        for i, epoch in enumerate(shown):
+            counts = histogram[epoch - 1].tolist()
+            axes.step(range(len(counts)), counts, where="mid", color=colours(i), label=f"epoch {epoch}")
+        axes.set(title=title, xlabel="margin, grey levels", xlim=(-0.5, largest + 0.5), ylim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("training samples")
+    panels[0].legend(fontsize="small")
     return save(figure, path)
 
 
-def plot_examples(models: Mapping[str, Model], data: Dataset, attack: Attack, path: Path, count: int = 6) -> Path:
+def plot_examples(models: Mapping[str, Model], data: Samples, attack: Attack, path: Path, count: int = 6) -> Path:
     """What `attack` makes of the same images on several models; see `draw_examples`."""
     cases = {name: (model, attack) for name, model in models.items()}
     return save(draw_examples(cases, data, _in_words(attack), count), path)
 
 
-def plot_noise(model: Model, data: Dataset, attacks: Mapping[str, Attack], path: Path, count: int = 6) -> Path:
+def plot_noise(model: Model, data: Samples, attacks: Mapping[str, Attack], path: Path, count: int = 6) -> Path:
     """What several attacks make of the same images on one model; see `draw_examples`."""
     cases = {name: (model, attack) for name, attack in attacks.items()}
     return save(draw_examples(cases, data, ", ".join(map(_in_words, attacks.values())), count), path)
 
 
 def _in_words(attack: Attack) -> str:
-    return type(attack).__name__ + (f" at eps {attack.eps:.4g}" if attack.has_budget else "")
+    return type(attack).__name__ + (f" at eps {attack.eps / attack.unit:.4g}" if attack.has_budget else "")
 
 
-def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, title: str, count: int) -> Figure:
+def _first_of_each(data: Samples, count: int) -> Batch:
+    """The first sample of each of `count` classes: the first classes, or, of data without places, those met first."""
+    if isinstance(data, Placed):
+        places = [int((data.y == k).nonzero()[0]) for k in range(len(data.classes)) if bool((data.y == k).any())]
+        return data.at(torch.tensor(places[:count], device=data.device))
+    found: dict[int, Batch] = {}
+    for batch in data.batches(64):
+        for each in batch.split(1):
+            found.setdefault(int(each.y), each)
+        if len(found) >= min(count, len(data.classes)):
+            break
+    return Batch(*map(torch.cat, zip(*(found[k] for k in sorted(found)[:count]), strict=True)))
+
+
+def _class(prediction: int, classes: Sequence[str]) -> str:
+    """The name of a predicted class; the number of one that only the model has."""
+    if prediction < 0:
+        return "NaN"
+    return classes[prediction] if prediction < len(classes) else str(prediction)
+
+
+def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Samples, title: str, count: int) -> Figure:
     """A grid for the first sample of each of `count` classes: clean images, perturbations and adversarial images.
 
     A pair of rows for each of `cases`. The perturbation is stretched so that its largest entry is black or white; above
-    it stand that entry, the mean of all and its RMS. Above the adversarial image stands what the model predicts for the
-    clean one and for this one, in red where the latter is wrong. Of images with other than one or three bands, the
-    first three are drawn, of two the first, and the title says so. Raises ValueError for data that are not images.
+    it stand that entry, the mean of all and its RMS, as shares of the inputs' range. Above the adversarial image stands
+    what the model predicts for the clean one and for this one, in red where the latter is wrong. Of images with other
+    than one or three bands, the first three are drawn, of two the first, and the title says so. Raises ValueError for
+    data that are not images.
     """
     if len(data.sample_shape) != 3:
         raise ValueError(f"examples can be drawn of images only, not of samples of shape {data.sample_shape}")
-    places = [int((data.y == k).nonzero()[0]) for k in range(len(data.classes)) if bool((data.y == k).any())][:count]
-    ids = torch.tensor(places, device=data.y.device)
-    chosen, (lo, hi) = data.subset(ids), data.bounds
-    x, y, bands = chosen.x, chosen.y, len(chosen.x[0])
+    (x, y, ids), (lo, hi) = _first_of_each(data, count), data.bounds
+    bands = len(x[0])
 
     rows = 1 + 2 * len(cases)
     figure = Figure(figsize=(1.5 * len(x), 1.75 * rows), layout="constrained")
@@ -277,16 +306,16 @@ def draw_examples(cases: Mapping[str, tuple[Model, Attack]], data: Dataset, titl
 
     draw(0, "clean", x, [data.classes[k] for k in y])
     for m, (name, (model, attack)) in enumerate(cases.items()):
-        x_adv = dataclasses.replace(attack, bounds=data.bounds).seeded(0).rows(model, x, y, ids).x_adv
+        x_adv = attack.within(data.bounds).seeded(0).rows(model, x, y, ids).x_adv
         before, after = classify(model, x), classify(model, x_adv)
         delta = x_adv - x
-        largest, mean = delta.flatten(1).abs().amax(1), delta.flatten(1).abs().mean(1)
-        stretched = delta / ops.as_rows(largest.clamp_min(1e-12), x) / 2 * (hi - lo) + (lo + hi) / 2
-        rms = ops.row_norms(x_adv, "rms", x)
+        largest, mean = (size / (hi - lo) for size in (delta.flatten(1).abs().amax(1), delta.flatten(1).abs().mean(1)))
+        stretched = delta / ops.as_rows(largest.clamp_min(1e-12), x) / 2 + (lo + hi) / 2
+        rms = ops.row_norms(x_adv, "rms", x) / (hi - lo)
         sizes = [f"max {a:.3f}, RMS {b:.3f}\nmean {c:.3f}" for a, b, c in zip(largest, rms, mean, strict=True)]
         draw(2 * m + 1, f"{name}\nperturbation", stretched, sizes)
-        names = (*data.classes, "NaN")  # the last is number -1
-        classes = [f"clean: {names[a]}\nhere: {names[b]}" for a, b in zip(before, after, strict=True)]
+        both = zip(before.tolist(), after.tolist(), strict=True)
+        classes = [f"clean: {_class(a, data.classes)}\nhere: {_class(b, data.classes)}" for a, b in both]
         draw(2 * m + 2, f"{name}\nadversarial", x_adv, classes, after != y)
     drawn = "" if bands in (1, 3) else f"; drawn: {'bands 1 to 3' if bands > 3 else 'band 1'} of {bands}"
     figure.suptitle(f"{title}: predicted classes, red where wrong in the end{drawn}", fontsize=9)

@@ -31,7 +31,7 @@ class StepsRow(NamedTuple):
 
 
 def steps_rows(found: Mapping[int, Evaluation]) -> list[StepsRow]:
-    """A row an attack and number of steps, by which `found` has the evaluations; at 0 the clean accuracy."""
+    """A row for each attack and number of steps, by which `found` has evaluations; at 0 the clean accuracy."""
     rows = []
     for name in dict.fromkeys(name for evaluation in found.values() for name in evaluation.results):
         outcomes = {0: next(iter(found.values())).natural} | {n: found[n].results[name] for n in sorted(found)}
@@ -40,7 +40,7 @@ def steps_rows(found: Mapping[int, Evaluation]) -> list[StepsRow]:
 
 
 def sweep_rows(curves: Mapping[str, AACurve], budgets: Iterable[float]) -> list[SweepRow]:
-    """A row an attack and budget, from 0 on."""
+    """A row for each attack and budget, from `curves` by attack; the first is at budget 0, the clean accuracy."""
     rows = []
     for name, curve in curves.items():
         n = len(curve.correct)

@@ -26,12 +26,11 @@ class Entry:
 
 def outcomes(evaluation: Evaluation) -> dict[str, Outcome]:
     """Clean, under each attack, and, of several with a budget, in the worst case."""
-    worst = {"worst": evaluation.worst} if evaluation.worst else {}
-    return {"clean": evaluation.natural, **evaluation.results, **worst}
+    return evaluation.outcomes
 
 
 def rows(entries: Sequence[Entry], theta: float) -> list[dict[str, float | str]]:
-    """The table as plain values; accuracies in [0, 1], norms as RMS, ``avg_aa`` over [0, theta]."""
+    """The table as plain values, a row a model: accuracies in [0, 1], norms as RMS, ``avg_aa`` over [0, `theta`]."""
     table = []
     for entry in entries:
         row: dict[str, float | str] = {"method": entry.name}
@@ -76,7 +75,7 @@ def attack_rows(entries: Sequence[Entry]) -> list[dict[str, float | str]]:
                 row |= {"norm": result.attack.norm, "mean_rms": result.norm, "median_rms": result.median_norm}
                 row |= {"gradients": float(result.grads.double().mean()), "seconds": result.seconds}
                 if result.attack.has_budget:
-                    row["eps"] = result.attack.eps
+                    row["eps"] = result.eps
             table.append(row)
     return table
 
@@ -115,7 +114,7 @@ def write_rows(path: Path, columns: Iterable[str], values: Sequence[Row]) -> Non
     heads = list(columns)
     for row in values:
         if unknown := row.keys() - set(heads):
-            raise ValueError(f"{path}: a row has {', '.join(sorted(unknown))}, which the first has not")
+            raise ValueError(f"{path}: a row has {', '.join(sorted(unknown))}, which the first row lacks")
     write_csv(path, [heads, *([row.get(head, "") for head in heads] for row in values)])
 
 
@@ -144,7 +143,7 @@ def table(entries: Sequence[Entry], theta: float) -> Group:
     heads = {"method": "method", "clean": "clean", "worst": "worst\nof these", "seconds_per_epoch": "s/epoch"}
     for name, result in first.results.items():
         title = f"{name}-{result.attack.steps}" if hasattr(result.attack, "steps") else name
-        heads[name] = f"{title}\neps {result.attack.eps:g}" if result.curve is None else title
+        heads[name] = f"{title}\neps {result.eps:g}" if result.curve is None else title
         heads[f"{name}_avg_aa"] = f"{title}\navg-AA({theta:g})"
         heads[f"{name}_norm"] = f"{title}\nnorm (RMS)"
     note = f"accuracy in %, {first.samples} test samples of {first.data}; attacked label: {first.label}"
@@ -166,7 +165,7 @@ def table(entries: Sequence[Entry], theta: float) -> Group:
 
 
 def findings(entries: Sequence[Entry]) -> list[Text]:
-    """What the checks found, a line each."""
+    """What the checks found in the evaluations, a line each, with the model's name."""
     return [
         Text(f"{entry.name}: {finding.check}: {finding.text}", "yellow")
         for entry in entries

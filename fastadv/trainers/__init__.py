@@ -1,9 +1,10 @@
 """Training methods, and `fit`, which trains a network by any of them."""
 
+from .._processes import processes, rank
 from ._adversarial import AdversarialTraining, AttackMethod, PairedTraining
 from ._fit import Stopped, fit
 from ._method import Batch, Method, Source
-from ._parallel import mean, processes, rank
+from ._parallel import mean
 from ._settings import Settings
 from .alp import ALP
 from .bilateral import Bilateral

@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import Attack, Rows
-from ._method import Batch, Method, Source, accuracy, check_count, check_share
+from ..models.adapted import logits_of
+from ._method import Batch, Method, Source, accuracy, check_count, check_share, check_weight
 
 
 @dataclass
 class AttackMethod(Method):
     """A method that trains on the samples an attack makes.
 
-    Training sets the attack's `bounds` and `seed` to those of the data and the run. The history has ``gradients``: how
-    many a sample took, on average.
+    Training moves the attack within the bounds of the data, with which its sizes scale (see `Attack.within`): 8/255 is
+    8 grey levels also of data in [-1, 1]. It sets the attack's `seed` to that of the run. The history has
+    ``gradients``: how many a sample took, on average.
 
     Args:
-        attack: makes the adversarial samples, away from the labels; with the same options for all samples.
-        eps_warmup: epochs over which the attack's budget, and with it the step size, rises to what it is.
+        attack: makes the adversarial samples. It leads away from the labels, with the same options for all samples.
+        eps_warmup: epochs over which the budget rises to the attack's. Step sizes rise with it.
     """
 
     attack: Attack = dataclasses.field(kw_only=True)
@@ -38,7 +40,7 @@ class AttackMethod(Method):
             raise TypeError(f"{name}: attack must be a {kind.__name__}, got {self.attack!r}")
         check_count("eps_warmup", self.eps_warmup)
         if self.eps_warmup and not (self.repeatable and self.attack.has_budget):
-            raise ValueError(f"{name} has no budget that could rise: leave eps_warmup 0")
+            raise ValueError(f"{name} has no budget to warm up: set eps_warmup to 0")
         if self.attack.targeted:
             raise ValueError(f"{name}: the attack must lead away from the labels: set targeted to False")
         for field in dataclasses.fields(self.attack):
@@ -50,13 +52,25 @@ class AttackMethod(Method):
 
     @property
     def budget(self) -> float | None:
-        return float(self.attack.eps) if self.attack.has_budget and self.attack.norm == "linf" else None
+        if not (self.attack.has_budget and self.attack.norm == "linf"):
+            return None
+        return float(self.attack.eps) / self.attack.unit
 
     def at(self, eps: float) -> "AttackMethod":
-        return dataclasses.replace(self, attack=self.attack.at(eps)) if self.attack.has_budget else self
+        if not self.attack.has_budget:
+            return self
+        return dataclasses.replace(self, attack=self.attack.at(eps * self.attack.unit))
+
+    @property
+    def in_units(self) -> tuple[str, ...]:
+        """The options that are sizes in the units of the inputs, beside those of the attack."""
+        return ()
 
     def begin(self, train: Source, seed: int | None, epochs: int) -> None:
-        self.attack = dataclasses.replace(self.attack, bounds=train.bounds, seed=seed)
+        before = self.attack.unit
+        self.attack = dataclasses.replace(self.attack.within(train.bounds), seed=seed)
+        for name in self.in_units:
+            setattr(self, name, getattr(self, name) * (self.attack.unit / before))
 
     def attack_in(self, epoch: int) -> Attack:
         """The attack of an epoch, which counts from 0."""
@@ -103,8 +117,8 @@ def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     From one for each, as published, where a batch norm in train mode would mix the statistics of the two.
     """
     if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
-        return model(x), model(x_adv)
-    clean, adversarial = model(torch.cat((x, x_adv))).chunk(2)
+        return logits_of(model, x), logits_of(model, x_adv)
+    clean, adversarial = logits_of(model, torch.cat((x, x_adv))).chunk(2)
     return clean, adversarial
 
 
@@ -116,19 +130,35 @@ def report(batch: Batch, clean: Tensor, adversarial: Tensor) -> None:
 
 @dataclass
 class AdversarialTraining(PairedTraining):
-    """``L(x, y) + L(x_adv, y)``, the sum of clean and adversarial loss (Xie et al., section 2.1), for any attack.
+    """Clean loss plus loss on attacked samples, for any attack.
+
+    The loss is ``L(x, y) + beta L(x_adv, y)``, with beta 1 that of Xie et al., section 2.1.
 
     Args:
-        label_smoothing: share of the label spread evenly over all classes; 0.1 in the Blind AT paper's baselines.
+        label_smoothing: share of the label spread over all classes. The Blind AT paper smooths labels, but does not
+            print by how much.
+        label: attack away from the true label or the prediction. The loss is on the true label either way. The Blind AT
+            paper does not say which. Single-step attacks on the ``true`` label leak it: networks learn to read it off
+            the perturbation (Kurakin et al., 2017). ``pred`` is the network's own prediction.
+        beta: weight of the adversarial loss (Hou: thesis, equation 4.2). Goodfellow et al.'s ``alpha`` (2.11) is
+            ``1 / (1 + beta)``, where the learning rate is multiplied by it, too.
     """
 
     label_smoothing: float = 0.1
+    label: str = dataclasses.field(default="true", kw_only=True)
+    beta: float = dataclasses.field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("label_smoothing", self.label_smoothing)
+        check_weight("beta", self.beta)
+        if self.label not in ("true", "pred"):
+            raise ValueError(f"label must be true or pred, got {self.label!r}")
+
+    def examples(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.attacked(model, batch, batch.y if self.label == "true" else None).x_adv
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(clean, y, label_smoothing=self.label_smoothing) + F.cross_entropy(
-            adversarial, y, label_smoothing=self.label_smoothing
-        )
+        loss = F.cross_entropy(adversarial, y, label_smoothing=self.label_smoothing)
+        loss = loss if self.beta == 1 else self.beta * loss
+        return F.cross_entropy(clean, y, label_smoothing=self.label_smoothing) + loss

@@ -2,27 +2,37 @@
 
 import copy
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
+from .._processes import processes, rank, shared
+from .._progress import bar, figures
 from ..attacks import Tuned
-from ..data import Dataset
+from ..attacks._tuned import chosen_format, laid_out
+from ..data import AnyData
+from ..models.adapted import own_loss
 from ._awp import perturbed
-from ._method import Batch, Method, Row, Stats
-from ._parallel import agree, agree_on_samples, processes, rank, total, wrapped
+from ._method import Batch, Method, Row, Source, Stats
+from ._parallel import agree, agree_on_samples, total, wrapped
 from ._precision import PRECISIONS, Autocast
-from ._settings import Settings
+from ._settings import Settings, SettingsDict
 from ._source import Part, source_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Augment = Callable[[Tensor, Tensor, int], Tensor]
 State = dict[str, Any]
+
+_log = logging.getLogger("fastadv.fit")
 
 _LOOK = 50  # steps between looks at the loss, each of which waits for the device
 _COUNT = ""  # the name, beside the sums of an epoch's figures, of how many samples they are of
@@ -36,7 +46,7 @@ class Stopped(Exception):
 def fit(
     model: nn.Module,
     method: Method,
-    train: Dataset | tuple[Tensor, Tensor] | DataLoader,
+    train: AnyData,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
     optimizer: str | torch.optim.Optimizer = "adam",
@@ -48,35 +58,41 @@ def fit(
     on_save: Callable[[State], None] | None = None,
     save_every: int = 0,
     stop: Callable[[], bool] = lambda: False,
-    **settings: Any,
+    progress: bool = False,
+    **settings: "Unpack[SettingsDict]",
 ) -> list[Row]:
     """Trains `model` in place by `method` on `train` and returns the history.
 
     The history has a row an epoch: ``epoch`` from 1, ``loss``, what the method reports, ``lr`` of the last step,
-    ``seconds``, ``images_per_second``, and what `validate` finds; ``pandas.DataFrame(history)`` is its table. Data
-    order, augmentation and random starts depend on the seed alone; torch's global generator is left to the model
-    (dropout). Started by ``torchrun``, with a process group, each process has its part of every batch, and all end with
-    the same network.
+    ``seconds``, ``images_per_second``, and what `validate` finds. ``pandas.DataFrame(history)`` is its table.
+
+    Data order, augmentation and random starts depend on the seed alone. The model (dropout) has torch's global
+    generator to itself. Under ``torchrun``, with a process group, the processes share every batch, and all end with the
+    same network.
 
     Args:
-        model: any network from samples to logits; it is trained on the device it is on, and left in train mode.
+        model: any network from samples to logits, in whatever form (see `fastadv.adapt`); it is trained on the device
+            it is on, and left in train mode.
         method: what is minimised, one of `fastadv.trainers`.
-        train: the samples, a data set, tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader's order
-            is its own, and `resume` leads to the same bits where that, given torch's generator, is the same again.
+        train: a data set with random access (a `Dataset`, or one of PyTorch or Hugging Face; see
+            `fastadv.data.samples_of`), tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader has its own
+            order: `resume` gives the same bits where torch's generator makes that order the same again.
         bounds: the least and the greatest value of samples that come as tensors or from a loader.
         optimizer: by name, or one of your own, whose groups' learning rates the schedule then multiplies.
         augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
-        validate: called with the model after every epoch, in several processes by all; gives figures for the history,
-            the first of them the one that `patience` and `collapse` watch, the higher the better.
-        resume: what `on_save` was given by a run with the same arguments. Training goes on from there to the same
-            bits, and for that sets the state of torch's global generator.
+        validate: called with the model after every epoch, by every process. It returns figures for the history;
+            `patience` and `collapse` watch the first of them, the higher the better.
+        resume: what `on_save` was given by a run with the same arguments. Training continues from there to the same
+            bits. It sets the state of torch's global generator for that.
         on_step: called after every step with (steps done, steps in all, figures): what the step reports, on the
-            device, ``lr``, and ``images_per_second`` in this epoch.
+            device, ``lr``, ``epoch`` from 1, and ``images_per_second`` in this epoch.
         on_epoch: called after every epoch with its row of the history, in the first process.
         on_save: called in the first process with the state to resume from: after every epoch, after every `save_every`
-            steps if these are not 0, and before stopping. Tensors on the CPU and plain values; ``state`` are the
-            network's weights, and ``best`` is whether the epoch that has just ended is the best yet.
-        stop: asked after every step; where it says so, training stops with `Stopped`.
+            steps if these are not 0, and before stopping. It holds tensors on the CPU and plain values: ``state`` has
+            the network's weights, and ``best`` says whether the last epoch is the best yet.
+        stop: asked after every step. When it returns true, training stops with `Stopped`.
+        progress: whether to show a bar; there is none where standard error is no terminal. The log ``fastadv.fit`` has
+            a line an epoch either way, of level INFO.
         settings: the fields of `Settings`.
 
     Raises:
@@ -86,15 +102,16 @@ def fit(
         FloatingPointError: when a loss or a weight is NaN or infinite; what was saved last is from before.
         Stopped: when `stop` says so.
     """
-    if isinstance(optimizer, str):
-        settings["optimizer"] = optimizer
-    how = Settings(**settings)
+    if own_loss(model):
+        raise ValueError("fit trains classifiers: a model with a loss of its own can be attacked and evaluated only")
+    name = optimizer if isinstance(optimizer, str) else Settings.optimizer
+    how = Settings(optimizer=name, **settings)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if (how.patience or how.collapse) and not validate:
         name = "patience" if how.patience else "collapse"
         raise ValueError(f"{name} {getattr(how, name)} needs a figure to watch: give validate, or {name} 0")
     if how.awp and not method.repeatable:
-        raise ValueError(f"awp asks for the loss twice, and {type(method).__name__} learns from every call: use 0")
+        raise ValueError(f"awp computes the loss twice, which {type(method).__name__} does not allow: set awp to 0")
     if how.sync_batch_norm and method.per_sample:
         raise ValueError(
             f"sync_batch_norm needs the same passes of all processes, and those of {type(method).__name__} depend on "
@@ -107,7 +124,8 @@ def fit(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is a single layer
     source = source_of(train, how.batch_size, bounds, device, indexed=bool(method.per_sample))
     descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
-    run = _Run(model, method, descent, how, device, len(source))
+    memory_format = resume.get("memory_format", "preserve") if resume else how.memory_format
+    run = _Run(model, method, descent, how, device, source, memory_format)
     method.begin(source, how.seed, how.epochs)
     if resume:
         run.load(resume)
@@ -118,39 +136,48 @@ def fit(
         if on_save and rank() == 0:
             on_save({**run.state(), "best": best})
 
-    # Figures may differ between processes in their last bits, and all have to stop where one does.
-    over = run.over()
-    while not over and (how.minutes or len(run.history) < how.epochs) and not _any(_enough(run.history, how), device):
-        epoch, started = len(run.history), time.perf_counter() - run.seconds
-        for part, size in source.epoch(epoch, how.seed, skip=run.step):
-            stats = run.train(part, size, source.batches, augment)
-            run.seconds = time.perf_counter() - started
-            if on_step:
-                done = epoch * source.batches + run.step
-                in_all = done * 60 * how.minutes / run.spent if how.minutes else how.epochs * source.batches
-                speed = {"lr": descent.param_groups[0]["lr"], "images_per_second": run.step * size / run.seconds}
-                on_step(done, max(done, round(in_all)), stats | speed)
-            if run.step % _LOOK == 0:
-                run.check()
-            ask = run.step % _ASK == 0 or run.step == source.batches or processes() == 1
-            if ask and _any(stop(), device):
-                save()
-                raise Stopped
-            over = ask and bool(how.minutes) and _any(run.over(), device)
-            if over:
-                break
-            if save_every and run.step % save_every == 0 and run.step < source.batches:
-                save()
-        run.agree()
-        row = run.end_epoch(started)
-        if validate:
-            row |= _checked(validate(run.network_now()), row)
-            run.network.train()
-        method.end_epoch(row)
-        run.history.append(row)
-        if on_epoch and rank() == 0:
-            on_epoch(row)
-        save(best=bool(validate) and _best(run.history) == len(run.history) - 1)
+    what, planned = type(method).__name__, 0 if how.minutes else how.epochs
+    with ExitStack() as stack:
+        tick = stack.enter_context(bar(what, "steps", planned)) if progress and rank() == 0 else None
+        # Figures may differ between processes in their last bits, and all have to stop where one does.
+        over = run.over()
+        while (
+            not over and (how.minutes or len(run.history) < how.epochs) and not _any(_enough(run.history, how), device)
+        ):
+            epoch, started = len(run.history), time.perf_counter() - run.seconds
+            for part, size in source.epoch(epoch, how.seed, skip=run.step):
+                stats = run.train(part, size, source.batches, augment)
+                run.seconds = time.perf_counter() - started
+                if on_step or tick:
+                    done = epoch * source.batches + run.step
+                    in_all = done * 60 * how.minutes / run.spent if how.minutes else how.epochs * source.batches
+                    speed = {"lr": descent.param_groups[0]["lr"], "images_per_second": run.step * size / run.seconds}
+                    for each in filter(None, (on_step, tick)):
+                        each(done, max(done, round(in_all)), stats | speed | {"epoch": epoch + 1})
+                if run.step % _LOOK == 0:
+                    run.check()
+                ask = run.step % _ASK == 0 or run.step == source.batches or processes() == 1
+                if ask and _any(stop(), device):
+                    save()
+                    raise Stopped
+                over = ask and bool(how.minutes) and _any(run.over(), device)
+                if over:
+                    break
+                if save_every and run.step % save_every == 0 and run.step < source.batches:
+                    save()
+            run.agree()
+            row = run.end_epoch(started)
+            if validate:
+                row |= _checked(validate(run.network_now()), row)
+                run.network.train()
+            method.end_epoch(row)
+            run.history.append(row)
+            if rank() == 0:
+                shown = figures({name: value for name, value in row.items() if name != "epoch"})
+                _log.info(f"{what}: epoch {row['epoch']}{f'/{planned}' if planned else ''}: {shown}")
+            if on_epoch and rank() == 0:
+                on_epoch(row)
+            save(best=bool(validate) and _best(run.history) == len(run.history) - 1)
     run.finish()
     return run.history
 
@@ -165,7 +192,8 @@ class _Run:
         descent: torch.optim.Optimizer,
         how: Settings,
         device: torch.device,
-        samples: int,
+        source: Source,
+        memory_format: str,
     ):
         self.model, self.method, self.descent, self.how, self.device = model, method, descent, how, device
         self.rates = [group["lr"] / how.lr if how.lr else 0.0 for group in descent.param_groups]
@@ -175,19 +203,23 @@ class _Run:
         self.history: list[Row] = []
         self.totals: Stats = {}  # of the epoch that has begun
         self.step, self.seconds = 0, 0.0  # of it, too
-        self.samples = samples
-        self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
-        if how.channels_last:
-            model.to(memory_format=torch.channels_last)
+        self.samples = len(source)
+        self.seen = torch.zeros(self.samples, dtype=torch.bool, device=device)
         dtype = PRECISIONS[how.precision]
         network = torch.compile(model) if how.compiled else model
         if dtype:
             # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
             loss = getattr(getattr(method, "attack", None), "loss", None)
             network = Autocast(network, dtype, attacks=loss not in ("kl", "spat"))
+        if memory_format == "auto":
+            gradients = how.epochs * self.samples * (1 + getattr(getattr(method, "attack", None), "steps", 0))
+            of = source.sample_shape, torch.get_default_dtype(), device, gradients
+            memory_format = shared(lambda: chosen_format(network, *of))
+        self.memory_format = memory_format
+        if memory_format == "channels_last" and device.type == "cuda":
+            model.to(memory_format=torch.channels_last)
         if how.graphs:
-            part = -(-how.batch_size // processes())
-            network = Tuned(network, buckets=tuple(sorted({-(-part * eighths // 8) for eighths in range(1, 9)})))
+            network = Tuned(network, graphs=True)
         self.network = wrapped(network, device)
         self.network.train()
 
@@ -195,11 +227,10 @@ class _Run:
         """One step, on this process's part of a batch of so many samples."""
         how, epoch = self.how, len(self.history)
         x, y, index = part
-        if how.channels_last and x.dim() == 4:
-            x = x.to(memory_format=torch.channels_last)
+        x = laid_out(x, self.memory_format)
         ids = index + epoch * self.samples
         self.seen[index] = True
-        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch, size=size)
+        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch, size=size, step=self.step)
         for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
             group["lr"] = rate * how.lr_at(epoch + self.step / batches)
         self.descent.zero_grad(set_to_none=True)
@@ -297,12 +328,13 @@ class _Run:
         kept = {name: getattr(self.method, name) for name in self.method.kept}
         state = {
             "state": _copied(self.network_now().state_dict()),
-            "kept": {name: _copy(value) if isinstance(value, Tensor) else value for name, value in kept.items()},
+            "kept": _on_cpu(kept),
             "optimizer": _on_cpu(self.descent.state_dict()),
             "scaler": self.scaler.state_dict(),
             "epoch": len(self.history),
             "history": [dict(row) for row in self.history],
             "step": self.step,
+            "memory_format": self.memory_format,
             "seconds": self.seconds,
             "totals": _copied(self.totals),
             "generator": torch.get_rng_state(),
@@ -341,7 +373,7 @@ class _Run:
                 torch.cuda.set_rng_state(state["cuda_generator"], self.device)
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
-                "cannot resume from this state, which is of another training or incomplete: "
+                "cannot resume from this state, which is incomplete or from another training: "
                 f"{type(error).__name__} {error}"
             ) from None
 

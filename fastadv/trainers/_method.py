@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from .._processes import processes
 from ..attacks import Rows, predicted
-from ._parallel import processes
 
 Stats = dict[str, Tensor]
 Row = dict[str, float]
@@ -31,10 +31,10 @@ class Batch:
     """What a method sees of the data at one step.
 
     `x` [B, ...] and `y` [B] on the model's device; `index` [B], the samples' places in the data set; `ids` [B], which
-    name the samples to random numbers: new every epoch in `fit`, by default their places; `epoch`, from 0. `stats`:
-    scalars that the method reports; their means over the epoch go into the history. `made`: where it is a list, the
-    attack that the first call of `loss` made goes into it, and the second call takes it. `size`: the samples of the
-    whole batch, where several processes share it and `x` is the part of one; by default as many in each.
+    name the samples to random numbers: new every epoch in `fit`, by default their places; `epoch`, and the `step` in
+    it, from 0. `stats`: scalars that the method reports; their means over the epoch go into the history. `made`: where
+    it is a list, the attack that the first call of `loss` made goes into it, and the second call takes it. `size`: the
+    samples of the whole batch, where several processes share it and `x` is the part of one; by default as many in each.
     """
 
     x: Tensor
@@ -45,6 +45,7 @@ class Batch:
     stats: Stats = field(default_factory=dict)
     made: list[Rows] | None = None
     size: int = 0
+    step: int = 0
 
     def __post_init__(self) -> None:
         self.ids = self.index if self.ids is None else self.ids
@@ -65,11 +66,11 @@ class Method(ABC):
 
     @property
     def budget(self) -> float | None:
-        """The L-infinity budget that the method trains at; None where it has none."""
+        """The L-infinity budget that the method trains at, a share of the inputs' range; None where it has none."""
         return None
 
     def at(self, eps: float) -> "Method":
-        """The method with another budget; itself where it has none."""
+        """The method with another budget, a share of the inputs' range; itself where it has none."""
         return self
 
     def begin(self, train: Source, seed: int | None, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare

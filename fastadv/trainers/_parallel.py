@@ -7,18 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._processes import processes, rank
+
 if TYPE_CHECKING:
     from ._method import Method
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Which of them this one is, from 0; the first writes and speaks."""
-    return dist.get_rank() if processes() > 1 else 0
 
 
 def mean(values: Tensor) -> Tensor:

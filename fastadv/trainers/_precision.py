@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks._casts import casting_once
+from ..models.adapted import logits_of
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "float32": None,
@@ -37,12 +38,15 @@ class Autocast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training or self.attacks):
-            return self.model(x)
+            return logits_of(self.model, x)
         scaled = self.dtype == torch.float16 and x.requires_grad and not self.training
         with torch.autocast(x.device.type, self.dtype), nullcontext() if self.training else casting_once(self.model, x):
-            logits = self.model(_Scaled.apply(x, 1 / SCALE) if scaled else x)
+            logits = logits_of(self.model, _Scaled.apply(x, 1 / SCALE) if scaled else x)
         logits = logits.to(x.dtype)
         return _Scaled.apply(logits, SCALE) if scaled else logits
+
+    def extra_repr(self) -> str:
+        return f"dtype={self.dtype}, attacks={self.attacks}"
 
 
 class _Scaled(torch.autograd.Function):

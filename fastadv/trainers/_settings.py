@@ -4,10 +4,12 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import nn
 
+from ..attacks._tuned import check_format
 from ._method import check_count, check_epochs, check_share, check_weight
 from ._precision import PRECISIONS
 
@@ -18,31 +20,35 @@ class Settings:
 
     Args:
         epochs: passes over the training data.
-        minutes: training stops at the first step after so many minutes of its own, validation not counted, however many
-            epochs these are; `epochs` is then only what methods plan with. 0 trains for `epochs`.
-        batch_size: samples a step, of all processes together; the last batch of an epoch may be smaller.
-        lr: learning rate; where the schedule starts, or its peak.
-        optimizer: adam, adamw, or sgd with momentum 0.9.
-        weight_decay: of weights; biases and normalisation layers have none.
-        schedule: of the learning rate; steps at milestones, cosine or linear to 0, or one-cycle, which rises over the
-            first 30 % of training and falls to 0.
-        milestones: with the schedule steps, after each of these epochs the learning rate is multiplied by lr_decay.
-        lr_decay: one factor for all milestones, or one for each.
-        warmup: epochs over which the learning rate rises from 0 in a line, whatever the schedule.
-        clip: the largest norm of a step's gradient, to which longer ones are shortened; 0 leaves them as they are.
-        ema: of weights and buffers, an exponential moving average is kept, which loses 1 - ema of itself every step;
-            it is the network that is validated and kept. 0 keeps none.
-        awp: size of adversarial weight perturbation, relative to a layer's weights, 0.005 to 0.01 in print; 0 is none.
-        precision: what the network computes in while it is trained, float32, bfloat16 or float16; attacks on the
-            divergence from the prediction at x (TRADES, SPAT) stay in float32.
-        channels_last: whether the network's weights and images are laid out so; on CPUs images always are, and it was
-            measured to gain nothing more.
-        compiled: whether torch.compile runs on the network.
-        graphs: on GPUs, whether gradients of attacks are replayed from CUDA graphs, captured for eighths of a batch.
-        sync_batch_norm: batch norm over the batches of all processes; on GPUs only.
-        patience: training stops when so many epochs have not raised the validation figure; 0 trains all epochs.
-        collapse: training stops when the validation figure falls below this share of its best; 0 never stops.
-        seed: of the initial weights, the order of the data, augmentation and random starts.
+        minutes: train for so many minutes, whatever `epochs` says. Validation is not counted. Methods that plan by
+            epochs still go by `epochs`. 0 trains for `epochs`.
+        batch_size: samples a step, in all processes together. The last batch of an epoch may be smaller.
+        lr: learning rate. The schedule starts at it, or rises to it.
+        optimizer: one of adam, adamw and sgd. sgd has momentum 0.9.
+        weight_decay: weight decay. Biases and normalisation layers have none.
+        schedule: how lr falls: steps, cosine, linear, one-cycle. ``steps`` goes by `milestones` and `lr_decay`;
+            ``cosine`` and ``linear`` fall to 0; ``one-cycle`` rises over the first 30 % of training and then falls to
+            0.
+        milestones: epochs after which `lr` is multiplied by `lr_decay`. They need the schedule ``steps``.
+        lr_decay: factor of `lr` at all milestones, or one for each.
+        warmup: epochs over which `lr` first rises linearly from 0. It works with every schedule.
+        clip: largest norm of a step's gradient. Longer gradients are scaled down to it; 0 leaves them as they are.
+        ema: decay of an exponential moving average of the weights. Buffers are averaged, too. The average is the
+            network that is validated and kept. 0 keeps no average.
+        awp: size of adversarial weight perturbation, 0 for none. It is relative to the norm of each layer's weights;
+            papers use 0.005 to 0.01.
+        precision: number type of training: float32, bfloat16 or float16. Attacks on the divergence from the prediction
+            at x (TRADES, SPAT) stay in float32.
+        memory_format: layout of images: contiguous, channels_last, preserve or auto. On GPUs it is that of the weights,
+            too. It changes speed and rounding only. ``preserve`` leaves images as the data set has them, which is
+            channels_last on CPUs. ``auto`` times both where that takes at most 2 % of the run, and is ``preserve``
+            otherwise.
+        compiled: run torch.compile on the network.
+        graphs: replay attack steps as CUDA graphs, on GPUs. They are recorded for eighths of a batch.
+        sync_batch_norm: batch norm over the batches of all processes, on GPUs.
+        patience: stop after so many epochs without a better validation figure. 0 trains all epochs.
+        collapse: stop when the validation figure falls below this share of its best. 0 never stops.
+        seed: seed of weights, data order, augmentation and random starts.
     """
 
     epochs: int = 10
@@ -59,7 +65,7 @@ class Settings:
     ema: float = 0.0
     awp: float = 0.0
     precision: str = "float32"
-    channels_last: bool = False
+    memory_format: str = "auto"
     compiled: bool = False
     graphs: bool = False
     sync_batch_norm: bool = False
@@ -77,9 +83,10 @@ class Settings:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        check_format(self.memory_format)
         check_epochs("milestones", self.milestones)
         if self.milestones and self.schedule != "steps":
-            raise ValueError(f"milestones are of the schedule steps, not of {self.schedule}: leave one out")
+            raise ValueError(f"milestones need the schedule steps, got {self.schedule}: leave one of them out")
         if self.minutes and (self.milestones or self.schedule != "steps"):
             raise ValueError(
                 f"the learning rate cannot follow epochs whose number is not known: leave out minutes, or "
@@ -112,6 +119,31 @@ class Settings:
         others = [p for p in model.parameters() if p.dim() <= 1]
         groups = [{"params": weights, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         return OPTIMIZERS[self.optimizer]([group for group in groups if group["params"]], lr=self.lr)
+
+
+class SettingsDict(TypedDict, total=False):
+    """The fields of `Settings`, as the keywords of `fit`, which has `optimizer` itself."""
+
+    epochs: int
+    minutes: float
+    batch_size: int
+    lr: float
+    weight_decay: float
+    schedule: str
+    milestones: list[int]
+    lr_decay: float | list[float]
+    warmup: float
+    clip: float
+    ema: float
+    awp: float
+    precision: str
+    memory_format: str
+    compiled: bool
+    graphs: bool
+    sync_batch_norm: bool
+    patience: int
+    collapse: float
+    seed: int
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

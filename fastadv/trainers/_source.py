@@ -1,7 +1,7 @@
-"""Where batches come from: tensors in memory, or a loader of the user's."""
+"""Where batches come from: samples that can be read in any order, or a loader of the user's."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data import Dataset
-from ._parallel import own_part, processes
+from .._processes import processes
+from ..data import AnyData, Dataset, Placed, Samples, samples_of
+from ._parallel import own_part
 
 Part = tuple[Tensor, Tensor, Tensor]
 """Of a batch, what this process has: x [B, ...], y [B], and their places in the data set [B]."""
 
 
 @dataclass
-class Memory:
-    """A data set in memory, on the device of the model: batches in an order that depends on seed and epoch alone."""
+class Shuffled:
+    """Samples that can be read in any order, on the device of the model: batches as seed and epoch alone say."""
 
-    data: Dataset
+    data: Placed
     batch_size: int
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class Memory:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_seed(seed, epoch)))
         for whole in self._split(order.to(self.device))[skip:]:
             index = own_part(whole)
-            yield (self.data.x[index], self.data.y[index], index), len(whole)
+            yield self.data.at(index), len(whole)
 
 
 @dataclass
@@ -117,21 +118,27 @@ def _seed(seed: int, epoch: int) -> int:
 
 
 def source_of(
-    train: Dataset | tuple[Tensor, Tensor] | DataLoader,
+    train: AnyData,
     batch_size: int,
     bounds: tuple[float, float],
     device: torch.device,
     indexed: bool,
-) -> Memory | Loaded:
+) -> Shuffled | Loaded:
     """`train` as a source of batches on `device`; `indexed` where a loader must tell samples apart.
 
-    Raises TypeError for anything else than a data set or a loader.
+    Raises TypeError for anything else than tensors, a loader, or a data set with random access.
     """
     if isinstance(train, tuple) and len(train) == 2:
         x, y = train
         train = Dataset(x, y, classes=tuple(str(k) for k in range(int(y.max()) + 1)), bounds=bounds, name="train")
-    if isinstance(train, Dataset):
-        return Memory(train.to(device), batch_size)
     if isinstance(train, DataLoader):
         return Loaded(train, bounds, device, indexed)
-    raise TypeError(f"train must be a fastadv Dataset, tensors (x, y) or a DataLoader, got {type(train).__name__}")
+    found = samples_of(train, name="train")
+    if not isinstance(found, Placed):
+        raise TypeError(
+            "train must be a fastadv Dataset, tensors (x, y) or a DataLoader, or a data set of PyTorch or Hugging Face "
+            f"with a length, got {type(train).__name__}"
+        )
+    if not isinstance(train, Samples):
+        found = replace(found, bounds=bounds)
+    return Shuffled(found.to(device), batch_size)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import Rows
+from ..models.adapted import logits_of
 from ._method import Batch, accuracy, check_count
 from .madry import Madry
 
@@ -16,7 +17,7 @@ class WeightedTraining(Madry):
     """Cross-entropy on PGD samples, weighted by sample; weights have no gradient.
 
     Args:
-        burn_in: epochs in which all weights are 1.
+        burn_in: first epochs, in which all weights are 1.
     """
 
     burn_in: int = 0
@@ -29,7 +30,7 @@ class WeightedTraining(Madry):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows = self.attacked(model, batch, batch.y)
-        logits = model(rows.x_adv)
+        logits = logits_of(model, rows.x_adv)
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         losses = F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
         if batch.epoch < self.burn_in:

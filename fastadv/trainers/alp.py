@@ -12,11 +12,14 @@ from ._method import check_weight
 
 @dataclass
 class ALP(PairedTraining):
-    """``CE(z(x), y) / 2 + CE(z(x_adv), y) / 2 + beta MSE(z(x), z(x_adv))``, the mean square over batch and classes.
+    """Adversarial logit pairing: clean and attacked logits agree.
+
+    The loss is ``CE(z(x), y) / 2 + CE(z(x_adv), y) / 2 + beta MSE(z(x), z(x_adv))``, with the mean square over batch
+    and classes.
 
     Args:
         attack: PGD on the cross-entropy.
-        beta: the weight of the pairing; 0.5 in the SPAT thesis.
+        beta: weight of the pairing, 0.5 in the SPAT thesis.
     """
 
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10), kw_only=True)

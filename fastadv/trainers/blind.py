@@ -14,7 +14,7 @@ from .deepfool import DeepFoolTraining
 
 @dataclass
 class Blind(DeepFoolTraining):
-    """DeepFool samples cut off at their mean size and scaled: training without a prescribed budget.
+    """Blind AT: scaled DeepFool samples, with no budget to choose.
 
     Not to be confused with bilateral adversarial training, which is also abbreviated BAT. With `rho` 1 only the cutoff
     is left, with `cutoff` infinite only the scale, with both DeepFool training; with either of them 0 normal training,
@@ -22,10 +22,11 @@ class Blind(DeepFoolTraining):
     would try ``DDN`` as the attack: with few steps it needs a large gamma, ``DDN(steps=20, gamma=0.2)``.
 
     Args:
-        rho: the scale, in [0, 1]; 0.9 in the paper.
-        cutoff: the size at which perturbations are cut off, in the units of `norm`; by default the mean over the batch.
-        norm: how size is measured: ``rms`` (L2 over the root of the number of pixels, the paper's), ``l2``, or ``rel``,
-            L2 relative to that of the sample, which weighs the samples of a batch differently.
+        rho: scale of the perturbations, in [0, 1].
+        cutoff: size at which perturbations are cut off. By default the mean over the batch. It is in `norm`, for inputs
+            in the attack's own `bounds`.
+        norm: of sizes: rms, l2 or rel. ``rms`` is L2 over the root of the number of pixels, the paper's; ``rel`` is L2
+            relative to that of the sample, which weighs the samples of a batch differently.
     """
 
     rho: float = 0.9
@@ -40,6 +41,10 @@ class Blind(DeepFoolTraining):
             raise ValueError(f"cutoff must not be negative, got {self.cutoff}")
         if self.norm not in ("rms", "l2", "rel"):
             raise ValueError(f"norm must be one of rms, l2, rel, got {self.norm!r}")
+
+    @property
+    def in_units(self) -> tuple[str, ...]:
+        return () if self.cutoff is None or self.norm == "rel" else ("cutoff",)
 
     def sizes(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The size of each perturbation, [B]."""

@@ -16,17 +16,17 @@ from .madry import Madry
 
 @dataclass
 class CAT(Madry):
-    """Cross-entropy on samples of attacks of up to `k` steps, a `k` that grows as the network copes with them.
+    """Curriculum AT: attacks get more steps as training succeeds.
 
-    With batch mixing: of k + 1 equal parts of a batch, one is natural and the others are attacked by 1, 2 ... k steps.
-    The fewer the steps, the longer they are (`step_sizes`). k starts at 0 and rises by one when an epoch's accuracy on
-    these samples is above `accuracy`. The paper's other rule, which asks a held-out part of the data, and its rounding
-    of pixels to 16 levels are not here.
+    The loss is cross-entropy on samples attacked with up to `k` steps. With batch mixing: of k + 1 equal parts of a
+    batch, one is natural and the others are attacked by 1, 2 ... k steps. The fewer the steps, the longer they are
+    (`step_sizes`). k starts at 0 and rises by one when an epoch's accuracy on these samples is above `accuracy`. The
+    paper's other rule, which asks a held-out part of the data, and its rounding of pixels to 16 levels are not here.
 
     Args:
-        attack: any with `eps`, `alpha` and `steps`; of these, k is at most `steps`, and ``alpha * steps`` is the length
+        attack: PGD, or any with `eps`, `alpha` and `steps`. k is at most its `steps`. ``alpha * steps`` is the length
             of the way that fewer steps share.
-        accuracy: above which k rises.
+        accuracy: training accuracy above which k rises.
     """
 
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=1.6 / 255, steps=10), kw_only=True)

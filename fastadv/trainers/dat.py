@@ -10,12 +10,14 @@ from .madry import Madry
 
 @dataclass
 class DAT(Madry):
-    """Cross-entropy on PGD samples that stop at a quality of convergence, FOSC, which becomes stricter by the epoch.
+    """Dynamic AT: attacks converge better with every epoch.
+
+    The loss is cross-entropy on the attacked samples.
 
     Args:
-        attack: PGD that stops where a sample's FOSC is low enough; how low follows the two options below.
-        fosc: how low in the first epoch; it falls in a line, the paper's c_max.
-        fosc_epochs: epochs until it is 0, the paper's T'.
+        attack: PGD that stops at a low enough FOSC. How low follows the two options below.
+        fosc: threshold in the first epoch, the paper's c_max. It falls linearly.
+        fosc_epochs: epochs until the threshold is 0, the paper's T'.
     """
 
     attack: DynamicPGD = field(default_factory=lambda: DynamicPGD(eps=8 / 255, alpha=2 / 255, steps=10), kw_only=True)

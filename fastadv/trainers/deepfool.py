@@ -2,22 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
-
 from ..attacks import Attack, DeepFool
 from ._adversarial import AdversarialTraining
-from ._method import Batch
 
 
 @dataclass
 class DeepFoolTraining(AdversarialTraining):
-    """Training on DeepFool samples, which lie just beyond the decision boundary (Xie et al., section 2.2).
+    """Training on DeepFool samples, just beyond the boundary.
 
-    DeepFool starts from the predicted class; the loss is on the true label. Any other attack that looks for the
-    smallest perturbation can take its place, such as DDN (the paper's section 4).
+    Xie et al., section 2.2. DeepFool starts from the predicted class; the loss is on the true label. Any other attack
+    that looks for the smallest perturbation can take its place, such as DDN (the paper's section 4).
     """
 
     attack: Attack = field(default_factory=lambda: DeepFool(steps=10, overshoot=0.02), kw_only=True)
-
-    def examples(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self.attacked(model, batch, None).x_adv
+    label: str = field(default="pred", kw_only=True)

@@ -21,9 +21,9 @@ class _Friendly(AttackMethod):
     With an ``attack.tau`` of ``attack.steps`` and no ``attack.omega`` it is the method that it varies.
 
     Args:
-        attack: PGD-K-tau.
-        tau_schedule: after each of these epochs, tau is one more than ``attack.tau``, which it stays where there are
-            none; or a function that gives tau for an epoch, counted from 1.
+        attack: friendly PGD (PGD-K-tau).
+        tau_schedule: epochs after which tau rises by one. It starts at ``attack.tau``, and stays there where there are
+            none. A function gives tau for an epoch, counted from 1.
     """
 
     attack: FriendlyPGD = field(kw_only=True)
@@ -49,7 +49,10 @@ class _Friendly(AttackMethod):
 
 @dataclass
 class Friendly(_Friendly, Madry):
-    """FAT (Algorithm 2): cross-entropy on friendly samples, which have only just been misclassified."""
+    """FAT: friendly samples, which are only just misclassified.
+
+    The loss is cross-entropy (Algorithm 2).
+    """
 
     attack: FriendlyPGD = field(
         default_factory=lambda: FriendlyPGD(eps=8 / 255, alpha=0.007, steps=10, omega=0.001), kw_only=True
@@ -59,7 +62,10 @@ class Friendly(_Friendly, Madry):
 
 @dataclass
 class FriendlyTRADES(_Friendly, TRADES):
-    """FAT for TRADES (equation 9; Algorithm 4 prints the clean term with x_adv)."""
+    """FAT for TRADES: the divergence at friendly samples.
+
+    Equation 9; Algorithm 4 prints the clean term with x_adv.
+    """
 
     attack: FriendlyPGD = field(
         default_factory=lambda: FriendlyPGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian", loss="kl"),
@@ -70,7 +76,10 @@ class FriendlyTRADES(_Friendly, TRADES):
 
 @dataclass
 class FriendlyMART(_Friendly, MART):
-    """FAT for MART (equation 11, Algorithm 5)."""
+    """FAT for MART: its loss on friendly samples.
+
+    Equation 11 and Algorithm 5.
+    """
 
     attack: FriendlyPGD = field(
         default_factory=lambda: FriendlyPGD(eps=8 / 255, alpha=0.007, steps=10, random_start="gaussian"),

@@ -6,23 +6,24 @@ import torch
 from torch import Tensor
 
 from ..attacks import DynamicPGD, FriendlyPGD, Rows
+from ..losses import wide
 from ._parallel import mean
 from ._weighted import WeightedTraining
 
 
 @dataclass
 class GAIRAT(WeightedTraining):
-    """Samples weigh more that fewer steps of PGD suffice to misclassify.
+    """GAIRAT: samples that are easily attacked weigh more.
 
-    With kappa, how many of the points before each of the K steps are classified correctly, the weight is
-    ``(1 + tanh(lam + 5 (1 - 2 kappa / K))) / 2``, the logistic function of the same, or ``(K + 1 - kappa) / (K + 1)``;
-    divided by its mean over the batch.
+    The fewer steps PGD takes to have a sample misclassified, the higher its weight. With kappa, how many of the points
+    before each of the K steps are classified correctly, the weight is ``(1 + tanh(lam + 5 (1 - 2 kappa / K))) / 2``,
+    the logistic function of the same, or ``(K + 1 - kappa) / (K + 1)``; divided by its mean over the batch.
 
     Args:
-        attack: PGD that counts; `tau` is at least `steps`, so that none stops.
-        weighting: ``tanh``, ``sigmoid`` or ``discrete``.
-        lam: the higher the more alike are weights.
-        burn_in: epochs in which all weights are 1.
+        attack: PGD that counts its steps. Its `tau` is at least `steps`, so that none stops.
+        weighting: function of the weights: tanh, sigmoid, discrete.
+        lam: evenness of the weights. The higher, the more alike they are.
+        burn_in: first epochs, in which all weights are 1.
     """
 
     attack: FriendlyPGD = field(
@@ -44,7 +45,7 @@ class GAIRAT(WeightedTraining):
 
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
         steps = self.attack.steps
-        kappa = steps - (self.attack.tau - rows.tau).float()
+        kappa = steps - (self.attack.tau - rows.tau).to(wide(logits).dtype)
         if self.weighting == "discrete":
             weights = (steps + 1 - kappa) / (steps + 1)
         else:

@@ -6,20 +6,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD, Attack
+from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
 from ._method import Batch, accuracy, check_share
 
 
 @dataclass
 class Madry(AttackMethod):
-    """Cross-entropy on PGD samples alone; the clean ones are not seen.
+    """Training on PGD samples alone, without clean ones.
 
     By default with the budget and steps of the friendly adversarial training paper. `PGDTraining` is the Blind AT
     paper's, with a clean term.
 
     Args:
         attack: makes the adversarial samples.
-        label_smoothing: share of the label spread evenly over all classes.
+        label_smoothing: share of the label spread over all classes.
     """
 
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10), kw_only=True)
@@ -30,6 +31,6 @@ class Madry(AttackMethod):
         check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(self.examples(model, batch))
+        logits = logits_of(model, self.examples(model, batch))
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         return F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)

@@ -30,16 +30,17 @@ def margin_weights(logits: Tensor, y: Tensor, slope: float, bias: float, factor:
 
 @dataclass
 class MAIL(WeightedTraining):
-    """Samples weigh more whose adversarial ones are nearer to the boundary, or farther beyond it: MAIL-AT.
+    """MAIL-AT: samples near or beyond the boundary weigh more.
 
-    The weight is ``sigmoid(slope (margin + bias))`` with the margin ``max_{j != y} p_j(x_adv) - p_y(x_adv)``.
+    Attacked samples count. The weight is ``sigmoid(slope (margin + bias))`` with the margin ``max_{j != y} p_j(x_adv) -
+    p_y(x_adv)``.
 
     Args:
         attack: PGD on the cross-entropy.
         slope: how sharply weights depend on margins.
-        bias: the margin at which the weight is a half is ``-bias``.
-        factor: what weights are multiplied by, 3 in the published code; by default they are divided by their mean.
-        burn_in: epochs in which all weights are 1.
+        bias: minus the margin at which the weight is a half.
+        factor: of all weights, 3 in the published code. By default weights are divided by their mean.
+        burn_in: first epochs, in which all weights are 1.
     """
 
     attack: Attack = field(
@@ -60,15 +61,17 @@ class MAIL(WeightedTraining):
 
 @dataclass
 class MAILTRADES(TRADES):
-    """TRADES whose divergence has the weights of `MAIL`, of another slope and bias: MAIL-TRADES.
+    """MAIL-TRADES: TRADES with the weights of MAIL.
+
+    Slope and bias have other defaults.
 
     Args:
         attack: PGD on the divergence.
-        beta: the weight of robustness.
+        beta: weight of robustness.
         slope: how sharply weights depend on margins.
-        bias: the margin at which the weight is a half is ``-bias``.
-        factor: what weights are multiplied by, 3 in the published code; by default they are divided by their mean.
-        burn_in: epochs in which all weights are 1, which are of TRADES.
+        bias: minus the margin at which the weight is a half.
+        factor: of all weights, 3 in the published code. By default weights are divided by their mean.
+        burn_in: first epochs, in which all weights are 1. These are epochs of TRADES.
     """
 
     beta: float = 5.0

@@ -12,13 +12,14 @@ from ._method import check_weight
 
 @dataclass
 class MART(PairedTraining):
-    """``BCE(p(x_adv), y) + beta KL(p(x) || p(x_adv)) (1 - p_y(x))`` (Zhang et al., 2020, equation 10).
+    """MART: like TRADES, with weight on misclassified samples.
 
-    As in the published code, the weight ``1 - p_y(x)`` has a gradient, too.
+    The loss is ``BCE(p(x_adv), y) + beta KL(p(x) || p(x_adv)) (1 - p_y(x))`` (Zhang et al., 2020, equation 10). As in
+    the published code, the weight ``1 - p_y(x)`` has a gradient, too.
 
     Args:
         attack: PGD on the cross-entropy.
-        beta: the weight of the divergence, lambda in the paper; 5 or 6.
+        beta: weight of the divergence, lambda in the paper. Papers use 5 or 6.
     """
 
     attack: Attack = field(

@@ -9,23 +9,24 @@ from torch import Tensor, nn
 
 from ..attacks import ANPGD
 from ..losses import soft_margin
+from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
 from ._method import Batch, Source, accuracy
 
 
 @dataclass
 class MMA(AttackMethod):
-    """Samples are learned at the boundary as long as that is nearer than `hinge`, and clean where they are beyond it.
+    """MMA: learns samples at the boundary until it is far enough.
 
-    A third of the clean cross-entropy, and two thirds of that of x_adv where the boundary is nearer than the hinge and
-    of x where that is beyond it, as a sum over B. The boundary is where the soft margin is 0. `distances` [N], in the
-    order of the data, 0 for samples beyond the boundary, are where PGD looks next time.
+    The loss is a third of the clean cross-entropy, and two thirds of that of x_adv where the boundary is nearer than
+    the hinge and of x where that is beyond it, as a sum over B. The boundary is where the soft margin is 0. `distances`
+    [N], in the order of the data, 0 for samples beyond the boundary, are where PGD looks next time.
 
     Args:
-        attack: how the boundary is found; its `eps` follows the distances, it looks 1.05 times as far as the hinge, and
-            its boundary is `soft`.
-        hinge: the margin that is enough, in the attack's norm; 12, 20 or 32 grey levels for CIFAR-10.
-        nearest: PGD's budget at the least.
+        attack: finds the boundary. Its `eps` follows the distances; it looks 1.05 times as far as the hinge, and its
+            boundary is `soft`.
+        hinge: margin that is enough, in the attack's norm. 12, 20 or 32 grey levels for CIFAR-10.
+        nearest: smallest budget of PGD.
     """
 
     attack: ANPGD = field(default_factory=ANPGD, kw_only=True)
@@ -40,6 +41,10 @@ class MMA(AttackMethod):
         if not 0 <= self.nearest <= self.hinge:
             raise ValueError(f"nearest must be between 0 and the hinge {self.hinge:g}, got {self.nearest}")
 
+    @property
+    def in_units(self) -> tuple[str, ...]:
+        return ("hinge", "nearest")
+
     def attack_in(self, epoch: int) -> ANPGD:
         return dataclasses.replace(self.attack, longest=1.05 * self.hinge, soft=True)
 
@@ -48,7 +53,7 @@ class MMA(AttackMethod):
         self.distances = torch.full((len(train),), self.nearest, device=train.device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        clean = model(batch.x)
+        clean = logits_of(model, batch.x)
         right = soft_margin(clean.detach(), batch.y) < 0
         batch.stats["clean_accuracy"] = accuracy(clean, batch.y)
         loss = F.cross_entropy(clean, batch.y)
@@ -63,7 +68,7 @@ class MMA(AttackMethod):
             near = rows.distance < self.hinge
             self.distances[index] = rows.distance.to(self.distances.dtype)
             if bool(near.any()):
-                margin = margin + F.cross_entropy(model(rows.x_adv[near]), rows.y[near], reduction="sum")
+                margin = margin + F.cross_entropy(logits_of(model, rows.x_adv[near]), rows.y[near], reduction="sum")
             batch.stats["gradients"] = rows.grads.sum() / len(right)
             batch.stats["adversarial_accuracy"] = (~near).sum() / len(right)
         batch.stats["distance"] = self.distances[batch.index].mean()

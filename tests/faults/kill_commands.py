@@ -24,6 +24,7 @@ def main(count: int, place: Path) -> None:
         "recipe": ["reproduce", "blind-fashion-mnist-bat", *SMALL, "--attacks", "fgsm"],
         "two-circles": ["reproduce", "two-circles", "--epochs", "20"],
         "propositions": ["reproduce", "propositions"],
+        "equations": ["reproduce", "equations"],
         "self-paced-loss": ["reproduce", "self-paced-loss"],
         "compare": ["compare", "standard", "fgsm", *COMPARISON, "--at-a-time", "2"],
     }

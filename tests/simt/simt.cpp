@@ -1,5 +1,5 @@
-// The runtime behind cuda_runtime.h. A block's threads are fibres of one OS thread, which run until they meet a barrier
-// or a warp-level operation, or end; blocks run one after the other.
+// The runtime behind cuda_runtime.h. The threads of a block, or of all blocks of a cluster, are fibres of one OS thread, which
+// run until they meet a barrier or a warp-level operation, or end; clusters run one after the other.
 //
 // Never compiled with a sanitizer, which would watch the scheduler instead of the kernels. Where ThreadSanitizer is
 // linked in, each CUDA thread is a fibre to it, too, and only barriers, the beginning and the end of a block order
@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <deque>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -28,12 +29,18 @@ __attribute__((weak)) void __tsan_acquire(void* address);
 __attribute__((weak)) void __tsan_release(void* address);
 }
 
+extern "C" {  // where each kernel's padding begins, as its __launch_bounds__ ask for
+extern const uintptr_t __start___patchable_function_entries[] __attribute__((weak, visibility("hidden")));
+extern const uintptr_t __stop___patchable_function_entries[] __attribute__((weak, visibility("hidden")));
+}
+
 dim3 threadIdx, blockIdx, blockDim, gridDim;
+cudaStream_t simt_stream = nullptr;
 
 namespace simt {
 namespace {
 
-constexpr unsigned kWarp = 32, kMaxThreads = 1024, kAllLanes = 0xFFFFFFFFu, kNobody = ~0u;
+constexpr unsigned kWarp = 32, kMaxThreads = 1024, kAllLanes = 0xFFFFFFFFu, kNobody = ~0u, kPortable = 8;
 constexpr size_t kStack = 256 * 1024;
 constexpr size_t kWithoutAsking = 48 * 1024;  // bytes of shared memory, static and dynamic together
 constexpr int kUnset = 0xFF;                  // in every byte of shared memory: NaN
@@ -51,22 +58,44 @@ struct Warp {
   uint64_t brought[2][kWarp];              // in this round, and in the last, which some may still have to read
 };
 
+struct Barrier {
+  unsigned waiting, passed;
+  char order[2];  // their addresses stand for what orders the threads: in this round, and in the last
+};
+
+struct Block {
+  Barrier barrier;
+  unsigned ended;
+  std::unique_ptr<unsigned char[]> dynamic;
+};
+
+struct Device {
+  size_t shared;      // bytes that a block can have if it asks for them
+  unsigned clusters;  // the blocks of the largest cluster
+};
+const std::map<std::string, Device> kDevices = {
+    {"sm_90", {227 * 1024, 16}}, {"sm_80", {163 * 1024, 1}}, {"tiny", {24 * 1024, 2}}};
+
 enum class Order { fair, reverse, random };
 
 const char* name(Operation operation) {
-  const char* const names[] = {"__syncwarp", "__shfl_xor_sync", "__ballot_sync"};
+  const char* const names[] = {"__syncwarp", "__shfl_sync", "__ballot_sync"};
   return names[static_cast<int>(operation)];
 }
 
-Fibre host, fibres[kMaxThreads];
-unsigned made;  // fibres: they live on from launch to launch
-Warp warps[kMaxThreads / kWarp];
-unsigned warp_count, at_barrier, barriers, ended;  // of the running block
-char started, finished, passed[2];                 // their addresses stand for what orders threads
-const std::function<void()>* body;                 // of the running kernel
-std::unique_ptr<unsigned char[]> dynamic;
-std::map<const void*, size_t> asked;  // dynamic shared memory, by kernel
+Fibre host;
+std::deque<Fibre> fibres;  // they live on from launch to launch
+std::vector<Warp> warps;   // of the running cluster: one block's after the other's, and so the fibres
+std::vector<Block> blocks;
+unsigned self, slots, first_block;  // the running fibre; how many a block has, of whole warps; the cluster's first block
+Barrier cluster;
+char started, finished;             // as in Barrier
+const std::function<void()>* body;  // of the running kernel
+size_t dynamic_size;
+std::map<const void*, size_t> asked;       // dynamic shared memory, by kernel
+std::map<const void*, bool> non_portable;  // whether larger clusters are allowed
 cudaError_t last_error = cudaSuccess;
+const void* unasked;  // a kernel launched since cudaGetLastError
 Order order;
 std::mt19937 dice;
 
@@ -110,7 +139,7 @@ void end();
 
 // A fibre is one thread of every block.
 void live() {
-  for (change(fibres[made], host);; yield()) {
+  for (change(fibres.back(), host);; yield()) {
     order_after(&started);
     (*body)();
     order_before(&finished);
@@ -142,55 +171,88 @@ unsigned one_of(unsigned lanes) {
 
 // Who runs next. Threads take turns in the fair order only; in the others, a warp runs as far as it can.
 unsigned pick() {
-  const unsigned here = threadIdx.x / kWarp, start = order == Order::random ? dice() % warp_count : here;
-  for (unsigned i = 0; i <= warp_count; ++i) {
-    unsigned warp = (start + i) % warp_count, lanes = kAllLanes;
-    if (order == Order::fair && i == 0) lanes = ~1u << threadIdx.x % kWarp;  // after this thread
+  const unsigned count = static_cast<unsigned>(warps.size());
+  const unsigned here = self / kWarp, start = order == Order::random ? dice() % count : here;
+  for (unsigned i = 0; i <= count; ++i) {
+    unsigned warp = (start + i) % count, lanes = kAllLanes;
+    if (order == Order::fair && i == 0) lanes = ~1u << self % kWarp;  // after this thread
     if (order == Order::random && i == 0) warp = here;
-    if (order == Order::reverse) warp = warp_count - 1 - i % warp_count;
+    if (order == Order::reverse) warp = count - 1 - i % count;
     lanes &= warps[warp].ready;
     if (lanes) return warp * kWarp + one_of(lanes);
   }
   return kNobody;
 }
 
+void become(unsigned fibre) {
+  self = fibre;
+  threadIdx.x = fibre % slots;
+  blockIdx.x = first_block + fibre / slots;
+}
+
 void yield() {
-  const unsigned self = threadIdx.x, next = pick();
-  if (ended == blockDim.x) return change(fibres[self], host);
-  if (next == kNobody) fail("deadlock: %u threads wait in __syncthreads, the others for their warps", at_barrier);
-  threadIdx.x = next;
-  if (next != self) change(fibres[self], fibres[next]);
+  const unsigned last = self, next = pick();
+  if (next != kNobody) {
+    become(next);
+    if (next != last) change(fibres[last], fibres[next]);
+    return;
+  }
+  unsigned waiting = cluster.waiting, ended = 0;
+  for (const Block& block : blocks) waiting += block.barrier.waiting, ended += block.ended;
+  if (ended == blocks.size() * blockDim.x) return change(fibres[last], host);
+  fail("deadlock: %u threads wait in __syncthreads, the others for their warps", waiting);
 }
 
 void end() {
-  Warp& warp = warps[threadIdx.x / kWarp];
+  Warp& warp = warps[self / kWarp];
   if (warp.waiting) fail("a thread ended while others of its warp wait in %s", name(warp.operation));
-  if (at_barrier) fail("a thread ended while others wait in __syncthreads");
-  warp.done |= 1u << threadIdx.x % kWarp;
+  if (blocks[self / slots].barrier.waiting) fail("a thread ended while others wait in __syncthreads");
+  if (cluster.waiting) fail("a thread ended while others of its cluster wait for it");
+  warp.done |= 1u << self % kWarp;
   warp.ready &= ~warp.done;
-  ++ended;
+  ++blocks[self / slots].ended;
 }
 
-void run_block(unsigned index, unsigned threads) {
-  blockIdx.x = index;
-  at_barrier = ended = 0;
-  for (unsigned w = 0; w < warp_count; ++w) {
-    const unsigned members = threads - w * kWarp < kWarp ? (1u << threads % kWarp) - 1 : kAllLanes;
+// For `threads` of them, all of which are among the fibres of `count` warps from the first on.
+void wait(Barrier& barrier, unsigned threads, Warp* first, size_t count) {
+  void* const round = &barrier.order[barrier.passed % 2];
+  order_before(round);
+  warps[self / kWarp].ready &= ~(1u << self % kWarp);
+  if (++barrier.waiting == threads) {
+    for (Warp* warp = first; warp < first + count; ++warp) warp->ready = warp->members;
+    barrier.waiting = 0;
+    ++barrier.passed;
+  }
+  yield();
+  order_after(round);
+}
+
+void run_cluster(unsigned first, unsigned threads) {
+  for (size_t w = 0; w < warps.size(); ++w) {
+    const unsigned from = static_cast<unsigned>(w) * kWarp % slots;
+    const unsigned members = threads - from < kWarp ? (1u << threads % kWarp) - 1 : kAllLanes;
     warps[w] = {};
     warps[w].members = warps[w].ready = members;
   }
+  for (Block& block : blocks) {
+    block.barrier = {};
+    block.ended = 0;
+    std::memset(block.dynamic.get(), kUnset, dynamic_size);
+  }
+  cluster = {};
+  first_block = first;
   order_before(&started);
-  threadIdx.x = threads - 1;  // the last turn was its
-  threadIdx.x = pick();
-  change(host, fibres[threadIdx.x]);
+  self = static_cast<unsigned>(warps.size()) * kWarp - 1;  // the last turn was its
+  become(pick());
+  change(host, fibres[self]);
   order_after(&finished);
 }
 
 // ------------------------------------------------------------------------------------------------------ shared memory
 
-size_t most_shared() {
-  const char* given = std::getenv("SIMT_SHARED");
-  return given ? std::strtoul(given, nullptr, 10) : 227 * 1024;
+const Device& device() {
+  const char* given = std::getenv("SIMT_DEVICE");
+  return kDevices.at(given ? given : "sm_90");
 }
 
 struct Memory {
@@ -213,45 +275,112 @@ Memory statics() {
   return found;
 }
 
+// As many bytes of NOPs end where a kernel begins as it may have threads a block.
+unsigned launch_bounds(const void* kernel) {
+  const auto at = reinterpret_cast<uintptr_t>(kernel);
+  uintptr_t padding = at - kMaxThreads;
+  for (auto p = __start___patchable_function_entries; p != __stop___patchable_function_entries; ++p)
+    if (*p < at && *p > padding) padding = *p;
+  const auto nop = [](unsigned char byte) { return byte == 0x90; };
+  const auto* const from = reinterpret_cast<const unsigned char*>(padding);
+  return padding != at - kMaxThreads && std::all_of(from, from + (at - padding), nop) ? at - padding : kMaxThreads;
+}
+
+unsigned cluster_size(const cudaLaunchConfig_t& config) {
+  return config.numAttrs ? config.attrs[0].val.clusterDim.x : 1;
+}
+
+// Checked in one place, as nothing follows it.
+const struct AtTheEnd {
+  ~AtTheEnd() {
+    if (unasked) fail("the program ended before cudaGetLastError was asked about the last launch");
+  }
+} at_the_end;
+
 }  // namespace
 
-unsigned char* dynamic_shared() { return dynamic.get(); }
+unsigned char* dynamic_shared() { return blocks[self / slots].dynamic.get(); }
+unsigned cluster_rank() { return self / slots; }
+unsigned cluster_blocks() { return static_cast<unsigned>(blocks.size()); }
 
-void launch(const void* kernel, unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& run) {
+void* shared_of(void* at, unsigned rank) {
+  const size_t offset = static_cast<unsigned char*>(at) - dynamic_shared();
+  if (rank >= blocks.size() || offset >= dynamic_size) fail("no such shared memory in the cluster");
+  if (rank != cluster_rank() && cluster.passed == 0)
+    fail("another block's shared memory before all blocks of the cluster run");
+  if (blocks[rank].ended) fail("another block's shared memory after that has ended");
+  return blocks[rank].dynamic.get() + offset;
+}
+
+void cluster_sync() {
+  for (const Block& block : blocks)
+    if (block.ended) fail("a barrier of the cluster after threads of it have ended");
+  wait(cluster, blockDim.x * cluster_blocks(), warps.data(), warps.size());
+}
+
+cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config, const std::function<void()>& run) {
+  const unsigned grid = config.gridDim.x, threads = config.blockDim.x, together = cluster_size(config);
   const Memory fixed = statics();
-  const size_t left = fixed.size < kWithoutAsking ? kWithoutAsking - fixed.size : 0;
+  const size_t without_asking = std::min(kWithoutAsking, device().shared);
+  const size_t left = fixed.size < without_asking ? without_asking - fixed.size : 0;
   const size_t most = std::max(asked.count(kernel) ? asked[kernel] : 0, left);
-  if (blocks == 0 || blocks > 0x7FFFFFFFu) fail("launch of %u blocks", blocks);
+  if (unasked) fail("a launch before cudaGetLastError was asked about the last");
+  if (config.stream != simt_stream) fail("launch on another stream");
+  if (grid == 0 || grid > 0x7FFFFFFFu) fail("launch of %u blocks", grid);
   if (threads == 0 || threads > kMaxThreads) fail("launch of %u threads a block", threads);
-  if (shared > most) fail("launch with %zu bytes of dynamic shared memory, %zu allowed", shared, most);
+  if (threads > launch_bounds(kernel))
+    fail("launch of %u threads a block, beyond the launch bounds of %u", threads, launch_bounds(kernel));
+  if (config.dynamicSmemBytes > most)
+    fail("launch with %zu bytes of dynamic shared memory, %zu allowed", config.dynamicSmemBytes, most);
+  if (together == 0 || together > (non_portable[kernel] ? 2 * kPortable : kPortable) || together > device().clusters)
+    fail("launch of clusters of %u blocks", together);
+  if (grid % together) fail("launch of %u blocks in clusters of %u", grid, together);
+  unasked = kernel;
+  if (std::getenv("SIMT_FAIL")) return last_error = cudaErrorLaunchFailure;
 
   const char* given = std::getenv("SIMT_ORDER");
   const std::string wish = given ? given : "fair";
   order = wish == "fair" ? Order::fair : wish == "reverse" ? Order::reverse : Order::random;
   dice.seed(std::strtoul(wish.c_str(), nullptr, 10));
-  std::vector<unsigned> turns(blocks);
-  std::iota(turns.begin(), turns.end(), 0u);
+  const char* const last = std::getenv("SIMT_LAST");
+  const unsigned clusters = grid / together;
+  std::vector<unsigned> turns(last ? std::min<size_t>(clusters, std::strtoul(last, nullptr, 10)) : clusters);
+  std::iota(turns.begin(), turns.end(), clusters - static_cast<unsigned>(turns.size()));
   if (order == Order::reverse) std::reverse(turns.begin(), turns.end());
   if (order == Order::random) std::shuffle(turns.begin(), turns.end(), dice);
 
-  for (; made < threads; ++made) make(fibres[made]);
+  slots = (threads + kWarp - 1) / kWarp * kWarp;
+  while (fibres.size() < slots * together) make(fibres.emplace_back());
   body = &run;
-  gridDim.x = blocks;
+  gridDim.x = grid;
   blockDim.x = threads;
-  warp_count = (threads + kWarp - 1) / kWarp;
-  dynamic.reset(new unsigned char[shared]);  // not a byte more, for AddressSanitizer
-  for (unsigned index : turns) {
-    std::memset(dynamic.get(), kUnset, shared);
+  warps.resize(slots / kWarp * together);
+  blocks.resize(together);
+  dynamic_size = config.dynamicSmemBytes;
+  // Not a byte more, for AddressSanitizer.
+  for (Block& block : blocks) block.dynamic.reset(new unsigned char[dynamic_size]);
+  for (unsigned turn : turns) {
     std::memset(fixed.at, kUnset, fixed.size);
-    run_block(index, threads);
+    run_cluster(turn * together, threads);
+    const auto written = [](char byte) { return static_cast<unsigned char>(byte) != kUnset; };
+    if (together > 1 && std::any_of(fixed.at, fixed.at + fixed.size, written))
+      fail("a __shared__ array in a cluster, which is not modelled");
   }
-  dynamic.reset();
+  blocks.clear();
   body = nullptr;
+  return cudaSuccess;
+}
+
+cudaError_t active_clusters(int* clusters, const void* kernel, const cudaLaunchConfig_t& config) {
+  const unsigned together = cluster_size(config);
+  const bool fits = config.dynamicSmemBytes <= device().shared;
+  *clusters = fits && together <= device().clusters && together <= (non_portable[kernel] ? 2 * kPortable : kPortable);
+  return cudaSuccess;
 }
 
 const uint64_t* meet(Operation operation, unsigned mask, uint64_t value) {
-  Warp& warp = warps[threadIdx.x / kWarp];
-  const unsigned lane = threadIdx.x % kWarp;
+  Warp& warp = warps[self / kWarp];
+  const unsigned lane = self % kWarp;
   if (mask != kAllLanes || warp.members != kAllLanes) fail("%s of a part of a warp", name(operation));
   if (warp.done) fail("%s after threads of the warp have ended", name(operation));
   if (warp.waiting && warp.operation != operation)
@@ -275,7 +404,7 @@ const uint64_t* meet(Operation operation, unsigned mask, uint64_t value) {
 using namespace simt;
 
 void __syncwarp(unsigned mask) {
-  Warp& warp = warps[threadIdx.x / kWarp];
+  Warp& warp = warps[self / kWarp];
   void* const round = warp.brought[warp.round % 2];
   order_before(round);
   meet(Operation::sync, mask, 0);
@@ -283,34 +412,34 @@ void __syncwarp(unsigned mask) {
 }
 
 void __syncthreads() {
-  if (ended) fail("__syncthreads after threads of the block have ended");
-  void* const round = &passed[barriers % 2];
-  order_before(round);
-  Warp& warp = warps[threadIdx.x / kWarp];
-  warp.ready &= ~(1u << threadIdx.x % kWarp);
-  if (++at_barrier == blockDim.x) {
-    for (unsigned w = 0; w < warp_count; ++w) warps[w].ready = warps[w].members;
-    at_barrier = 0;
-    ++barriers;
-  }
-  yield();
-  order_after(round);
+  Block& block = blocks[self / slots];
+  if (block.ended) fail("__syncthreads after threads of the block have ended");
+  wait(block.barrier, blockDim.x, &warps[self / slots * (slots / kWarp)], slots / kWarp);
 }
 
-cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaGetLastError() {
+  unasked = nullptr;
+  return std::exchange(last_error, cudaSuccess);
+}
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = static_cast<int>(most_shared());
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const bool shared = attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin;
+  *value = shared ? static_cast<int>(device().shared) : device().clusters > 1;
   return cudaSuccess;
 }
 
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
-  const bool fits = value >= 0 && static_cast<size_t>(value) + statics().size <= most_shared();
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+    if (device().clusters <= kPortable) return last_error = cudaErrorInvalidValue;
+    non_portable[kernel] = value != 0;
+    return cudaSuccess;
+  }
+  const bool fits = value >= 0 && static_cast<size_t>(value) + statics().size <= device().shared;
   if (!fits) return last_error = cudaErrorInvalidValue;
   asked[kernel] = static_cast<size_t>(value);
   return cudaSuccess;

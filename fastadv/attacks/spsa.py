@@ -1,0 +1,87 @@
+"""SPSA, which estimates gradients from logits at random points nearby."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..losses import lead
+from ._ascend import Rows, ascend
+from ._attack import Attack, Budget, check_budget, check_count
+
+
+@dataclass(frozen=True)
+class SPSA(Attack):
+    """Adam down gradients of the margin that differences of logits estimate (Uesato et al., 2018, Algorithm 1).
+
+    A step takes `samples` directions v of random signs, a sample's own, and asks for the margin J of the label at both
+    ends: the mean of ``(J(x_adv + delta v) - J(x_adv - delta v)) / (2 delta) * v`` is the gradient. These points may
+    lie beyond the budget and the bounds. It uses no gradients, and ``2 * samples`` forward passes a step.
+
+    Args:
+        eps: L-infinity budget, in the units of the inputs; a number or one a sample.
+        steps: number of Adam's steps.
+        samples: directions a step.
+        delta: how far the points are, as a share of the inputs' range.
+        lr: Adam's step size, likewise.
+        targeted: towards the labels instead of away from them.
+    """
+
+    eps: Budget = 8 / 255
+    steps: int = 20
+    samples: int = 128
+    delta: float = 0.01
+    lr: float = 0.01
+    targeted: bool = field(default=False, kw_only=True)
+
+    is_random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self, "eps", self.eps)
+        check_count(self, "steps", self.steps, 0)
+        check_count(self, "samples", self.samples, 1)
+        for name in ("delta", "lr"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f"SPSA: {name} must be a share of the inputs' range, in (0, 1], got {getattr(self, name)}"
+                )
+
+    @property
+    def repeats(self) -> bool:
+        return False
+
+    def perturb(self, rows: Rows) -> None:
+        rows.eps = ops.per_sample("SPSA", "eps", self.eps, rows.x)
+        wide = torch.promote_types(rows.x.dtype, torch.float32)
+        rows.mean, rows.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
+        rows.rate = torch.full_like(rows.eps, self.lr * self.unit)
+        rows.one, rows.still = torch.ones_like(rows.eps), torch.zeros_like(rows.eps)
+        move, project = ops.adam_step.in_loop(), ops.linf_step.in_loop()
+
+        def step(live: Rows, number: int) -> None:
+            grad, none = self._estimate(live, number), torch.zeros_like(live.x)
+            adam = (number, 0.9, 0.999, 1e-8 / self.unit, -math.inf, math.inf, None, live.nonfinite)
+            move(live.x_adv, live.mean, live.square, grad, none, live.one, live.rate, *adam)
+            project(live.x_adv, none, live.x, live.still, live.eps, *self.bounds)
+
+        ascend(self, rows, self.steps, step)
+
+    def _estimate(self, live: Rows, number: int) -> Tensor:
+        """The gradient at `x_adv` of what is minimised, [B, ...]."""
+        grad, reach = torch.zeros_like(live.mean), self.delta * self.unit
+        for draw in range(number * self.samples, (number + 1) * self.samples):
+            signs = ops.random_start(torch.zeros_like(live.x), live.ids, 1.0, self.seed, draw, "sign", -1.0, 1.0)
+            signs = live.free(signs)
+            rise = self._margin(live, live.x_adv + reach * signs) - self._margin(live, live.x_adv - reach * signs)
+            grad += ops.as_rows(rise, live.x) * signs
+        return grad.mul_(1 / (2 * reach * self.samples)).to(live.x.dtype)
+
+    @torch.no_grad()
+    def _margin(self, live: Rows, x: Tensor) -> Tensor:
+        """How far the label is ahead, or behind where the attack is targeted, [B]."""
+        ahead = lead(live.logits(x), live.y)
+        return -ahead if self.targeted else ahead

@@ -1,0 +1,589 @@
+"""``art.attacks.evasion``: its names for the attacks that fastadv has."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .... import attacks as ours
+from ....attacks import Model, predicted
+from ....attacks.onestep import random_target
+from ..._models import drawn, in_range, logits_at, normalised, of_model, seeded
+from ..._names import only
+
+__all__ = [
+    "Attack",
+    "AutoAttack",
+    "AutoProjectedGradientDescent",
+    "BasicIterativeMethod",
+    "BoundaryAttack",
+    "CarliniL2Method",
+    "DeepFool",
+    "ElasticNet",
+    "FastGradientMethod",
+    "HopSkipJump",
+    "MomentumIterativeMethod",
+    "PixelAttack",
+    "ProjectedGradientDescent",
+    "SaliencyMapMethod",
+    "SquareAttack",
+]
+
+__getattr__, __dir__ = only(__name__, __all__)
+
+Norm = float | str
+Budget = float | np.ndarray
+"""One number, or an array that broadcasts against the inputs."""
+
+_COUNTS = {"batch_size": 1, "num_random_init": 0, "nb_random_init": 1, "max_halving": 1, "max_doubling": 1}
+"""Options that are whole numbers and which fastadv's attacks do not check, with the least that they may be."""
+_FLAGS = ("targeted", "verbose", "minimal")
+_NUMBERS = ("p_init", "epsilon", "confidence", "learning_rate", "initial_const", "beta")
+_UNSUPPORTED = {"random_eps": False, "summary_writer": False, "attacks": None, "estimator_orig": None}
+_UNSUPPORTED |= {"parallel_pool_size": 0, "adv_criterion": None, "loss": None}
+"""Options that must be what they are by default."""
+
+
+class Attack(ABC):
+    """``generate(x, y)``; subclasses have the fields `estimator`, `batch_size` and the attack's own.
+
+    Raises ValueError or TypeError for options that are wrong, when it is made and by `set_params`.
+    """
+
+    seed = None
+    takes_labels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _module(self.estimator)
+        _check_options(self)
+        _scalar(self, 1.0).build(bounds=(-math.inf, math.inf), seed=None)
+
+    def set_params(self, **params: Any) -> None:
+        """Changes options, which are checked together first."""
+        known = {option.name for option in fields(self)} - {"estimator", "classifier"}
+        for name in params:
+            if name not in known:
+                raise ValueError(f'The attribute "{name}" cannot be set for this attack.')
+        vars(self).update(vars(replace(self, **params)))
+
+    @abstractmethod
+    def build(self, **common: Any) -> ours.Attack:
+        """fastadv's attack with these options, and those `common` to all."""
+
+    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
+        """The range that the attack keeps `x` in, of which the estimator has `given` what it knows."""
+        return given
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, *, mask: np.ndarray | None = None) -> np.ndarray:
+        """The adversarial `x` [N, ...]: away from `y` or the model's predictions, or towards `y` if targeted.
+
+        `mask` broadcasts against `x`; features where it is 0 stay what they are, bit by bit.
+        """
+        model, bounds = _seen(self.estimator)
+        inputs = torch.from_numpy(np.asarray(x, dtype=np.float32))
+        goal = _classes(np.asarray(y)) if y is not None and self.takes_labels else None
+        parameter = of_model(model)
+        device = None if parameter is None else parameter.device
+        box, reach = self.bounds(x, bounds), _reach(self, inputs, mask)
+        seed = seeded(_scalar(self, 1.0).build(bounds=(-math.inf, math.inf), seed=self.seed)).seed
+        found = [inputs[:0]]
+        for ids in torch.arange(len(inputs)).split(self.batch_size if reach is None else 1):
+            part = inputs[ids].to(device), None if goal is None else goal[ids].to(device), ids.to(device)
+            if reach is None:
+                found.append(self.attacked(self.build(bounds=box, seed=seed), model, *part).cpu())
+            else:
+                found.append(self._alone(model, box, reach[ids].to(device), seed, *part).cpu())
+        return torch.cat(found).numpy()
+
+    def attacked(self, attack: ours.Attack, model: Model, x: Tensor, y: Tensor | None, ids: Tensor) -> Tensor:
+        """What `attack` makes of one batch."""
+        return attack(model, x, y, ids)
+
+    def _alone(
+        self,
+        model: Model,
+        box: tuple[float, float],
+        reach: Tensor,
+        seed: int | None,
+        x: Tensor,
+        y: Tensor | None,
+        ids: Tensor,
+    ) -> Tensor:
+        """One sample, whose features may go as far as `reach`."""
+        most = reach.max().item()
+        if most == 0:
+            return x
+        moved = _Moved(model, x, reach / most, box)
+        alike = bool(((reach == 0) | (reach == most)).all())  # else the range of what is moved is not that of the whole
+        attack = _scalar(self, most).build(bounds=box if alike else (-math.inf, math.inf), seed=seed)
+        return moved.at(_scalar(self, most).attacked(attack, moved, x, y, ids)).clamp(*box)
+
+
+class _Moved(nn.Module):
+    """`model` at inputs of which each feature goes its `share` of the way from `x` [1, ...], and not beyond `box`."""
+
+    def __init__(self, model: Model, x: Tensor, share: Tensor, box: tuple[float, float]):
+        super().__init__()
+        self.model, self.x, self.share, self.box = model, x, share, box
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model(self.at(inputs))
+
+    def at(self, inputs: Tensor) -> Tensor:
+        """Where the model is asked; gradients are those without the box, which would be 0 outside."""
+        moved = self.x + self.share * (inputs - self.x)
+        return moved + (moved.clamp(*self.box) - moved).detach()
+
+
+def _scalar(attack: Attack, most: float) -> Attack:
+    """`attack` with the budget `most` where it has an array of them, and the step of the same share of that."""
+    if not isinstance(getattr(attack, "eps", None), np.ndarray):
+        return attack
+    return replace(attack, eps=most, eps_step=most * _step(attack))
+
+
+def _step(attack: Any) -> float:
+    """The size of a step as a share of the budget, where both are arrays."""
+    if not getattr(attack, "minimal", True):  # FastGradientMethod's one step is eps
+        return 1.0
+    shares = (attack.eps_step / np.where(attack.eps > 0, attack.eps, np.nan)).ravel()
+    shares = shares[~np.isnan(shares)]
+    if len(shares) == 0:
+        return 1.0
+    if np.ptp(shares) > 1e-5 * shares[0]:
+        raise ValueError(
+            f"{type(attack).__name__}: eps_step must be the same share of every eps, got shares from {shares.min():g} "
+            f"to {shares.max():g}"
+        )
+    return float(shares[0])
+
+
+def _reach(attack: Attack, x: Tensor, mask: np.ndarray | None) -> Tensor | None:
+    """How far each feature may go, [N, ...]: its eps, or 1 for attacks without, and 0 outside the mask.
+
+    None where there is no mask, and eps is one number.
+    """
+    eps = getattr(attack, "eps", 1.0)
+    if mask is None and not isinstance(eps, np.ndarray):
+        return None
+    reach = np.asarray(eps, dtype=np.float32) * (1.0 if mask is None else np.asarray(mask) != 0)
+    try:
+        return torch.from_numpy(np.broadcast_to(reach, x.shape).astype(np.float32))
+    except ValueError:
+        got = f"{np.shape(eps)} and {np.shape(mask)}"
+        raise ValueError(f"eps and mask must broadcast against x, {tuple(x.shape)}; got {got}") from None
+
+
+def _check_options(attack: Any) -> None:
+    """ART's checks, of what fastadv's attacks do not check themselves."""
+    name, options = type(attack).__name__, vars(attack)
+    for option, value in options.items():
+        if option in _COUNTS and not isinstance(value, Integral):
+            error = TypeError if option == "num_random_init" else ValueError
+            raise error(f"{name}: {option} must be a whole number, got {value!r}")
+        if option in _COUNTS and value < _COUNTS[option]:
+            raise ValueError(f"{name}: {option} must be at least {_COUNTS[option]}, got {value}")
+        if option in _FLAGS and not isinstance(value, bool):
+            raise ValueError(f"{name}: {option} must be True or False, got {value!r}")
+        if option in _NUMBERS and not isinstance(value, Real):
+            raise ValueError(f"{name}: {option} must be a number, got {value!r}")
+        if option in _UNSUPPORTED and value != _UNSUPPORTED[option]:
+            raise ValueError(f"{name}: {option} is not supported here: leave it {_UNSUPPORTED[option]}, got {value!r}")
+    if "eps" in options:
+        _check_budgets(attack)
+
+
+def _check_budgets(attack: Any) -> None:
+    name, sizes = type(attack).__name__, {"eps": attack.eps, "eps_step": getattr(attack, "eps_step", attack.eps)}
+    arrays = [isinstance(size, np.ndarray) for size in sizes.values()]
+    if not isinstance(attack, _Ascent):
+        if not all(isinstance(size, Real) and size > 0 for size in sizes.values()):
+            raise ValueError(f"{name}: eps and eps_step must be positive numbers, got {sizes}")
+        return
+    if not all(arrays) and not all(isinstance(size, Real) for size in sizes.values()):
+        raise TypeError(f"{name}: eps and eps_step must both be numbers, or both arrays; got {sizes}")
+    if np.min(attack.eps) < 0 or np.min(attack.eps_step) <= 0:
+        raise ValueError(f"{name}: eps must not be negative, and eps_step positive; got {sizes}")
+    if all(arrays) and (attack.eps.shape != attack.eps_step.shape or _norm(attack.norm) != "linf"):
+        shapes = f"{attack.eps.shape} and {attack.eps_step.shape}"
+        raise ValueError(f"{name}: arrays eps and eps_step must have one shape, and norm np.inf; got {shapes}")
+
+
+def _module(estimator: Any) -> nn.Module:
+    """The module within an estimator. Raises TypeError where there is none."""
+    found = estimator if isinstance(estimator, nn.Module) else getattr(estimator, "model", None)
+    if found is None:
+        raise TypeError(f"estimator must be a torch module, or have one as its model; got {type(estimator).__name__}")
+    return found
+
+
+def _seen(estimator: Any) -> tuple[Model, tuple[float, float]]:
+    """The model of an estimator, with its normalisation inside, and the range of its inputs."""
+    if isinstance(estimator, nn.Module):
+        return estimator, (0.0, 1.0)
+    clip, standardise = getattr(estimator, "clip_values", None), getattr(estimator, "preprocessing", None)
+    others = [p for p in getattr(estimator, "preprocessing_operations", ()) if p is not standardise]
+    if others:
+        raise ValueError(f"preprocessing other than a mean and a standard deviation is not supported: {others}")
+    mean, std = getattr(standardise, "mean", 0.0), getattr(standardise, "std", 1.0)
+    return normalised(_module(estimator), mean, std), (-math.inf, math.inf) if clip is None else _range(*clip)
+
+
+def _range(lows: Any, highs: Any) -> tuple[float, float]:
+    """The one range of all features. Raises ValueError where it differs between them."""
+    ends = [(float(np.min(values)), float(np.max(values))) for values in (lows, highs)]
+    if any(least != most for least, most in ends):
+        (low, low_to), (high, high_to) = ends
+        raise ValueError(
+            f"clip_values must be the same for all features: got lows from {low:g} to {low_to:g} and highs from "
+            f"{high:g} to {high_to:g}. Scale the inputs, (x - low) / (high - low), undo that in the model's forward, "
+            "and give clip_values=(0, 1); eps is then a share of every feature's range"
+        )
+    return ends[0][0], ends[1][0]
+
+
+def _classes(y: np.ndarray) -> torch.Tensor:
+    """Labels [N], from numbers [N] or [N, 1] or rows of one-hot [N, K]."""
+    return torch.from_numpy(y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)).long()
+
+
+def _norm(norm: Norm) -> str:
+    names = {"inf": "linf", "1": "l1", "1.0": "l1", "2": "l2", "2.0": "l2"}
+    if str(norm) not in names:
+        raise ValueError(f"norm must be 1, 2 or np.inf, got {norm}")
+    return names[str(norm)]
+
+
+class _Ascent(Attack):
+    """Steps up the gradient of the loss; subclasses lack some of the options, which are as here."""
+
+    norm: Norm = math.inf
+    decay: float | None = None
+    num_random_init: int = 0
+
+    def build(self, **common: Any) -> ours.Attack:
+        norm = _norm(self.norm)
+        eps, step = (in_range(size, norm, common["bounds"]) for size in (self.eps, self.eps_step))
+        common["targeted"] = self.targeted
+        if self.decay is None:
+            starts = {"random_start": float(self.num_random_init > 0), "restarts": max(self.num_random_init, 1)}
+            return ours.PGD(eps, step, self.max_iter, norm=norm, **starts, **common)
+        if norm != "linf" or self.num_random_init:
+            raise ValueError(
+                f"{type(self).__name__}: decay is for the norm np.inf and no random starts here, got norm={self.norm} "
+                f"and num_random_init={self.num_random_init}"
+            )
+        return ours.MIFGSM(eps, step, self.max_iter, self.decay, **common)
+
+
+@dataclass
+class ProjectedGradientDescent(_Ascent):
+    estimator: Any
+    norm: Norm = math.inf
+    eps: Budget = 0.3
+    eps_step: Budget = 0.1
+    decay: float | None = None
+    max_iter: int = 100
+    targeted: bool = False
+    num_random_init: int = 0
+    batch_size: int = 32
+    random_eps: bool = False
+    summary_writer: bool = False
+    verbose: bool = True
+
+
+@dataclass
+class BasicIterativeMethod(_Ascent):
+    estimator: Any
+    eps: Budget = 0.3
+    eps_step: Budget = 0.1
+    max_iter: int = 100
+    targeted: bool = False
+    batch_size: int = 32
+    verbose: bool = True
+
+
+@dataclass
+class MomentumIterativeMethod(_Ascent):
+    estimator: Any
+    norm: Norm = math.inf
+    eps: Budget = 0.3
+    eps_step: Budget = 0.1
+    decay: float = 1.0
+    max_iter: int = 100
+    targeted: bool = False
+    batch_size: int = 32
+    verbose: bool = True
+
+
+@dataclass
+class FastGradientMethod(_Ascent):
+    estimator: Any
+    norm: Norm = math.inf
+    eps: Budget = 0.3
+    eps_step: Budget = 0.1
+    targeted: bool = False
+    num_random_init: int = 0
+    batch_size: int = 32
+    minimal: bool = False
+    summary_writer: bool = False
+
+    def build(self, **common: Any) -> ours.Attack:
+        starts = 0 if self.minimal else self.num_random_init
+        how = {"random_start": float(starts > 0), "restarts": max(starts, 1), "targeted": self.targeted}
+        eps = in_range(self.eps, norm := _norm(self.norm), common["bounds"])
+        return ours.PGD(eps, eps, 1, norm=norm, **how, **common)
+
+    def attacked(self, attack: ours.Attack, model: Model, x: Tensor, y: Tensor | None, ids: Tensor) -> Tensor:
+        """With `minimal`, at eps_step, twice that and so on up to eps, until a sample is fooled."""
+        if not self.minimal:
+            return super().attacked(attack, model, x, y, ids)
+        x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
+        for number in range(1, math.floor(self.eps / self.eps_step * (1 + 1e-6)) + 1):
+            eps = min(number * self.eps_step, attack.eps)
+            found = replace(attack, eps=eps, alpha=eps).run(model, x[left], None if y is None else y[left], ids[left])
+            x_adv[left] = found.x_adv
+            if number * self.eps_step >= attack.eps or len(left := left[~found.success]) == 0:
+                break
+        return x_adv
+
+
+@dataclass
+class DeepFool(Attack):
+    classifier: Any
+    max_iter: int = 100
+    epsilon: float = 1e-6
+    nb_grads: int = 10
+    batch_size: int = 1
+    verbose: bool = True
+
+    takes_labels = False
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+    def build(self, **common: Any) -> ours.Attack:
+        return ours.DeepFool(self.max_iter, self.epsilon, self.nb_grads, **common)
+
+
+@dataclass
+class CarliniL2Method(Attack):
+    classifier: Any
+    confidence: float = 0.0
+    targeted: bool = False
+    learning_rate: float = 0.01
+    binary_search_steps: int = 10
+    max_iter: int = 10
+    initial_const: float = 0.01
+    max_halving: int = 5
+    max_doubling: int = 5
+    batch_size: int = 1
+    verbose: bool = True
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
+        """Without ``clip_values``, the range of `x` itself, as in ART: the learning rate is a share of something."""
+        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
+
+    def build(self, **common: Any) -> ours.Attack:
+        how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}
+        how |= {"steps": self.max_iter, "lr": self.learning_rate, "binary_search_steps": self.binary_search_steps}
+        return ours.CW(**how, **common)
+
+
+@dataclass
+class ElasticNet(Attack):
+    classifier: Any
+    confidence: float = 0.0
+    targeted: bool = False
+    learning_rate: float = 1e-2
+    binary_search_steps: int = 9
+    max_iter: int = 100
+    beta: float = 1e-3
+    initial_const: float = 1e-3
+    batch_size: int = 1
+    decision_rule: str = "EN"
+    verbose: bool = True
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+    def build(self, **common: Any) -> ours.Attack:
+        how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}
+        how |= {"steps": self.max_iter, "lr": self.learning_rate, "binary_search_steps": self.binary_search_steps}
+        how |= {"beta": self.beta, "decision": str(self.decision_rule).lower(), "abort_early": False}
+        return ours.EAD(**how, **common)
+
+
+@dataclass
+class AutoProjectedGradientDescent(Attack):
+    estimator: Any
+    norm: Norm = math.inf
+    eps: float = 0.3
+    eps_step: float = 0.1
+    max_iter: int = 100
+    targeted: bool = False
+    nb_random_init: int = 5
+    batch_size: int = 32
+    loss_type: str | None = None
+    verbose: bool = True
+
+    def build(self, **common: Any) -> ours.Attack:
+        losses = {None: "ce", "cross_entropy": "ce", "difference_logits_ratio": "dlr"}
+        if self.targeted or self.loss_type not in losses:
+            raise ValueError(
+                "AutoProjectedGradientDescent has no targets here, and the losses cross_entropy and "
+                f"difference_logits_ratio; got targeted={self.targeted}, loss_type={self.loss_type!r}"
+            )
+        how = {"restarts": self.nb_random_init, "loss": losses[self.loss_type], "norm": (norm := _norm(self.norm))}
+        return ours.APGD(in_range(self.eps, norm, common["bounds"]), self.max_iter, **how, **common)
+
+
+@dataclass
+class SquareAttack(Attack):
+    estimator: Any
+    norm: Norm = math.inf
+    adv_criterion: None = None
+    loss: None = None
+    max_iter: int = 100
+    eps: float = 0.3
+    p_init: float = 0.8
+    nb_restarts: int = 1
+    batch_size: int = 128
+    verbose: bool = True
+
+    def build(self, **common: Any) -> ours.Attack:
+        how = {"restarts": self.nb_restarts, "norm": (norm := _norm(self.norm))}
+        return ours.Square(in_range(self.eps, norm, common["bounds"]), self.max_iter, self.p_init, **how, **common)
+
+
+class _OfDecisions(Attack):
+    """What draws noise from the whole range of its inputs; without ``clip_values``, from that of `x`, as in ART."""
+
+    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
+        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
+
+
+@dataclass
+class BoundaryAttack(_OfDecisions):
+    estimator: Any
+    batch_size: int = 64
+    targeted: bool = True
+    delta: float = 0.01
+    epsilon: float = 0.01
+    step_adapt: float = 0.667
+    max_iter: int = 5000
+    num_trial: int = 25
+    sample_size: int = 20
+    init_size: int = 100
+    min_epsilon: float = 0.0
+    verbose: bool = True
+
+    def build(self, **common: Any) -> ours.Attack:
+        sizes = {"sphere": self.delta, "source": self.epsilon, "least": self.min_epsilon}
+        how = {"adaptation": 1 / self.step_adapt, "tries": self.init_size, "targeted": self.targeted}
+        return ours.Boundary(self.max_iter * self.sample_size, **sizes, **how, **common)
+
+
+@dataclass
+class HopSkipJump(_OfDecisions):
+    classifier: Any
+    batch_size: int = 64
+    targeted: bool = False
+    norm: Norm = 2
+    max_iter: int = 50
+    max_eval: int = 10000
+    init_eval: int = 100
+    init_size: int = 100
+    verbose: bool = True
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+    def build(self, **common: Any) -> ours.Attack:
+        how = {"norm": _norm(self.norm), "tries": self.init_size, "targeted": self.targeted}
+        return ours.HopSkipJump(self.max_iter, self.init_eval, self.max_eval, **how, **common)
+
+
+@dataclass
+class SaliencyMapMethod(Attack):
+    classifier: Any
+    theta: float = 0.1
+    gamma: float = 1.0
+    batch_size: int = 1
+    verbose: bool = True
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **how: Any) -> np.ndarray:
+        """The adversarial `x` [N, ...]: towards `y`, or towards any class but the predicted one, drawn at random."""
+        return super().generate(x, self._drawn(x) if y is None else y, **how)
+
+    def _drawn(self, x: np.ndarray) -> np.ndarray:
+        model, _ = _seen(self.estimator)
+        parameter = of_model(model)
+        device = None if parameter is None else parameter.device
+        batches = torch.from_numpy(np.asarray(x, dtype=np.float32)).split(self.batch_size)
+        logits = torch.cat([logits_at(model, batch.to(device)).cpu() for batch in batches])
+        return random_target(predicted(logits), torch.arange(len(x)), logits.shape[1], drawn(self.seed)).numpy()
+
+    def build(self, **common: Any) -> ours.Attack:
+        lo, hi = common["bounds"]
+        theta = self.theta / (hi - lo if math.isfinite(hi - lo) else 1)
+        return ours.JSMA(max(-1.0, min(1.0, theta)), self.gamma, saliency="target", targeted=True, **common)
+
+
+@dataclass
+class PixelAttack(Attack):
+    classifier: Any
+    th: int | None = None
+    es: int = 1
+    max_iter: int = 100
+    targeted: bool = False
+    verbose: bool = False
+
+    batch_size = 32
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+    def build(self, **common: Any) -> ours.Attack:
+        if self.th is None or self.es != 1:
+            raise ValueError(
+                f"PixelAttack needs th, how many pixels may change, and es=1 here; got th={self.th}, es={self.es}"
+            )
+        how = {"population": max(400, 5 * self.th), "base": "best", "targeted": self.targeted}
+        return ours.OnePixel(self.th, self.max_iter, **how, **common)
+
+
+@dataclass
+class AutoAttack(Attack):
+    estimator: Any
+    norm: Norm = math.inf
+    eps: float = 0.3
+    eps_step: float = 0.1
+    attacks: None = None
+    batch_size: int = 32
+    estimator_orig: None = None
+    targeted: bool = False
+    parallel_pool_size: int = 0
+
+    def build(self, **common: Any) -> ours.Attack:
+        if self.targeted:
+            raise ValueError("AutoAttack has no targets here: leave targeted False")
+        norm = _norm(self.norm)
+        return ours.AutoAttack(in_range(self.eps, norm, common["bounds"]), norm=norm, **common)

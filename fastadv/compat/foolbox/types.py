@@ -1,0 +1,18 @@
+"""``foolbox.types``: the range of inputs, and names for sizes in a norm."""
+
+from typing import NamedTuple, NewType
+
+from .._names import only
+
+__all__ = ["L0", "L1", "L2", "Bounds", "Linf"]
+
+__getattr__, __dir__ = only(__name__, __all__)
+
+L0, L1, L2, Linf = (NewType(name, float) for name in ("L0", "L1", "L2", "Linf"))
+
+
+class Bounds(NamedTuple):
+    """The lowest and the highest value of the inputs."""
+
+    lower: float
+    upper: float
