@@ -129,8 +129,8 @@ def in_words(found: Counter[str]) -> str:
 
 
 def folders(results: Path) -> list[Path]:
-    """Those under `results` that ``fastadv reproduce`` wrote."""
-    return sorted({path.parent for path in results.rglob("config.yaml") if list(path.parent.rglob("figures.csv"))})
+    """What ``fastadv reproduce`` wrote and finished: the folders in `results`/reproduce."""
+    return sorted(path.parent for path in (results / "reproduce").glob("*/config.yaml"))
 
 
 @cache
