@@ -188,13 +188,13 @@ def test_an_ordering_reversed_in_the_file_is_contradicted(
     results = tmp_path / "results"
     figures = {"blind_fashion_mnist_bat": [Figure("clean", bat, 88.8)]}
     figures["blind_fashion_mnist_pgd"] = [Figure("clean", pgd, 85.7)]
-    write(results / "new", {"epochs": 8}, **figures)
+    write(results / "reproduce" / "new", {"epochs": 8}, **figures)
     assert f"| figure | bat, pgd |\n| --- | :-: |\n| clean | > {reproduction.SIGNS[verdict]} |" in page(results)
     held = int(verdict == CONFIRMED)
     text = "\n".join(pages.verdict_block("blind", results))
     assert f"{held} of 1 printed orderings held, {1 - held} were contradicted, 0 are within chance." in text
     assert f"| `clean` there | Printed above pgd: {verdict}. |" in text
-    write(results / "other", {"data": "mnist"}, **figures)
+    write(results / "reproduce" / "other", {"data": "mnist"}, **figures)
     assert "| other | 2 | 0 | 0 | 0 | 1 | 0 | 0 | 0 | 2 | 0 |" in page(results)
 
 
@@ -380,7 +380,7 @@ def test_the_largest_of_a_line_is_marked() -> None:
 
 def test_every_measured_figure_is_in_the_page() -> None:
     shown = set(re.findall(r"\d+\.\d+", PAGE.read_text(encoding="utf-8")))
-    files = list(RESULTS.rglob("figures.csv"))
+    files = list((RESULTS / "reproduce").rglob("figures.csv"))
     assert len(files) > 50
     for path in files:
         with path.open(newline="") as file:
