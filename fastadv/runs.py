@@ -15,7 +15,7 @@ import textwrap
 import warnings
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -57,15 +57,22 @@ class Run:
     ends with the process, however that ends.
 
     With `resume`, the folder may be that of a stopped run with the same `config`, but for what is ``auto`` now, still
-    be missing, or be empty.
-    Metrics after its last checkpoint, of an epoch that was not finished, are dropped, and so is what a killed run was
-    writing.
+    be missing, or be empty. `defaults` are the values of settings that are not given: a run of an earlier version,
+    which did not have a setting, had its default. Metrics after its last checkpoint, of an epoch that was not finished,
+    are dropped, and so is what a killed run was writing.
 
     Raises FileExistsError where the folder exists otherwise, BlockingIOError where a process uses it, ValueError where
     it is a run of another `config` or is damaged, and OSError where it cannot be written; all say which and what to do.
     """
 
-    def __init__(self, folder: str | Path, config: str, environment: dict[str, Any], resume: bool = False):
+    def __init__(
+        self,
+        folder: str | Path,
+        config: str,
+        environment: dict[str, Any],
+        resume: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+    ):
         self.folder = Path(folder)
         self.history: list[dict[str, Any]] = []
         here = resume and self.folder.is_dir() and (self._begun() or all(map(_before_config, self.folder.iterdir())))
@@ -89,7 +96,7 @@ class Run:
                 if path.parent == self.folder or not in_use(path.parent):
                     path.unlink(missing_ok=True)
             if self._begun():
-                self._resume(config)
+                self._resume(config, defaults or {})
             if not (self.folder / ENVIRONMENT).is_file():
                 write_text(self.folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
             if not self._begun():
@@ -111,10 +118,10 @@ class Run:
 
             write_text(self.folder / CONFIG, yaml.safe_dump(self.settings | {name: value}, sort_keys=False))
 
-    def _resume(self, config: str) -> None:
+    def _resume(self, config: str, defaults: Mapping[str, Any]) -> None:
         import yaml
 
-        before, now = _fixed(self.settings), _fixed(yaml.safe_load(config) or {})
+        before, now = _fixed(_completed(self.settings, defaults)), _fixed(yaml.safe_load(config) or {})
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         differ = [name for name in changed if now.get(name) != "auto"]  # which takes what it came to
         if differ:
@@ -339,6 +346,15 @@ def _settings(path: Path) -> dict[str, Any]:
 def _remove_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
+
+
+def _completed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, and of `defaults` what they do not name, in nested ones as well."""
+    found = {**defaults, **settings}
+    for name, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(found[name], Mapping):
+            found[name] = _completed(found[name], default)
+    return found
 
 
 def _fixed(settings: dict[str, Any]) -> dict[str, Any]:

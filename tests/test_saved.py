@@ -1,6 +1,7 @@
 """Adversarial samples in files: as they were made, whole, and checked against every claim."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 

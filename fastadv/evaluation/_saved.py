@@ -19,6 +19,7 @@ from .. import __version__, ops
 from ..attacks import Attack, Model, classify
 from ..attacks._grid import LEVELS, from_levels, rounded, to_levels
 from ..data import Batch, Dataset, Samples
+from ..models.adapted import own_loss
 from ..runs import make_folder, replace_file, write_text
 from ._common import device_of, measuring
 
@@ -38,8 +39,9 @@ class SampleFolder:
     comes last, when all is there. No file holds code, and each appears complete or not at all.
 
     Everything is claimed of the samples as they are stored. For PNG clean samples are rounded to the nearest of 256
-    levels, and adversarial ones to the nearest within their budget, if there are some. The manifest says how many adversarial samples that cost, how many left the budget, and how far clean
-    samples moved: nowhere, if they had 8 bits.
+    levels, and adversarial ones to the nearest within their budget, if there are some. The manifest says how many
+    adversarial samples that cost, how many left the budget, and how far clean samples moved: nowhere, if they had 8
+    bits.
 
     Args:
         folder: it must not exist, or be empty; with `resume`, it may hold the beginning of the same evaluation.
@@ -60,8 +62,10 @@ class SampleFolder:
                 f"{folder} exists, and saved samples are never overwritten: choose another or remove it"
             )
 
-    def check(self, data: Samples) -> None:
-        """Raises ValueError where samples of this kind cannot be encoded."""
+    def check(self, data: Samples, model: Model) -> None:
+        """Raises ValueError where samples of this kind, or what is claimed of them, cannot be written."""
+        if own_loss(model):
+            raise ValueError("saved samples have classes for labels: with a loss of your own, leave save out")
         shape = data.sample_shape
         if self.encoding == "png" and (len(shape) != 3 or shape[0] not in (1, 3)):
             raise ValueError(
