@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import gc
 import hashlib
 import io
 import json
@@ -185,6 +186,7 @@ class Run:
             for name in also:
                 _link(new, self.folder / name)
             os.replace(new, path)  # last: a run that is killed before goes on from the one before, and writes all again
+        gc.collect(1)  # torch.save leaves cycles that hold all tensors, which would stay until memory is looked through
         return path
 
 
@@ -310,23 +312,25 @@ def digest(tree: Any) -> str:
     """The SHA-256 of nested dicts, lists and tuples of plain values and of tensors, with their dtypes and shapes."""
     tensors: list[Tensor] = []
 
-    def skeleton(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-            return (str(value.dtype), *value.shape)
-        if isinstance(value, dict):
-            return [(key, skeleton(each)) for key, each in value.items()]
-        return [skeleton(each) for each in value] if isinstance(value, list | tuple) else value
-
     def content(tensor: Tensor) -> bytes:
         flat = tensor.detach().cpu().contiguous().flatten()
         return hashlib.sha256(flat.view(torch.uint8).numpy()).digest()
 
-    whole = hashlib.sha256(repr(skeleton(tree)).encode())
+    whole = hashlib.sha256(repr(_skeleton(tree, tensors)).encode())
     with ThreadPoolExecutor() as pool:  # it is what takes the time
         for part in pool.map(content, tensors):
             whole.update(part)
     return whole.hexdigest()
+
+
+def _skeleton(value: Any, tensors: list[Tensor]) -> Any:
+    """`value` with dtypes and shapes in place of its tensors, which `tensors` gets."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return (str(value.dtype), *value.shape)
+    if isinstance(value, dict):
+        return [(key, _skeleton(each, tensors)) for key, each in value.items()]
+    return [_skeleton(each, tensors) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _settings(path: Path) -> dict[str, Any]:

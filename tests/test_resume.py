@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import json
 import math
 import multiprocessing
@@ -224,6 +225,20 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_the_good_one(tmp_path, monkeyp
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_checkpoint_does_not_stay_in_memory(tmp_path):
+    """Also where no one looks for cycles: every epoch of a large network would keep a copy of it."""
+    run, size = Run(tmp_path / "run", "epochs: 9\n", {}), 4 * 12345
+    gc.collect()
+    gc.disable()
+    try:
+        for epoch in range(3):
+            run.save({**checkpoint(epoch), "state": {"weight": torch.zeros(12345)}})
+        kept = [each for each in gc.get_objects() if type(each) in (Tensor, torch.UntypedStorage)]
+        assert not [each for each in kept if (each.nbytes if isinstance(each, Tensor) else each.nbytes()) == size]
+    finally:
+        gc.enable()
 
 
 def test_the_previous_checkpoint_stands_in_for_a_missing_one(tmp_path):
