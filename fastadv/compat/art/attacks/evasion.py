@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from .... import attacks as ours
 from ....attacks import Model, predicted
 from ....attacks.onestep import random_target
+from ....threats import ThreatModel
 from ..._models import drawn, in_range, logits_at, normalised, of_model, seeded
 from ..._names import only
+from ..exceptions import EstimatorError, Requirements
 
 __all__ = [
     "Attack",
@@ -58,10 +60,18 @@ class Attack(ABC):
     seed = None
     takes_labels: ClassVar[bool] = True
 
+    _estimator_requirements: ClassVar[Any] = Requirements("LossGradientsMixin")
+
     def __post_init__(self) -> None:
-        _module(self.estimator)
+        if not self.is_estimator_valid(self.estimator):
+            raise EstimatorError(type(self), self._estimator_requirements, self.estimator)
         _check_options(self)
-        _scalar(self, 1.0).build(bounds=(-math.inf, math.inf), seed=None)
+        self._in_numbers(1.0).build(bounds=(-math.inf, math.inf), seed=None)
+
+    @staticmethod
+    def is_estimator_valid(estimator: Any, estimator_requirements: Any = None) -> bool:
+        """Whether `estimator` is a torch module, or has one as its model; whatever ART requires of it besides."""
+        return isinstance(_module(estimator), nn.Module)
 
     def set_params(self, **params: Any) -> None:
         """Changes options, which are checked together first."""
@@ -79,72 +89,64 @@ class Attack(ABC):
         """The range that the attack keeps `x` in, of which the estimator has `given` what it knows."""
         return given
 
-    def generate(self, x: np.ndarray, y: np.ndarray | None = None, *, mask: np.ndarray | None = None) -> np.ndarray:
+    def generate(
+        self,
+        x: np.ndarray,
+        y: np.ndarray | None = None,
+        *,
+        mask: np.ndarray | None = None,
+        x_init: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The adversarial `x` [N, ...]: away from `y` or the model's predictions, or towards `y` if targeted.
 
-        `mask` broadcasts against `x`; features where it is 0 stay what they are, bit by bit.
+        `mask` broadcasts against `x`; features where it is 0 stay what they are, bit by bit. `x_init` means nothing, as
+        in ART.
         """
-        model, bounds = _seen(self.estimator)
+        model, given = _seen(self.estimator)
         inputs = torch.from_numpy(np.asarray(x, dtype=np.float32))
         goal = _classes(np.asarray(y)) if y is not None and self.takes_labels else None
         parameter = of_model(model)
         device = None if parameter is None else parameter.device
-        box, reach = self.bounds(x, bounds), _reach(self, inputs, mask)
-        seed = seeded(_scalar(self, 1.0).build(bounds=(-math.inf, math.inf), seed=self.seed)).seed
+        box = self.bounds(x, given)
+        free = None if mask is None else _laid("mask", np.asarray(mask) != 0, inputs)
+        eps = getattr(self, "eps", None)
+        each = _laid("eps", eps, inputs) if isinstance(eps, np.ndarray) else None
+        alike = each is None or bool((each == each[:1]).all())
+        seed = seeded(self._in_numbers(1.0).build(bounds=(-math.inf, math.inf), seed=self.seed)).seed
         found = [inputs[:0]]
-        for ids in torch.arange(len(inputs)).split(self.batch_size if reach is None else 1):
+        for ids in torch.arange(len(inputs)).split(self.batch_size if alike else 1):
+            most = 1.0 if each is None else each[ids].max().item()
+            numbers = self._in_numbers(most)
+            attack = numbers.build(bounds=box, seed=seed)
+            may = None if free is None else free[ids].to(device)
+            if each is not None and most > 0:
+                own = each[ids].to(device).clamp(max=box[1] - box[0])  # further than that nothing moves
+                may = own > 0 if may is None else may & (own > 0)
+                attack = ThreatModel(attack, mask=may, shares=torch.where(own > 0, own / own.max(), 1.0)[0])
+            elif may is not None:
+                attack = ThreatModel(attack, mask=may)
             part = inputs[ids].to(device), None if goal is None else goal[ids].to(device), ids.to(device)
-            if reach is None:
-                found.append(self.attacked(self.build(bounds=box, seed=seed), model, *part).cpu())
-            else:
-                found.append(self._alone(model, box, reach[ids].to(device), seed, *part).cpu())
+            found.append(numbers.attacked(attack, model, *part).cpu())
         return torch.cat(found).numpy()
 
     def attacked(self, attack: ours.Attack, model: Model, x: Tensor, y: Tensor | None, ids: Tensor) -> Tensor:
         """What `attack` makes of one batch."""
         return attack(model, x, y, ids)
 
-    def _alone(
-        self,
-        model: Model,
-        box: tuple[float, float],
-        reach: Tensor,
-        seed: int | None,
-        x: Tensor,
-        y: Tensor | None,
-        ids: Tensor,
-    ) -> Tensor:
-        """One sample, whose features may go as far as `reach`."""
-        most = reach.max().item()
-        if most == 0:
-            return x
-        moved = _Moved(model, x, reach / most, box)
-        alike = bool(((reach == 0) | (reach == most)).all())  # else the range of what is moved is not that of the whole
-        attack = _scalar(self, most).build(bounds=box if alike else (-math.inf, math.inf), seed=seed)
-        return moved.at(_scalar(self, most).attacked(attack, moved, x, y, ids)).clamp(*box)
+    def _in_numbers(self, most: float) -> "Attack":
+        """The same attack with the budget `most` where it has an array of them, and the step of the same share."""
+        if not isinstance(getattr(self, "eps", None), np.ndarray):
+            return self
+        return replace(self, eps=most, eps_step=(most or 1.0) * _step(self))
 
 
-class _Moved(nn.Module):
-    """`model` at inputs of which each feature goes its `share` of the way from `x` [1, ...], and not beyond `box`."""
-
-    def __init__(self, model: Model, x: Tensor, share: Tensor, box: tuple[float, float]):
-        super().__init__()
-        self.model, self.x, self.share, self.box = model, x, share, box
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.model(self.at(inputs))
-
-    def at(self, inputs: Tensor) -> Tensor:
-        """Where the model is asked; gradients are those without the box, which would be 0 outside."""
-        moved = self.x + self.share * (inputs - self.x)
-        return moved + (moved.clamp(*self.box) - moved).detach()
-
-
-def _scalar(attack: Attack, most: float) -> Attack:
-    """`attack` with the budget `most` where it has an array of them, and the step of the same share of that."""
-    if not isinstance(getattr(attack, "eps", None), np.ndarray):
-        return attack
-    return replace(attack, eps=most, eps_step=most * _step(attack))
+def _laid(name: str, value: np.ndarray, x: Tensor) -> Tensor:
+    """`value` for every feature of `x` [N, ...]. Raises ValueError where it does not broadcast against that."""
+    try:
+        return torch.from_numpy(np.array(np.broadcast_to(value, x.shape)))
+    except ValueError:
+        shapes = f"{tuple(x.shape)}; got {np.shape(value)}"
+        raise ValueError(f"eps and mask must broadcast against x, {shapes} of {name}") from None
 
 
 def _step(attack: Any) -> float:
@@ -161,22 +163,6 @@ def _step(attack: Any) -> float:
             f"to {shares.max():g}"
         )
     return float(shares[0])
-
-
-def _reach(attack: Attack, x: Tensor, mask: np.ndarray | None) -> Tensor | None:
-    """How far each feature may go, [N, ...]: its eps, or 1 for attacks without, and 0 outside the mask.
-
-    None where there is no mask, and eps is one number.
-    """
-    eps = getattr(attack, "eps", 1.0)
-    if mask is None and not isinstance(eps, np.ndarray):
-        return None
-    reach = np.asarray(eps, dtype=np.float32) * (1.0 if mask is None else np.asarray(mask) != 0)
-    try:
-        return torch.from_numpy(np.broadcast_to(reach, x.shape).astype(np.float32))
-    except ValueError:
-        got = f"{np.shape(eps)} and {np.shape(mask)}"
-        raise ValueError(f"eps and mask must broadcast against x, {tuple(x.shape)}; got {got}") from None
 
 
 def _check_options(attack: Any) -> None:
@@ -214,12 +200,9 @@ def _check_budgets(attack: Any) -> None:
         raise ValueError(f"{name}: arrays eps and eps_step must have one shape, and norm np.inf; got {shapes}")
 
 
-def _module(estimator: Any) -> nn.Module:
-    """The module within an estimator. Raises TypeError where there is none."""
-    found = estimator if isinstance(estimator, nn.Module) else getattr(estimator, "model", None)
-    if found is None:
-        raise TypeError(f"estimator must be a torch module, or have one as its model; got {type(estimator).__name__}")
-    return found
+def _module(estimator: Any) -> Any:
+    """The module that `estimator` is, or has as its model; what else that may be, or None."""
+    return estimator if isinstance(estimator, nn.Module) else getattr(estimator, "model", None)
 
 
 def _seen(estimator: Any) -> tuple[Model, tuple[float, float]]:
@@ -346,7 +329,8 @@ class FastGradientMethod(_Ascent):
         x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
         for number in range(1, math.floor(self.eps / self.eps_step * (1 + 1e-6)) + 1):
             eps = min(number * self.eps_step, attack.eps)
-            found = replace(attack, eps=eps, alpha=eps).run(model, x[left], None if y is None else y[left], ids[left])
+            part = attack.of_rows(left, x[left]).at(eps)
+            found = part.run(model, x[left], None if y is None else y[left], ids[left])
             x_adv[left] = found.x_adv
             if number * self.eps_step >= attack.eps or len(left := left[~found.success]) == 0:
                 break
@@ -361,6 +345,8 @@ class DeepFool(Attack):
     nb_grads: int = 10
     batch_size: int = 1
     verbose: bool = True
+
+    _estimator_requirements = Requirements("ClassGradientsMixin")
 
     takes_labels = False
 
@@ -385,6 +371,8 @@ class CarliniL2Method(Attack):
     max_doubling: int = 5
     batch_size: int = 1
     verbose: bool = True
+
+    _estimator_requirements = Requirements("ClassGradientsMixin")
 
     @property
     def estimator(self) -> Any:
@@ -414,6 +402,8 @@ class ElasticNet(Attack):
     decision_rule: str = "EN"
     verbose: bool = True
 
+    _estimator_requirements = Requirements("ClassGradientsMixin")
+
     @property
     def estimator(self) -> Any:
         return self.classifier
@@ -438,6 +428,8 @@ class AutoProjectedGradientDescent(Attack):
     loss_type: str | None = None
     verbose: bool = True
 
+    _estimator_requirements = Requirements("LossGradientsMixin", "ClassifierMixin")
+
     def build(self, **common: Any) -> ours.Attack:
         losses = {None: "ce", "cross_entropy": "ce", "difference_logits_ratio": "dlr"}
         if self.targeted or self.loss_type not in losses:
@@ -461,6 +453,8 @@ class SquareAttack(Attack):
     nb_restarts: int = 1
     batch_size: int = 128
     verbose: bool = True
+
+    _estimator_requirements = Requirements("NeuralNetworkMixin")
 
     def build(self, **common: Any) -> ours.Attack:
         how = {"restarts": self.nb_restarts, "norm": (norm := _norm(self.norm))}
@@ -489,6 +483,8 @@ class BoundaryAttack(_OfDecisions):
     min_epsilon: float = 0.0
     verbose: bool = True
 
+    _estimator_requirements = Requirements("ClassifierMixin")
+
     def build(self, **common: Any) -> ours.Attack:
         sizes = {"sphere": self.delta, "source": self.epsilon, "least": self.min_epsilon}
         how = {"adaptation": 1 / self.step_adapt, "tries": self.init_size, "targeted": self.targeted}
@@ -507,6 +503,8 @@ class HopSkipJump(_OfDecisions):
     init_size: int = 100
     verbose: bool = True
 
+    _estimator_requirements = Requirements("ClassifierMixin")
+
     @property
     def estimator(self) -> Any:
         return self.classifier
@@ -523,6 +521,8 @@ class SaliencyMapMethod(Attack):
     gamma: float = 1.0
     batch_size: int = 1
     verbose: bool = True
+
+    _estimator_requirements = Requirements("ClassGradientsMixin")
 
     @property
     def estimator(self) -> Any:
@@ -555,6 +555,8 @@ class PixelAttack(Attack):
     targeted: bool = False
     verbose: bool = False
 
+    _estimator_requirements = Requirements("NeuralNetworkMixin", "ClassifierMixin")
+
     batch_size = 32
 
     @property
@@ -581,6 +583,8 @@ class AutoAttack(Attack):
     estimator_orig: None = None
     targeted: bool = False
     parallel_pool_size: int = 0
+
+    _estimator_requirements = Requirements("ClassifierMixin")
 
     def build(self, **common: Any) -> ours.Attack:
         if self.targeted:
