@@ -9,8 +9,9 @@ differs, on purpose:
   state of other data, another model or other settings is refused. It holds tensors and plain values only.
 - Lines go to ``logging.getLogger("fastadv.autoattack")``, level INFO, and to `log_path`; nothing is printed.
 - The model stays where it is, and batches go there; `device` says where that is if it cannot be seen.
-- `apgd`, `apgd_targeted`, `fab` and `square` hold the published options, and refuse any other. `attacks` takes attacks
-  of fastadv. In norm L1 there are `fab` and `fab-t` alone. TensorFlow models (``is_tf_model``) are not supported.
+- `apgd`, `apgd_targeted`, `fab` and `square` hold the published options, and refuse any other; model, norm, budget and
+  seed are the evaluation's. `attacks` takes attacks of fastadv. In norm L1 there are `fab` and `fab-t` alone.
+  TensorFlow models (``is_tf_model``) are not supported.
 - Where a logit is NaN, a sample is misclassified, its label is -1, and a warning says so.
 """
 
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,8 @@ class _Live(ABC):
 
     evaluation: "AutoAttack" = field(repr=False, compare=False)
 
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
+
     @abstractmethod
     def build(self) -> Attack:
         """fastadv's attack with these options."""
@@ -68,7 +71,13 @@ class _Live(ABC):
 
     @property
     def _common(self) -> dict[str, Any]:
-        return {"norm": self.evaluation.norm.lower()}
+        norm = self.evaluation.norm
+        if norm not in self.norms:
+            raise ValueError(
+                f"AutoAttack: norm {norm} is there for fab and fab-t alone: fastadv has no APGD or Square in it yet. "
+                "Choose version custom with attacks_to_run=['fab-t'], or another norm"
+            )
+        return {"norm": norm.lower()}
 
 
 @dataclass(slots=True)
@@ -113,6 +122,8 @@ class FABAttack(_Live):
     n_target_classes: int = 9
     targeted: bool = False
 
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+
     def build(self) -> Attack:
         how = {"steps": self.n_iter, "alpha_max": self.alpha_max, "eta": self.eta, "beta": self.beta}
         how |= {"restarts": self.n_restarts, "enough": self.evaluation.eps, "early": False, **self._common}
@@ -147,9 +158,9 @@ class AutoAttack:
         device: where the batches go; by default where the model's parameters are.
         log_path: a file to which lines are added.
 
-    All of these are attributes, and so are the options of the attacks, `apgd`, `apgd_targeted`, `fab` and `square`. An
-    evaluation looks at them when it begins. An attack without a budget has found something where its perturbation is
-    within `eps`.
+    All of these are attributes, and so are the attacks, `apgd`, `apgd_targeted`, `fab` and `square`, with their
+    options. An evaluation looks at them when it begins; ``adversary.apgd.perturb(x, y)`` is one attack by itself. An
+    attack without a budget has found something where its perturbation is within `eps`.
     """
 
     def __init__(
@@ -193,7 +204,10 @@ class AutoAttack:
         if version == "custom":
             return
         self.attacks_to_run = list(ours.AutoAttack.VERSIONS[version])
-        self.apgd.n_restarts = self.fab.n_restarts = 5 if version == "plus" else 1
+        sparse = self.norm == "L1" and version == "standard"
+        self.apgd.n_restarts = 5 if version == "plus" or sparse else 1
+        self.apgd_targeted.n_target_classes = 5 if sparse else 9
+        self.fab.n_restarts = 5 if version == "plus" else 1
         self.apgd.eot_iter = 20 if version == "rand" else 1
 
     @property

@@ -37,4 +37,6 @@ class Requirements:
             from art.estimators.classification import classifier
         except ImportError:
             return ()
-        return tuple(getattr(estimator, name, None) or getattr(classifier, name) for name in ("BaseEstimator", *self.names))
+        return tuple(
+            getattr(estimator, name, None) or getattr(classifier, name) for name in ("BaseEstimator", *self.names)
+        )

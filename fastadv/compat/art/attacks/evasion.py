@@ -25,6 +25,7 @@ __all__ = [
     "BasicIterativeMethod",
     "BoundaryAttack",
     "CarliniL2Method",
+    "CarliniLInfMethod",
     "DeepFool",
     "ElasticNet",
     "FastGradientMethod",
@@ -45,7 +46,16 @@ Budget = float | np.ndarray
 _COUNTS = {"batch_size": 1, "num_random_init": 0, "nb_random_init": 1, "max_halving": 1, "max_doubling": 1}
 """Options that are whole numbers and which fastadv's attacks do not check, with the least that they may be."""
 _FLAGS = ("targeted", "verbose", "minimal")
-_NUMBERS = ("p_init", "epsilon", "confidence", "learning_rate", "initial_const", "beta")
+_NUMBERS = (
+    "p_init",
+    "epsilon",
+    "confidence",
+    "learning_rate",
+    "initial_const",
+    "largest_const",
+    "decrease_factor",
+    "beta",
+)
 _UNSUPPORTED = {"random_eps": False, "summary_writer": False, "attacks": None, "estimator_orig": None}
 _UNSUPPORTED |= {"parallel_pool_size": 0, "adv_criterion": None, "loss": None}
 """Options that must be what they are by default."""
@@ -337,8 +347,25 @@ class FastGradientMethod(_Ascent):
         return x_adv
 
 
+class _OfClassifier(Attack):
+    """What calls its estimator a classifier."""
+
+    _estimator_requirements = Requirements("ClassGradientsMixin")
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+
+class _OfRange(Attack):
+    """What takes the range of its inputs as a unit, or draws from it; without ``clip_values``, that of `x`, as ART."""
+
+    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
+        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
+
+
 @dataclass
-class DeepFool(Attack):
+class DeepFool(_OfClassifier):
     classifier: Any
     max_iter: int = 100
     epsilon: float = 1e-6
@@ -346,20 +373,14 @@ class DeepFool(Attack):
     batch_size: int = 1
     verbose: bool = True
 
-    _estimator_requirements = Requirements("ClassGradientsMixin")
-
     takes_labels = False
-
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
 
     def build(self, **common: Any) -> ours.Attack:
         return ours.DeepFool(self.max_iter, self.epsilon, self.nb_grads, **common)
 
 
 @dataclass
-class CarliniL2Method(Attack):
+class CarliniL2Method(_OfClassifier, _OfRange):
     classifier: Any
     confidence: float = 0.0
     targeted: bool = False
@@ -372,24 +393,36 @@ class CarliniL2Method(Attack):
     batch_size: int = 1
     verbose: bool = True
 
-    _estimator_requirements = Requirements("ClassGradientsMixin")
-
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
-
-    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
-        """Without ``clip_values``, the range of `x` itself, as in ART: the learning rate is a share of something."""
-        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
-
     def build(self, **common: Any) -> ours.Attack:
+        """As many passes through the model for each const as ART's: it takes two gradients and a search for a step."""
+        steps = self.max_iter * (2 + (self.max_halving + self.max_doubling) // 2)
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}
-        how |= {"steps": self.max_iter, "lr": self.learning_rate, "binary_search_steps": self.binary_search_steps}
+        how |= {"steps": steps, "lr": self.learning_rate, "binary_search_steps": self.binary_search_steps}
         return ours.CW(**how, **common)
 
 
 @dataclass
-class ElasticNet(Attack):
+class CarliniLInfMethod(_OfClassifier, _OfRange):
+    classifier: Any
+    confidence: float = 0.0
+    targeted: bool = False
+    learning_rate: float = 0.01
+    max_iter: int = 10
+    decrease_factor: float = 0.9
+    initial_const: float = 1e-5
+    largest_const: float = 20.0
+    const_factor: float = 2.0
+    batch_size: int = 1
+    verbose: bool = True
+
+    def build(self, **common: Any) -> ours.Attack:
+        how = {"kappa": self.confidence, "steps": self.max_iter, "lr": self.learning_rate, "targeted": self.targeted}
+        how |= {"initial_const": self.initial_const, "largest_const": self.largest_const}
+        return ours.CWLinf(decrease=self.decrease_factor, **how, **common)
+
+
+@dataclass
+class ElasticNet(_OfClassifier):
     classifier: Any
     confidence: float = 0.0
     targeted: bool = False
@@ -401,12 +434,6 @@ class ElasticNet(Attack):
     batch_size: int = 1
     decision_rule: str = "EN"
     verbose: bool = True
-
-    _estimator_requirements = Requirements("ClassGradientsMixin")
-
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
 
     def build(self, **common: Any) -> ours.Attack:
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}
@@ -461,15 +488,8 @@ class SquareAttack(Attack):
         return ours.Square(in_range(self.eps, norm, common["bounds"]), self.max_iter, self.p_init, **how, **common)
 
 
-class _OfDecisions(Attack):
-    """What draws noise from the whole range of its inputs; without ``clip_values``, from that of `x`, as in ART."""
-
-    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
-        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
-
-
 @dataclass
-class BoundaryAttack(_OfDecisions):
+class BoundaryAttack(_OfRange):
     estimator: Any
     batch_size: int = 64
     targeted: bool = True
@@ -492,7 +512,7 @@ class BoundaryAttack(_OfDecisions):
 
 
 @dataclass
-class HopSkipJump(_OfDecisions):
+class HopSkipJump(_OfClassifier, _OfRange):
     classifier: Any
     batch_size: int = 64
     targeted: bool = False
@@ -505,28 +525,18 @@ class HopSkipJump(_OfDecisions):
 
     _estimator_requirements = Requirements("ClassifierMixin")
 
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
-
     def build(self, **common: Any) -> ours.Attack:
         how = {"norm": _norm(self.norm), "tries": self.init_size, "targeted": self.targeted}
         return ours.HopSkipJump(self.max_iter, self.init_eval, self.max_eval, **how, **common)
 
 
 @dataclass
-class SaliencyMapMethod(Attack):
+class SaliencyMapMethod(_OfClassifier):
     classifier: Any
     theta: float = 0.1
     gamma: float = 1.0
     batch_size: int = 1
     verbose: bool = True
-
-    _estimator_requirements = Requirements("ClassGradientsMixin")
-
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
 
     def generate(self, x: np.ndarray, y: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """The adversarial `x` [N, ...]: towards `y`, or towards any class but the predicted one, drawn at random."""
@@ -547,7 +557,7 @@ class SaliencyMapMethod(Attack):
 
 
 @dataclass
-class PixelAttack(Attack):
+class PixelAttack(_OfClassifier):
     classifier: Any
     th: int | None = None
     es: int = 1
@@ -558,10 +568,6 @@ class PixelAttack(Attack):
     _estimator_requirements = Requirements("NeuralNetworkMixin", "ClassifierMixin")
 
     batch_size = 32
-
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
 
     def build(self, **common: Any) -> ours.Attack:
         if self.th is None or self.es != 1:
