@@ -33,6 +33,8 @@ __all__ = [
     "MomentumIterativeMethod",
     "PixelAttack",
     "ProjectedGradientDescent",
+    "ProjectedGradientDescentNumpy",
+    "ProjectedGradientDescentPyTorch",
     "SaliencyMapMethod",
     "SquareAttack",
 ]
@@ -44,18 +46,11 @@ Budget = float | np.ndarray
 """One number, or an array that broadcasts against the inputs."""
 
 _COUNTS = {"batch_size": 1, "num_random_init": 0, "nb_random_init": 1, "max_halving": 1, "max_doubling": 1}
+_COUNTS |= {"num_trial": 0, "sample_size": 1}
 """Options that are whole numbers and which fastadv's attacks do not check, with the least that they may be."""
 _FLAGS = ("targeted", "verbose", "minimal")
-_NUMBERS = (
-    "p_init",
-    "epsilon",
-    "confidence",
-    "learning_rate",
-    "initial_const",
-    "largest_const",
-    "decrease_factor",
-    "beta",
-)
+_NUMBERS = ("p_init", "epsilon", "confidence", "learning_rate", "initial_const", "beta", "min_epsilon")
+_NUMBERS += ("largest_const", "decrease_factor", "const_factor")
 _UNSUPPORTED = {"random_eps": False, "summary_writer": False, "attacks": None, "estimator_orig": None}
 _UNSUPPORTED |= {"parallel_pool_size": 0, "adv_criterion": None, "loss": None}
 """Options that must be what they are by default."""
@@ -290,6 +285,9 @@ class ProjectedGradientDescent(_Ascent):
     verbose: bool = True
 
 
+ProjectedGradientDescentNumpy = ProjectedGradientDescentPyTorch = ProjectedGradientDescent
+
+
 @dataclass
 class BasicIterativeMethod(_Ascent):
     estimator: Any
@@ -416,6 +414,8 @@ class CarliniLInfMethod(_OfClassifier, _OfRange):
     verbose: bool = True
 
     def build(self, **common: Any) -> ours.Attack:
+        if self.const_factor <= 1:
+            raise ValueError(f"CarliniLInfMethod: const_factor must be greater than 1, got {self.const_factor}")
         how = {"kappa": self.confidence, "steps": self.max_iter, "lr": self.learning_rate, "targeted": self.targeted}
         how |= {"initial_const": self.initial_const, "largest_const": self.largest_const}
         return ours.CWLinf(decrease=self.decrease_factor, **how, **common)
@@ -526,6 +526,9 @@ class HopSkipJump(_OfClassifier, _OfRange):
     _estimator_requirements = Requirements("ClassifierMixin")
 
     def build(self, **common: Any) -> ours.Attack:
+        if self.max_eval < self.init_eval:
+            evals = f"init_eval {self.init_eval} and max_eval {self.max_eval}"
+            raise ValueError(f"HopSkipJump: max_eval must be at least init_eval, got {evals}")
         how = {"norm": _norm(self.norm), "tries": self.init_size, "targeted": self.targeted}
         return ours.HopSkipJump(self.max_iter, self.init_eval, self.max_eval, **how, **common)
 
