@@ -120,7 +120,7 @@ CASES = [
     (art, "MomentumIterativeMethod", {"eps": 0.05, "eps_step": 0.01, "max_iter": 10, "verbose": False}, None),
     (art, "DeepFool", {"batch_size": 30, "max_iter": 20, "verbose": False}, 2),
     (art, "CarliniL2Method", {**CARLINI, "binary_search_steps": 4, "initial_const": 1.0}, 2),
-    (art, "CarliniLInfMethod", {**CARLINI, "initial_const": 1.0}, np.inf),
+    (art, "CarliniLInfMethod", {**CARLINI, "initial_const": 8.0}, np.inf),
     (art, "SquareAttack", {"eps": 0.1, "max_iter": 100, "verbose": False}, None),
     (art, "AutoProjectedGradientDescent", {"eps": 0.05, "max_iter": 20, "nb_random_init": 1, "verbose": False}, None),
 ]
