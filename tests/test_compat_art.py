@@ -506,6 +506,15 @@ def test_saliency_maps_reach_what_those_of_art_reach():
     assert reached[1] >= reached[0] > 5
 
 
+def test_what_does_not_broadcast():
+    with pytest.raises(ValueError, match=r"mask must broadcast against x, \(24, 3, 4, 4\); got \(5,\)"):
+        art.DeepFool(MODEL).generate(X.numpy(), mask=np.ones(5))
+    with pytest.raises(ValueError, match=r"eps must broadcast against x, \(24, 3, 4, 4\); got \(5,\)"):
+        art.FastGradientMethod(MODEL, eps=np.ones(5), eps_step=np.ones(5)).generate(X.numpy())
+
+
 def test_no_samples():
+    eps = np.full((3, 1, 1), 0.1)
+    assert art.FastGradientMethod(MODEL, eps=eps, eps_step=eps).generate(X[:0].numpy()).shape == (0, 3, 4, 4)
     assert art.SaliencyMapMethod(MODEL).generate(X[:0].numpy()).shape == (0, 3, 4, 4)
     assert art.DeepFool(MODEL).generate(X[:0].numpy()).shape == (0, 3, 4, 4)

@@ -119,17 +119,10 @@ class Attack(ABC):
         alike = each is None or bool((each == each[:1]).all())
         seed = seeded(self._in_numbers(1.0).build(bounds=(-math.inf, math.inf), seed=self.seed)).seed
         found = [inputs[:0]]
-        for ids in torch.arange(len(inputs)).split(self.batch_size if alike else 1):
-            most = 1.0 if each is None else each[ids].max().item()
-            numbers = self._in_numbers(most)
-            attack = numbers.build(bounds=box, seed=seed)
-            may = None if free is None else free[ids].to(device)
-            if each is not None and most > 0:
-                own = each[ids].to(device).clamp(max=box[1] - box[0])  # further than that nothing moves
-                may = own > 0 if may is None else may & (own > 0)
-                attack = ThreatModel(attack, mask=may, shares=torch.where(own > 0, own / own.max(), 1.0)[0])
-            elif may is not None:
-                attack = ThreatModel(attack, mask=may)
+        for ids in torch.arange(len(inputs)).split(self.batch_size if alike else 1) if len(inputs) else ():
+            numbers = self._in_numbers(1.0 if each is None else each[ids].max().item())
+            may, own = (None if part is None else part[ids].to(device) for part in (free, each))
+            attack = _held(numbers.build(bounds=box, seed=seed), may, own)
             part = inputs[ids].to(device), None if goal is None else goal[ids].to(device), ids.to(device)
             found.append(numbers.attacked(attack, model, *part).cpu())
         return torch.cat(found).numpy()
@@ -145,13 +138,24 @@ class Attack(ABC):
         return replace(self, eps=most, eps_step=(most or 1.0) * _step(self))
 
 
+def _held(attack: ours.Attack, free: Tensor | None, each: Tensor | None) -> ours.Attack:
+    """`attack` where the mask `free` [B, ...] is True, within `each` [B, ...], which is that of all samples.
+
+    None: everywhere, and within the attack's own budget, which is the largest of `each`.
+    """
+    if each is not None and each.any():
+        each = each.clamp(max=attack.bounds[1] - attack.bounds[0])  # nothing moves further than that
+        free = each > 0 if free is None else free & (each > 0)
+        return ThreatModel(attack, mask=free, shares=torch.where(each > 0, each / each.max(), 1.0)[0])
+    return attack if free is None else ThreatModel(attack, mask=free)
+
+
 def _laid(name: str, value: np.ndarray, x: Tensor) -> Tensor:
     """`value` for every feature of `x` [N, ...]. Raises ValueError where it does not broadcast against that."""
     try:
         return torch.from_numpy(np.array(np.broadcast_to(value, x.shape)))
     except ValueError:
-        shapes = f"{tuple(x.shape)}; got {np.shape(value)}"
-        raise ValueError(f"eps and mask must broadcast against x, {shapes} of {name}") from None
+        raise ValueError(f"{name} must broadcast against x, {tuple(x.shape)}; got {np.shape(value)}") from None
 
 
 def _step(attack: Any) -> float:
