@@ -872,8 +872,8 @@ def test_anpgd_finds_the_distance_of_a_linear_boundary(norm):
     longest = float(distance.median())
     attack = ANPGD(longest, steps=10, longest=longest, bisections=20, random_start=0.0, norm=norm)
     rows, found = attack.rows(model, x, y), attack.run(model, x, y)
-    torch.testing.assert_close(rows.distance, distance.clamp(max=longest), atol=1e-5 * longest, rtol=0)
-    torch.testing.assert_close(found.norm, rows.distance)
+    torch.testing.assert_close(rows.state.distance, distance.clamp(max=longest), atol=1e-5 * longest, rtol=0)
+    torch.testing.assert_close(found.norm, rows.state.distance)
     assert torch.equal(found.success, distance < longest)
     assert (rows.grads == 10).all()
 
@@ -883,7 +883,7 @@ def test_anpgd_knows_the_soft_boundary():
     x, y = torch.full((1, 1), 0.2, dtype=torch.float64), torch.tensor([0])
     model = lambda x: torch.cat((0.5 - x, 0 * x, 0 * x), dim=1)  # noqa: E731
     attack = ANPGD(0.4, longest=0.4, bisections=30, random_start=0.0)
-    assert float(attack.rows(model, x, y).distance) == pytest.approx(0.3)
+    assert float(attack.rows(model, x, y).state.distance) == pytest.approx(0.3)
     x = x - 1
     soft = dataclasses.replace(attack, soft=True, eps=0.9, longest=0.9, bounds=(-1.0, 1.0)).rows(model, x, y)
     assert float(soft.x_adv) == pytest.approx(0.5 - math.log(2))
@@ -897,7 +897,7 @@ def test_epgd_knows_who_has_crossed_the_boundary(bisect):
     attack = EPGD(0.3, alpha=0.1, steps=2, bisect=bisect)
     ends = PGD(0.3, alpha=0.1, steps=2, random_start=0)(model, x, y)
     assert model(ends).argmax(1).tolist() == [0, 1, 0, 1]
-    assert attack.rows(model, x, y).crossed.tolist() == [False, True, True, True]
+    assert attack.rows(model, x, y).state.crossed.tolist() == [False, True, True, True]
 
 
 def test_epgd_with_the_soft_margin_moves_where_cross_entropy_is_flat():
