@@ -203,10 +203,10 @@ void in_order(Tensor x_adv, F&& kernel) {
   Call::back(x_adv, out);
 }
 
-// l0_step and sparse_l1_step, which has a count.
+// l0_step and sparse_l1_step, which has a number of entries.
 template <Status (*kernel)(const Launch&, const SparseStepArgs&)>
 void sparse_step(const char* op, Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps,
-                 std::optional<Tensor> count, double lo, double hi, std::optional<Tensor> active,
+                 std::optional<Tensor> entries, double lo, double hi, std::optional<Tensor> active,
                  std::optional<Tensor> nonfinite) {
   const Call call(op, x_adv);
   in_order(x_adv, [&](const Tensor& out, int64_t channels) {
@@ -214,7 +214,7 @@ void sparse_step(const char* op, Tensor x_adv, Tensor grad, Tensor x, Tensor ste
     Tensor keep, noted;
     call.done(kernel(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
                                      call.per_sample("step_size", step_size), call.per_sample("eps", eps),
-                                     count ? call.per_sample("count", *count) : PerSample{nullptr, 0}, channels, lo, hi,
+                                     entries ? call.per_sample("entries", *entries) : PerSample{nullptr, 0}, channels, lo, hi,
                                      call.mask(active, keep), call.flags(nonfinite, noted)}));
     Call::back(nonfinite, noted);
   });
@@ -225,9 +225,9 @@ void l0_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor ep
   sparse_step<l0_step>("l0_step", x_adv, grad, x, step_size, eps, std::nullopt, lo, hi, active, nonfinite);
 }
 
-void sparse_l1_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, Tensor count, double lo, double hi,
-                       std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
-  sparse_step<sparse_l1_step>("sparse_l1_step", x_adv, grad, x, step_size, eps, count, lo, hi, active, nonfinite);
+void sparse_l1_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, Tensor entries, double lo,
+                       double hi, std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  sparse_step<sparse_l1_step>("sparse_l1_step", x_adv, grad, x, step_size, eps, entries, lo, hi, active, nonfinite);
 }
 
 void topp_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double p, std::string normalise,

@@ -66,7 +66,7 @@ struct SparseStepArgs {
   void* x_adv;  // in, out
   const void *grad, *x;
   PerSample step_size, eps;
-  PerSample count;   // of sparse_l1_step: entries of the gradient
+  PerSample entries;  // of sparse_l1_step: how many of the gradient
   int64_t channels;  // innermost in memory; 1: memory is in logical order
   double lo, hi;
   const bool* active;

@@ -12,6 +12,7 @@ from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, tra
 
 from fastadv import ops
 from fastadv.attacks import (
+    ALMA,
     ANPGD,
     APGD,
     APGDT,
@@ -26,9 +27,12 @@ from fastadv.attacks import (
     FAB,
     FABT,
     FGSM,
+    FMN,
     JSMA,
     MIFGSM,
     NIFGSM,
+    PDGD,
+    PDPGD,
     PGD,
     RFGSM,
     SINIFGSM,
@@ -45,11 +49,13 @@ from fastadv.attacks import (
     DynamicPGD,
     FriendlyPGD,
     HopSkipJump,
+    Minimal,
     MultiAttack,
     Noise,
     OnePixel,
     OneStepTargeted,
     Pixle,
+    SigmaZero,
     Square,
 )
 from fastadv.attacks._ascend import Rows, ascend, ball_ascent
@@ -58,6 +64,7 @@ from fastadv.losses import cross_entropy, lead
 pytestmark = pytest.mark.usefixtures("seed_zero")
 
 CASES: dict[str, Attack] = {
+    "alma": ALMA(steps=30),
     "anpgd": ANPGD(0.1, steps=5, longest=0.1),
     "apgd": APGD(0.1, steps=5),
     "apgdt": APGDT(0.1, steps=3, targets=2),
@@ -75,19 +82,24 @@ CASES: dict[str, Attack] = {
     "fab": FAB(steps=5),
     "fabt": FABT(steps=5),
     "fgsm": FGSM(0.1),
+    "fmn": FMN(steps=10),
     "dynamic": DynamicPGD(0.1, alpha=0.03, steps=5, fosc=0.05),
     "friendly": FriendlyPGD(0.1, alpha=0.03, steps=5, omega=0.01),
     "hopskipjump": HopSkipJump(2, queries=20),
     "jsma": JSMA(gamma=0.3),
     "mifgsm": MIFGSM(0.1, alpha=0.03, steps=5),
+    "minimal": Minimal(APGD(0.1, steps=5), 4),
     "multi": MultiAttack((FGSM(0.1), Noise(0.1))),
     "nifgsm": NIFGSM(0.1, alpha=0.03, steps=5),
     "noise": Noise(0.1),
     "onepixel": OnePixel(pixels=2, steps=3, population=6),
+    "pdgd": PDGD(steps=30),
+    "pdpgd": PDPGD(steps=30, norm="l2"),
     "onestep": OneStepTargeted(0.1),
     "pgd": PGD(0.1, alpha=0.03, steps=5),
     "pixle": Pixle(2, 3),
     "rfgsm": RFGSM(0.1, 0.05),
+    "sigmazero": SigmaZero(steps=10),
     "sinifgsm": SINIFGSM(0.1, alpha=0.03, steps=5, scales=3),
     "spsa": SPSA(0.1, steps=4, samples=8, lr=0.05),
     "square": Square(0.1, queries=30),

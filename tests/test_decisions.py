@@ -12,6 +12,7 @@ from fastadv import ops
 from fastadv.attacks import Boundary, HopSkipJump
 from fastadv.attacks._ascend import Rows, numbers
 from fastadv.attacks._decisions import to_boundary
+from fastadv.attacks.hopskipjump import _Probe
 
 pytestmark = pytest.mark.usefixtures("seed_zero")
 SHAPE = (3, 4, 4)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import (
+    ALMA,
     APGD,
     APGDT,
     CW,
@@ -29,8 +30,12 @@ from fastadv.attacks import (
     EPGD,
     FAB,
     FABT,
+    FGSM,
+    FMN,
     MIFGSM,
     NIFGSM,
+    PDGD,
+    PDPGD,
     PGD,
     SINIFGSM,
     SPSA,
@@ -43,8 +48,10 @@ from fastadv.attacks import (
     DeepFool,
     DynamicPGD,
     FriendlyPGD,
+    Minimal,
     OnePixel,
     Pixle,
+    SigmaZero,
     Square,
     _ascend,
 )
@@ -63,7 +70,7 @@ class Case:
     """An attack that no sample falls to, and its passes a step beside the one forward and backward.
 
     `most`: what a step may launch beyond them, of a class where `classes` says how many it looks at. `field`: what
-    counts the steps, compared at `few` of them and twice as many.
+    counts the steps, compared at `few` of them and twice as many; `waits`: how often a step may wait.
     """
 
     attack: Attack
@@ -73,6 +80,7 @@ class Case:
     classes: int = 1
     field: str = "steps"
     few: int = 12
+    waits: float = 0.34  # one every three steps
 
 
 ATTACKS = {
@@ -99,11 +107,23 @@ ATTACKS = {
     "friendly kl": Case(FriendlyPGD(**STEP, loss="kl"), 6),
     "dynamic": Case(DynamicPGD(**STEP, fosc=-1.0), 15),
     "ddn": Case(DDN(), 12),
+    "fmn": Case(FMN(), 25),
+    "fmn l0": Case(FMN(norm="l0"), 25),
+    "fmn l2": Case(FMN(norm="l2"), 25),
+    "fmn l1": Case(FMN(norm="l1"), 25),
+    "sigmazero": Case(SigmaZero(), 15),
+    "pdgd": Case(PDGD(), 35),
+    "pdpgd": Case(PDPGD(), 45),
+    "pdpgd l2": Case(PDPGD(norm="l2"), 100),
+    "alma": Case(ALMA(), 75),
+    "alma l1": Case(ALMA(norm="l1"), 70),
+    "minimal": Case(Minimal(FGSM(1e-6)), 60, field="searches", few=4, waits=5),
     "cw": Case(CW(initial_const=1e-9, binary_search_steps=1, abort_early=False), 12),
     "cwlinf": Case(CWLinf(initial_const=19.0), 20),
     "ead": Case(EAD(initial_const=1e-9, binary_search_steps=1, abort_early=False), 35, forward=2),
     "apgd": Case(APGD(**SMALL), 12, few=100),
     "apgd dlr": Case(APGD(**SMALL, loss="dlr"), 12, few=100),
+    "apgd l1": Case(APGD(**SMALL, norm="l1"), 15, few=100),
     "apgd l2": Case(APGD(**SMALL, norm="l2"), 12, few=100),
     "apgdt": Case(APGDT(**SMALL, targets=1), 15, few=100),
     "fab": Case(FAB(), 5, forward=2, backward=9, classes=9),
@@ -206,8 +226,8 @@ def test_no_batch_of_a_method_launches_more_than_it_did(name: str) -> None:
 def test_steps_keep_their_promises(name: str) -> None:
     case, stored = ATTACKS[name], table()["attacks"][name]
     assert stored["launches"] / case.classes <= case.most
-    assert stored["waits"] <= 0.34  # one every three steps
-    if name.split()[0] in ("pgd", "mifgsm", "dra", "epgd", "ddn"):
+    assert stored["waits"] <= case.waits
+    if name.split()[0] in ("pgd", "mifgsm", "dra", "epgd", "ddn", "fmn", "sigmazero", "pdgd", "pdpgd", "alma"):
         assert stored["waits"] == 0
 
 

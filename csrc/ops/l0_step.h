@@ -26,7 +26,7 @@ struct L0Step {
     if (keep > 0) chosen = select_largest(row, keep, [](C d) { return magnitude(d); }, number, delta);
     const C lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
     row.map(static_cast<T*>(a.x_adv), [=](C d, Number i, C origin) {
-      return clamp(origin + (chosen.holds(magnitude(d), number(i)) ? d : C(0)), lo, hi);
+      return clamp(origin + (d != d || chosen.holds(magnitude(d), number(i)) ? d : C(0)), lo, hi);
     }, delta, Indices{}, x);
   }
 };

@@ -47,7 +47,7 @@ struct SparseL1Step {
     const auto grad = hold_gradient<L1>(row, all, a.nonfinite);
     using Number = typename Row::Number;
     const auto number = logical<Row>(a.channels, row.cols);
-    const C count = at<C>(a.count, row.index);
+    const C count = at<C>(a.entries, row.index);
     const int64_t asked = whole(std::ceil(count), row.cols), keep = asked > 1 ? asked : 1;
     const auto chosen = select_largest(row, keep, [](C d) { return magnitude(d); }, number, grad.values);
     const auto sign = [=](C d, Number i) { return chosen.holds(magnitude(d), number(i)) ? finite_sign(d) : C(0); };

@@ -439,12 +439,14 @@ class Rows:
         """For each of `runs`, the rows that none before has fooled, and where they stand here, to which they return."""
         part, where = self, torch.arange(len(self.x), device=self.x.device)
         for run in runs:
-            part, kept = part.unfooled()
-            where = where[kept]
+            rest, kept = part.unfooled()
+            if part is not self:
+                self.put(where, part)
+            part, where = rest, where[kept]
             if len(where) == 0:
-                break
+                return
             yield run, part, where
-            self.put(where, part)
+        self.put(where, part)
 
     def settle(self) -> None:
         """Brings `steps`, `queries` and `grads` up to date."""

@@ -37,23 +37,21 @@ class FMN(Descent):
 
     Args:
         steps: gradient steps.
-        alpha: the first step's size, an L2 norm with the inputs' range as its unit.
+        first: the first step's size, an L2 norm with the inputs' range as its unit.
         gamma: by what share of it the radius changes at first.
         norm: ``l0``, ``l1``, ``l2`` or ``linf``.
         targeted: towards the labels instead of away from them.
     """
 
-    alpha: float = 1.0
+    first: float = 1.0
     gamma: float = 0.05
     norm: str = field(default="linf", kw_only=True)
-
-    in_units = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, ("l0", *STEPS))
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"FMN: alpha must be finite and positive, got {self.alpha}")
+        if not 0 < self.first < math.inf:
+            raise ValueError(f"FMN: first must be finite and positive, got {self.first}")
         if not 0 < self.gamma < 1:
             raise ValueError(f"FMN: gamma must be between 0 and 1, got {self.gamma}")
 
@@ -70,7 +68,7 @@ class FMN(Descent):
             gamma = _LAST_GAMMA + (self.gamma - _LAST_GAMMA) * share
             radius = self._radius(live, grad, ahead.to(own.size.dtype), fooled, gamma)
             own.radius = torch.minimum(radius, own.most)
-            alpha = torch.full_like(own.size, self.alpha * self.unit * (_LAST + (1 - _LAST) * share))
+            alpha = torch.full_like(own.size, self.first * self.unit * (_LAST + (1 - _LAST) * share))
             move(live, grad, alpha, own.radius)
 
         return step

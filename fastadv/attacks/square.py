@@ -31,7 +31,7 @@ class Square(Attack):
 
     Every query changes one window of the best point so far: to plus or minus eps in each channel (``linf``,
     Algorithm 2), or by moving the perturbation of another window into it (``l2``, Algorithm 3). It is kept if the
-    margin falls. A sample that is misclassified is finished. Windows and their signs are a query's, the same for all
+    margin falls. A sample that succeeds is finished. Windows and their signs are a query's, the same for all
     samples; starts are a sample's own. Samples [B, D] and [B, C, D] have windows in their last dimension (``linf``).
 
     Args:
@@ -40,6 +40,7 @@ class Square(Attack):
         p: share of the pixels in a window to begin with.
         restarts: how many starts are tried.
         norm: ``linf`` or ``l2``, which needs images of at least 3 x 3 pixels.
+        targeted: towards the labels instead of away from them.
     """
 
     eps: Budget = 8 / 255
@@ -47,6 +48,7 @@ class Square(Attack):
     p: float = 0.8
     restarts: int = 1
     norm: str = field(default="linf", kw_only=True)
+    targeted: bool = field(default=False, kw_only=True)
 
     is_random: ClassVar[bool] = True
     ends_early: ClassVar[bool] = True

@@ -31,5 +31,5 @@ def l0_step(
     delta = flat(compute(x_adv) + scale * grad - origin)
     place = delta.abs().sort(dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(place).scatter_(1, place, torch.arange(delta.shape[1], device=x.device).expand_as(place))
-    kept = torch.where(rank < eps.floor().unsqueeze(1), delta, 0).reshape(x.shape)
+    kept = torch.where((rank < eps.floor().unsqueeze(1)) | delta.isnan(), delta, 0).reshape(x.shape)
     write(x_adv, (origin + kept).clamp(lo, hi), active)

@@ -8,10 +8,10 @@ from ._reference import as_rows, cleaned, compute, flat, note, write
 
 
 @op(
-    "(Tensor(a!) x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, Tensor count, float lo=0., float hi=1., "
+    "(Tensor(a!) x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, Tensor entries, float lo=0., float hi=1., "
     "Tensor? active=None, Tensor(b!)? nonfinite=None) -> ()",
     samples=("x_adv", "grad", "x"),
-    budgets=("step_size", "eps", "count"),
+    budgets=("step_size", "eps", "entries"),
 )
 def sparse_l1_step(
     x_adv: Tensor,
@@ -19,7 +19,7 @@ def sparse_l1_step(
     x: Tensor,
     step_size: float | Tensor,
     eps: float | Tensor,
-    count: float | Tensor,
+    entries: float | Tensor,
     lo: float = 0.0,
     hi: float = 1.0,
     active: Tensor | None = None,
@@ -27,16 +27,16 @@ def sparse_l1_step(
 ) -> None:
     """One L1 ascent step of few entries, in place on `x_adv` [B, ...] (Croce and Hein, 2021, sections 3 and 4).
 
-    The `count` [B] entries of the gradient that are largest in magnitude, at least one and equal ones by lowest index,
-    move by `step_size` in all: each by the same, along its sign; entries that are 0, NaN or infinite do not. The result
-    is the nearest point that lies both in the L1 ball of radius `eps` around `x` and in the box from `lo` to `hi`.
+    So many `entries` [B] as are largest in the gradient, at least one and equal ones by lowest index, move by
+    `step_size` in all: each by the same, along its sign; what is 0, NaN or infinite does not. The result is the nearest
+    point that lies both in the L1 ball of radius `eps` around `x` and in the box from `lo` to `hi`.
     """
     note(grad, active, nonfinite)
     grad, origin = cleaned(grad), compute(x)
     rows = flat(grad)
     place = rows.abs().sort(dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(place).scatter_(1, place, torch.arange(rows.shape[1], device=x.device).expand_as(place))
-    kept = torch.where(rank < count.clamp(min=1).ceil().unsqueeze(1), rows.sign(), 0).reshape(grad.shape)
+    kept = torch.where(rank < entries.clamp(min=1).ceil().unsqueeze(1), rows.sign(), 0).reshape(grad.shape)
     each = step_size / flat(kept).abs().sum(dim=1).clamp(min=1)
     delta = compute(x_adv) + as_rows(each, x) * kept - origin
     write(x_adv, (origin + _nearest(delta, origin, eps, lo, hi)).clamp(lo, hi), active)
