@@ -130,7 +130,7 @@ def test_fmn_is_each_sample_by_itself(norm: str, targeted: bool) -> None:
     for i in range(12):
         one = slice(i, i + 1)
         torch.testing.assert_close(found.x_adv[one], naive_fmn(attack, model, x[one], int(y[i])), atol=1e-8, rtol=0)
-    assert (found.norm > 0).sum() >= 2
+    assert (found.norm > 0).any()
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -423,12 +423,12 @@ class Rows:
         """Whether a prediction is what the attack wants, [B]: the label if it is targeted, any other if not."""
         return predictions == self.y if self.targeted else predictions != self.y
 
-    def unwon(self) -> Tensor:
-        """Where x is not yet what the attack wants, [B]: everywhere, if y is what the model predicts there."""
+    def unwon(self) -> Tensor | None:
+        """Where x is not yet what the attack wants, [B]; None, everywhere, if y is what the model predicts there."""
         if not self.own_labels:
             return ~self.fooled(self.predictions())
         self.asked += 1  # the pass that found y: counts are the same as with y given
-        return torch.ones_like(self.nonfinite)
+        return None
 
     def unfooled(self) -> tuple["Rows", Tensor]:
         """The rows that are not fooled at `x_adv`, and where they stand here; `put` brings them back."""
@@ -537,7 +537,7 @@ def ascend(attack: Any, rows: Rows, steps: int, step: Step, active: Tensor | Non
     whole = rows
     if graphs is not None and (size := graphs.size(len(rows.x))) > len(rows.x):
         rows, active = _filled_up(rows, size, active, attack.ends_early)
-    before, where = rows.steps.clone(), None
+    before, where = None if active is None and not attack.ends_early else rows.steps.clone(), None
     live, rows.active, rows.log, done = rows, active, [], 0
     width = _EVERY.get(rows.x.device.type, 1) if attack.ends_early else steps
     if active is not None:
@@ -554,9 +554,15 @@ def ascend(attack: Any, rows: Rows, steps: int, step: Step, active: Tensor | Non
     live.settle()
     if where is not None:
         rows.put(where, live)
-    rows.active, made = None, rows.steps - before
-    for name, costs in zip(("queries", "grads"), zip(*rows.log, strict=True), strict=False):
-        setattr(rows, name, getattr(rows, name) + _spent(costs, made))
+    rows.active, costs = None, [*zip(*rows.log, strict=True)] or [(), ()]
+    if before is None:
+        rows.asked, rows.computed = map(sum, costs)
+        rows.settle()
+    else:
+        made = rows.steps - before
+        rows.queries, rows.grads = (
+            n + _spent(cost, made) for n, cost in zip((rows.queries, rows.grads), costs, strict=True)
+        )
     if rows is not whole:
         own = torch.arange(len(whole.x), device=whole.x.device)
         whole.put(own, rows.take(own))
@@ -564,8 +570,8 @@ def ascend(attack: Any, rows: Rows, steps: int, step: Step, active: Tensor | Non
 
 def _spent(costs: tuple[int, ...], made: Tensor) -> Tensor:
     """What the first `made` [B] of steps that cost so much have cost."""
-    if len(set(costs)) == 1:
-        return costs[0] * made
+    if len(set(costs)) <= 1:
+        return costs[0] * made if costs and costs[0] != 1 else made
     return torch.tensor([0, *accumulate(costs)], device=made.device)[made]
 
 

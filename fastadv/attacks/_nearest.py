@@ -60,5 +60,6 @@ class Descent(MinimumNorm):
     def perturb(self, rows: Rows) -> None:
         step, active = self.descent(rows), rows.unwon()
         ascend(self, rows, self.steps, step, active)
-        self.keep(rows, rows.fooled(rows.predictions()) & active)
+        fooled = rows.fooled(rows.predictions())
+        self.keep(rows, fooled if active is None else fooled & active)
         rows.x_adv = rows.state.best

@@ -88,7 +88,7 @@ class EPGD(Attack):
             ops.bisect_step(*ends, inside)
             ops.bisect_step(inner, outer, middle, everywhere)
         inner[beyond] = ends[0]
-        rows.put(beyond, part)
+        rows.queries = rows.queries + self.bisections * (predictions != rows.y)
         rows.x_adv = inner
 
     def _literal(self, rows: Rows) -> Tensor:

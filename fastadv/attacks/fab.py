@@ -73,7 +73,8 @@ class _AdaptiveBoundary(MinimumNorm):
         for run, at_x in enumerate(self._runs(rows)):
             rows.x_adv = rows.x.clone() if at_x else self._start(rows, run)
             move = ops.fab_step.in_loop()
-            active = right & (state.size > state.enough)
+            active = state.size > state.enough
+            active = active if right is None else active & right
             ascend(self, rows, self.steps, lambda live, number, m=move: self._step(live, m), active)
         rows.x_adv = state.best
 

@@ -54,7 +54,8 @@ class Minimal(MinimumNorm):
     def perturb(self, rows: Rows) -> None:
         attack = replace(self.attack.within(self.bounds), seed=(self.seed or 0) + (self.attack.seed or 0))
         state, (lo, hi) = self.begin(rows), self.bounds
-        where = rows.unwon().nonzero().squeeze(1)
+        unwon = rows.unwon()
+        where = torch.arange(len(rows.x), device=rows.x.device) if unwon is None else unwon.nonzero().squeeze(1)
         near, eps = torch.zeros_like(state.size), torch.full_like(state.size, attack.eps)
         most = ops.row_norms(torch.full_like(rows.x, hi - lo), self.norm)
         for _ in range(self.searches if len(where) else 0):
