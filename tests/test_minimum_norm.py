@@ -8,8 +8,8 @@ from test_attacks import SHAPE, every, nearest_hyperplane
 from torch import Tensor, nn
 from toys import Wavy, labels, linear, samples
 
-import fastadv
-from fastadv import ops
+from benchmarks.minimum_norm import network, pairs, sizes
+from benchmarks.peers import adv_lib
 from fastadv.attacks import (
     ALMA,
     APGD,
@@ -29,7 +29,6 @@ from fastadv.attacks import (
     _ascend,
 )
 from fastadv.losses import lead
-from fastadv.trainers import Standard, fit
 
 pytestmark = pytest.mark.usefixtures("seed_zero")
 NORMS = ("linf", "l2", "l1")
@@ -265,50 +264,23 @@ def test_results_say_how_a_sample_ended() -> None:
 
 # ------------------------------------------------------------------------------------------------------ other libraries
 
-ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
-PEERS = {
-    "fmn l0": (FMN(100, norm="l0"), "fmn", {"norm": 0, "steps": 100}),
-    "fmn l1": (FMN(100, norm="l1"), "fmn", {"norm": 1, "steps": 100}),
-    "fmn l2": (FMN(100, norm="l2"), "fmn", {"norm": 2, "steps": 100}),
-    "fmn linf": (FMN(100), "fmn", {"norm": math.inf, "steps": 100}),
-    "sigma-zero": (SigmaZero(200), "sigma_zero", {"num_steps": 200}),
-    "pdgd": (PDGD(200), "pdgd", {"num_steps": 200}),
-    "pdpgd l1": (PDPGD(200, norm="l1"), "pdpgd", {"norm": 1, "num_steps": 200}),
-    "pdpgd l2": (PDPGD(200, norm="l2"), "pdpgd", {"norm": 2, "num_steps": 200}),
-    "pdpgd linf": (PDPGD(200, norm="linf"), "pdpgd", {"norm": math.inf, "num_steps": 200}),
-    "pdpgd l0": (PDPGD(60, norm="l0"), "pdpgd", {"norm": 0, "num_steps": 60, "proximal_operator": 23}),
-    "alma l1": (
-        ALMA(200, norm="l1"),
-        "alma",
-        {"distance": "l1", ALPHA: 0.5, "init_lr_distance": 0.5, "num_steps": 200},
-    ),
-    "alma l2": (ALMA(200), "alma", {"distance": "l2", ALPHA: 0.9, "init_lr_distance": 0.1, "num_steps": 200}),
-}
-
 
 @pytest.fixture(scope="module")
 def lenet() -> tuple[nn.Module, Tensor, Tensor]:
     """LeNet-5 after a short training, and 32 test images that it is right about."""
-    model, test = fastadv.models.LeNet5(), fastadv.load("fashion-mnist-mini", "test")
-    fit(model, Standard(), fastadv.load("fashion-mnist-mini", "train"), epochs=4, batch_size=64, lr=1e-3, seed=0)
-    model.eval().requires_grad_(False)
-    right = model(test.x).argmax(1) == test.y
-    return model, test.x[right][:32], test.y[right][:32]
+    model, x, y = network(4)
+    return model, x[:32], y[:32]
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", pairs(1))
 def test_norms_are_no_larger_than_adv_lib_s(name: str, lenet: tuple[nn.Module, Tensor, Tensor]) -> None:
     pytest.importorskip("adv_lib", reason="adv-lib")
-    from benchmarks.peers import adv_lib
-
-    (model, x, y), (attack, theirs, options) = lenet, PEERS[name]
-    found = attack.run(model, x, y)
-    adversarial = adv_lib(theirs, **options)(model)(x, y)
-    won = model(adversarial).argmax(1) != y
-    assert found.success.sum() >= won.sum() - 1
-    peer = torch.where(won, ops.row_norms(adversarial, attack.norm, x), torch.inf)
-    own = torch.where(found.success, found.norm, torch.inf)
-    assert own.median() <= 1.01 * peer.median()
-    both = found.success & won
+    (model, x, y), (attack, theirs, options) = lenet, pairs(100)[name]
+    own = sizes(model, attack(model, x, y), x, y, attack.norm)
+    peer = sizes(model, adv_lib(theirs, **options)(model)(x, y), x, y, attack.norm)
+    assert own.isfinite().sum() >= peer.isfinite().sum() - 1
+    both = own.isfinite() & peer.isfinite()
+    # Entries are whole, and sigma-zero and ALMA amplify the last bits: single samples go another way.
+    assert own[both].median() <= 1.01 * peer[both].median() + (attack.norm == "l0")
     assert own[both].mean() <= 1.03 * peer[both].mean()
