@@ -253,6 +253,8 @@ CASES = [
     Case("linf_step momentum", "MomentumStep", 6, slots=1),
     Case("l2_step", "L2Step", 4, slots=1),
     Case("l1_step", "L1Step", 4, slots=1, loops=Loops(others=5)),
+    Case("l0_step", "L0Step", 4, slots=1, loops=DIGITS, target=0.5),
+    Case("sparse_l1_step", "SparseL1Step", 4, slots=1, loops=Loops(bins=3, others=8), target=0.4),
     Case("topp_step", "ToppStep", 4, slots=1, loops=DIGITS, target=0.5),
     Case("topp_step simplex", "ToppStep", 4, slots=1, loops=Loops(bins=3, others=5), target=0.5),
     Case("row_norms", "RowNorms", 2),
@@ -266,6 +268,7 @@ CASES = [
     Case("apgd_step", "ApgdStep", 5, elementwise=True),
     Case("apgd_step l2", "ApgdL2Step", 5, slots=2),
     Case("adam_step", "AdamStep", 8, elementwise=True),
+    Case("l0_adam_step", "L0AdamStep", 8, slots=1),
     Case("fab_step", "FabStep", 4, slots=1, loops=Loops(others=6)),
     Case("keep_nearest", "KeepNearest", 3),
 ]

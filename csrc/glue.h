@@ -146,6 +146,11 @@ E choice(const char* op, const char* what, const std::string& given, std::initia
   STD_TORCH_CHECK(false, op, ": unknown ", what, " ", given);
 }
 
+Norm norm_named(const char* op, const std::string& given) {
+  return choice<Norm>(op, "norm", given,
+                      {{"l1", Norm::l1}, {"l2", Norm::l2}, {"linf", Norm::linf}, {"rms", Norm::rms}, {"l0", Norm::l0}});
+}
+
 void linf_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
                   std::optional<Tensor> active, std::optional<Tensor> nonfinite, std::optional<Tensor> momentum,
                   double decay) {
@@ -189,6 +194,42 @@ void l1_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor ep
   ball_step<l1_step>("l1_step", x_adv, grad, x, step_size, eps, lo, hi, active, nonfinite);
 }
 
+// A kernel that tells equal entries apart by their logical order: kernel(x_adv in such memory, channels that lie innermost).
+template <class F>
+void in_order(Tensor x_adv, F&& kernel) {
+  const int64_t channels = innermost(x_adv);
+  const Tensor out = channels ? x_adv : torch::stable::contiguous(x_adv);
+  kernel(out, channels ? channels : 1);
+  Call::back(x_adv, out);
+}
+
+// l0_step and sparse_l1_step, which has a number of entries.
+template <Status (*kernel)(const Launch&, const SparseStepArgs&)>
+void sparse_step(const char* op, Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps,
+                 std::optional<Tensor> entries, double lo, double hi, std::optional<Tensor> active,
+                 std::optional<Tensor> nonfinite) {
+  const Call call(op, x_adv);
+  in_order(x_adv, [&](const Tensor& out, int64_t channels) {
+    const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
+    Tensor keep, noted;
+    call.done(kernel(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
+                                     call.per_sample("step_size", step_size), call.per_sample("eps", eps),
+                                     entries ? call.per_sample("entries", *entries) : PerSample{nullptr, 0}, channels, lo, hi,
+                                     call.mask(active, keep), call.flags(nonfinite, noted)}));
+    Call::back(nonfinite, noted);
+  });
+}
+
+void l0_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double lo, double hi,
+                std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  sparse_step<l0_step>("l0_step", x_adv, grad, x, step_size, eps, std::nullopt, lo, hi, active, nonfinite);
+}
+
+void sparse_l1_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, Tensor entries, double lo,
+                       double hi, std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  sparse_step<sparse_l1_step>("sparse_l1_step", x_adv, grad, x, step_size, eps, entries, lo, hi, active, nonfinite);
+}
+
 void topp_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor eps, double p, std::string normalise,
                   std::string projection, double lo, double hi, std::optional<Tensor> active,
                   std::optional<Tensor> nonfinite) {
@@ -198,23 +239,20 @@ void topp_step_op(Tensor x_adv, Tensor grad, Tensor x, Tensor step_size, Tensor 
   const bool simplex = choice<bool>("topp_step", "projection", projection, {{"radial", false}, {"simplex", true}});
   // A hair less than p: its rounding must not keep one entry more.
   const auto keep = static_cast<int64_t>(std::ceil(p * (1 - std::ldexp(1.0, -40)) * static_cast<double>(call.cols())));
-  // Equal entries are told apart by their logical order.
-  const int64_t channels = innermost(x_adv);
-  const Tensor out = channels ? x_adv : torch::stable::contiguous(x_adv);
-  const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
-  Tensor keep_mask, noted;
-  call.done(topp_step(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
-                                      call.per_sample("step_size", step_size), call.per_sample("eps", eps), keep,
-                                      channels ? channels : 1, renormalise, simplex, lo, hi,
-                                      call.mask(active, keep_mask), call.flags(nonfinite, noted)}));
-  Call::back(x_adv, out);
-  Call::back(nonfinite, noted);
+  in_order(x_adv, [&](const Tensor& out, int64_t channels) {
+    const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
+    Tensor keep_mask, noted;
+    call.done(topp_step(call.launch(), {out.mutable_data_ptr(), g.const_data_ptr(), origin.const_data_ptr(),
+                                        call.per_sample("step_size", step_size), call.per_sample("eps", eps), keep,
+                                        channels, renormalise, simplex, lo, hi, call.mask(active, keep_mask),
+                                        call.flags(nonfinite, noted)}));
+    Call::back(nonfinite, noted);
+  });
 }
 
 Tensor row_norms_op(Tensor x, std::string norm, std::optional<Tensor> origin) {
   const Call call("row_norms", x);
-  const Norm which = choice<Norm>("row_norms", "norm", norm,
-                                  {{"l1", Norm::l1}, {"l2", Norm::l2}, {"linf", Norm::linf}, {"rms", Norm::rms}});
+  const Norm which = norm_named("row_norms", norm);
   const Tensor dense = row_dense(x) ? x : torch::stable::contiguous(x);
   Tensor base;
   if (origin) base = call.samples("origin", *origin, dense);
@@ -406,8 +444,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_gradient_op(Tensor logits, Tensor labels
 void keep_nearest_op(Tensor best, Tensor size, Tensor x_adv, Tensor x, Tensor fooled, std::string norm,
                      std::optional<Tensor> active) {
   const Call call("keep_nearest", best);
-  const Norm which = choice<Norm>("keep_nearest", "norm", norm,
-                                  {{"l1", Norm::l1}, {"l2", Norm::l2}, {"linf", Norm::linf}, {"rms", Norm::rms}});
+  const Norm which = norm_named("keep_nearest", norm);
   call.per_sample("size", size);
   const Tensor sizes = torch::stable::contiguous(size);
   in_place(best, [&](const Tensor& out) {
@@ -473,6 +510,29 @@ void adam_step_op(Tensor x_adv, Tensor mean, Tensor square, Tensor grad, Tensor 
   });
 }
 
+void l0_adam_step_op(Tensor x_adv, Tensor mean, Tensor square, Tensor grad, Tensor x, Tensor threshold, Tensor rate,
+                     int64_t count, double sigma, double unit, double mean_decay, double square_decay, double tiny, double lo,
+                     double hi, std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
+  const Call call("l0_adam_step", x_adv);
+  STD_TORCH_CHECK(count >= 1, "l0_adam_step: count must be at least 1, got ", count);
+  in_place(x_adv, [&](const Tensor& out) {
+    const Tensor g = call.samples("grad", grad, out), origin = call.samples("x", x, out);
+    const Tensor first = call.samples("mean", mean, out, compute_type(x_adv));
+    const Tensor second = call.samples("square", square, out, compute_type(x_adv));
+    Tensor keep, noted;
+    const double steps = static_cast<double>(count), each = 2 * sigma / static_cast<double>(std::max<int64_t>(call.cols(), 1));
+    call.done(l0_adam_step(call.launch(), {out.mutable_data_ptr(), first.mutable_data_ptr(), second.mutable_data_ptr(),
+                                           g.const_data_ptr(), origin.const_data_ptr(),
+                                           call.per_sample("threshold", threshold), call.per_sample("rate", rate), unit,
+                                           sigma, each, mean_decay, square_decay, 1 - std::pow(mean_decay, steps),
+                                           1 - std::pow(square_decay, steps), tiny, lo, hi, call.mask(active, keep),
+                                           call.flags(nonfinite, noted)}));
+    Call::back(mean, first);
+    Call::back(square, second);
+    Call::back(nonfinite, noted);
+  });
+}
+
 void fab_step_op(Tensor x_adv, Tensor x, Tensor normal, Tensor lead, std::string norm, double alpha_max, double eta,
                  double lo, double hi, std::optional<Tensor> active, std::optional<Tensor> nonfinite) {
   const Call call("fab_step", x_adv);
@@ -496,6 +556,9 @@ STABLE_TORCH_LIBRARY_IMPL(fastadv, FASTADV_DEVICE, m) {
   m.impl("linf_step", TORCH_BOX(&fastadv::linf_step_op));
   m.impl("l2_step", TORCH_BOX(&fastadv::l2_step_op));
   m.impl("l1_step", TORCH_BOX(&fastadv::l1_step_op));
+  m.impl("l0_step", TORCH_BOX(&fastadv::l0_step_op));
+  m.impl("sparse_l1_step", TORCH_BOX(&fastadv::sparse_l1_step_op));
+  m.impl("l0_adam_step", TORCH_BOX(&fastadv::l0_adam_step_op));
   m.impl("topp_step", TORCH_BOX(&fastadv::topp_step_op));
   m.impl("row_norms", TORCH_BOX(&fastadv::row_norms_op));
   m.impl("cutoff_scale", TORCH_BOX(&fastadv::cutoff_scale_op));

@@ -25,7 +25,7 @@ struct PerSample {
   int64_t stride;
 };
 
-enum class Norm { l1, l2, linf, rms };
+enum class Norm { l1, l2, linf, rms, l0 };
 enum class Loss { ce, margin, slm, dlr, kl, spat };
 enum class Law { uniform, sign, gaussian, l2, l1 };
 
@@ -56,6 +56,18 @@ struct ToppStepArgs {
   int64_t keep;      // how many entries of the gradient
   int64_t channels;  // innermost in memory; 1: memory is in logical order
   bool renormalise, simplex;
+  double lo, hi;
+  const bool* active;
+  bool* nonfinite;
+};
+
+// l0_step and sparse_l1_step.
+struct SparseStepArgs {
+  void* x_adv;  // in, out
+  const void *grad, *x;
+  PerSample step_size, eps;
+  PerSample entries;  // of sparse_l1_step: how many of the gradient
+  int64_t channels;  // innermost in memory; 1: memory is in logical order
   double lo, hi;
   const bool* active;
   bool* nonfinite;
@@ -198,6 +210,19 @@ struct AdamStepArgs {
   bool* nonfinite;
 };
 
+struct L0AdamStepArgs {
+  void* x_adv;           // in, out
+  void *mean, *square;   // in, out: float or double
+  const void *grad, *x;
+  PerSample threshold, rate;
+  double unit, sigma, each;  // each: 2 sigma over the number of entries
+  double mean_decay, square_decay;
+  double mean_bias, square_bias;  // 1 - decay^count
+  double tiny, lo, hi;
+  const bool* active;
+  bool* nonfinite;
+};
+
 struct FabStepArgs {
   void* x_adv;  // in, out
   const void *x, *normal;
@@ -211,6 +236,9 @@ struct FabStepArgs {
 Status linf_step(const Launch&, const LinfStepArgs&);
 Status l2_step(const Launch&, const BallStepArgs&);
 Status l1_step(const Launch&, const BallStepArgs&);
+Status l0_step(const Launch&, const SparseStepArgs&);
+Status sparse_l1_step(const Launch&, const SparseStepArgs&);
+Status l0_adam_step(const Launch&, const L0AdamStepArgs&);
 Status topp_step(const Launch&, const ToppStepArgs&);
 Status row_norms(const Launch&, const RowNormsArgs&);
 Status cutoff_scale(const Launch&, const CutoffScaleArgs&);

@@ -12,6 +12,7 @@ from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, tra
 
 from fastadv import ops
 from fastadv.attacks import (
+    ALMA,
     ANPGD,
     APGD,
     APGDT,
@@ -26,9 +27,12 @@ from fastadv.attacks import (
     FAB,
     FABT,
     FGSM,
+    FMN,
     JSMA,
     MIFGSM,
     NIFGSM,
+    PDGD,
+    PDPGD,
     PGD,
     RFGSM,
     SINIFGSM,
@@ -45,11 +49,13 @@ from fastadv.attacks import (
     DynamicPGD,
     FriendlyPGD,
     HopSkipJump,
+    Minimal,
     MultiAttack,
     Noise,
     OnePixel,
     OneStepTargeted,
     Pixle,
+    SigmaZero,
     Square,
 )
 from fastadv.attacks._ascend import Rows, ascend, ball_ascent
@@ -58,6 +64,7 @@ from fastadv.losses import cross_entropy, lead
 pytestmark = pytest.mark.usefixtures("seed_zero")
 
 CASES: dict[str, Attack] = {
+    "alma": ALMA(steps=30),
     "anpgd": ANPGD(0.1, steps=5, longest=0.1),
     "apgd": APGD(0.1, steps=5),
     "apgdt": APGDT(0.1, steps=3, targets=2),
@@ -75,19 +82,24 @@ CASES: dict[str, Attack] = {
     "fab": FAB(steps=5),
     "fabt": FABT(steps=5),
     "fgsm": FGSM(0.1),
+    "fmn": FMN(steps=10),
     "dynamic": DynamicPGD(0.1, alpha=0.03, steps=5, fosc=0.05),
     "friendly": FriendlyPGD(0.1, alpha=0.03, steps=5, omega=0.01),
     "hopskipjump": HopSkipJump(2, queries=20),
     "jsma": JSMA(gamma=0.3),
     "mifgsm": MIFGSM(0.1, alpha=0.03, steps=5),
+    "minimal": Minimal(APGD(0.1, steps=5), 4),
     "multi": MultiAttack((FGSM(0.1), Noise(0.1))),
     "nifgsm": NIFGSM(0.1, alpha=0.03, steps=5),
     "noise": Noise(0.1),
     "onepixel": OnePixel(pixels=2, steps=3, population=6),
+    "pdgd": PDGD(steps=30),
+    "pdpgd": PDPGD(steps=30, norm="l2"),
     "onestep": OneStepTargeted(0.1),
     "pgd": PGD(0.1, alpha=0.03, steps=5),
     "pixle": Pixle(2, 3),
     "rfgsm": RFGSM(0.1, 0.05),
+    "sigmazero": SigmaZero(steps=10),
     "sinifgsm": SINIFGSM(0.1, alpha=0.03, steps=5, scales=3),
     "spsa": SPSA(0.1, steps=4, samples=8, lr=0.05),
     "square": Square(0.1, queries=30),
@@ -876,8 +888,8 @@ def test_anpgd_finds_the_distance_of_a_linear_boundary(norm):
     longest = float(distance.median())
     attack = ANPGD(longest, steps=10, longest=longest, bisections=20, random_start=0.0, norm=norm)
     rows, found = attack.rows(model, x, y), attack.run(model, x, y)
-    torch.testing.assert_close(rows.distance, distance.clamp(max=longest), atol=1e-5 * longest, rtol=0)
-    torch.testing.assert_close(found.norm, rows.distance)
+    torch.testing.assert_close(rows.state.distance, distance.clamp(max=longest), atol=1e-5 * longest, rtol=0)
+    torch.testing.assert_close(found.norm, rows.state.distance)
     assert torch.equal(found.success, distance < longest)
     assert (rows.grads == 10).all()
 
@@ -887,7 +899,7 @@ def test_anpgd_knows_the_soft_boundary():
     x, y = torch.full((1, 1), 0.2, dtype=torch.float64), torch.tensor([0])
     model = lambda x: torch.cat((0.5 - x, 0 * x, 0 * x), dim=1)  # noqa: E731
     attack = ANPGD(0.4, longest=0.4, bisections=30, random_start=0.0)
-    assert float(attack.rows(model, x, y).distance) == pytest.approx(0.3)
+    assert float(attack.rows(model, x, y).state.distance) == pytest.approx(0.3)
     x = x - 1
     soft = dataclasses.replace(attack, soft=True, eps=0.9, longest=0.9, bounds=(-1.0, 1.0)).rows(model, x, y)
     assert float(soft.x_adv) == pytest.approx(0.5 - math.log(2))
@@ -901,7 +913,7 @@ def test_epgd_knows_who_has_crossed_the_boundary(bisect):
     attack = EPGD(0.3, alpha=0.1, steps=2, bisect=bisect)
     ends = PGD(0.3, alpha=0.1, steps=2, random_start=0)(model, x, y)
     assert model(ends).argmax(1).tolist() == [0, 1, 0, 1]
-    assert attack.rows(model, x, y).crossed.tolist() == [False, True, True, True]
+    assert attack.rows(model, x, y).state.crossed.tolist() == [False, True, True, True]
 
 
 def test_epgd_with_the_soft_margin_moves_where_cross_entropy_is_flat():

@@ -384,7 +384,7 @@ def test_autoattack_repeats():
         (lambda: APGD(loss="kl"), "APGD: loss must be one of ce, dlr, got 'kl'"),
         (lambda: APGD(rho=2), "APGD: rho must be between 0 and 1, got 2"),
         (lambda: APGD(eot=0), "APGD: eot must be a whole number of at least 1, got 0"),
-        (lambda: APGD(norm="l1"), "APGD: norm must be one of linf, l2, got 'l1'"),
+        (lambda: APGD(norm="l0"), "APGD: norm must be one of linf, l2, l1, got 'l0'"),
         (lambda: APGDT(targets=0), "APGDT: targets must be a whole number of at least 1"),
         (lambda: Square(p=0), r"Square: p must be a share of the pixels, in \(0, 1\], got 0"),
         (lambda: Square(queries=-1), "Square: queries must be a whole number of at least 0"),

@@ -20,6 +20,7 @@ from toys import BatchNormNet, InDouble, Wavy, labels, linear, partly_frozen, qu
 from fastadv import evaluation
 from fastadv.__main__ import main
 from fastadv.attacks import (
+    ALMA,
     ANPGD,
     APGD,
     APGDT,
@@ -34,9 +35,12 @@ from fastadv.attacks import (
     FAB,
     FABT,
     FGSM,
+    FMN,
     JSMA,
     MIFGSM,
     NIFGSM,
+    PDGD,
+    PDPGD,
     PGD,
     RFGSM,
     SINIFGSM,
@@ -54,12 +58,14 @@ from fastadv.attacks import (
     DynamicPGD,
     FriendlyPGD,
     HopSkipJump,
+    Minimal,
     MultiAttack,
     Noise,
     OnePixel,
     OneStepTargeted,
     Pixle,
     Rows,
+    SigmaZero,
     Square,
     isolated,
 )
@@ -92,13 +98,14 @@ def of_every_loss(kind: type[PGD]) -> list[Attack]:
 
 
 VARIANTS: dict[str, list[Attack]] = {
+    "alma": [ALMA(**FEW), ALMA(**FEW, norm="l1", targeted=True)],
     "anpgd": [*each(ANPGD, longest=0.3, **FEW), ANPGD(0.1, longest=0.3, soft=True, random_start=0.0, **FEW)],
     "apgd": [
-        *each(APGD, steps=6, restarts=2),
+        *each(APGD, NORMS, steps=6, restarts=2),
         *each(APGD, loss="dlr", steps=6, eot=2),
         dataclasses.replace(APGD(0.1, steps=6), eps=torch.linspace(0.05, 0.2, 24, dtype=torch.float64)),
     ],
-    "apgdt": [*each(APGDT, targets=2, restarts=2, steps=5)],
+    "apgdt": [*each(APGDT, NORMS, targets=2, restarts=2, steps=5)],
     "autoattack": [
         AutoAttack(0.1, "custom", ("apgd-ce",)),
         *each(AutoAttack, version="custom", attacks_to_run=("apgd-ce", "fab-t", "apgd-t")),
@@ -132,6 +139,11 @@ VARIANTS: dict[str, list[Attack]] = {
         EAD(steps=8, binary_search_steps=3, initial_const=0.1),
         EAD(steps=8, binary_search_steps=2, initial_const=0.1, decision="en", abort_early=False, targeted=True),
     ],
+    "fmn": [FMN(**FEW, norm=norm) for norm in ("l0", *NORMS)] + [FMN(**FEW, targeted=True)],
+    "minimal": [Minimal(APGD(0.05, steps=3), 3), Minimal(PGD(0.5, norm="l1", alpha=0.3, steps=3), 3)],
+    "pdgd": [PDGD(**FEW), PDGD(**FEW, targeted=True)],
+    "pdpgd": [PDPGD(**FEW, norm=norm) for norm in ("l0", *NORMS)],
+    "sigmazero": [SigmaZero(**FEW), SigmaZero(**FEW, targeted=True)],
     "eotpgd": of_every_loss(EOTPGD),
     "epgd": [
         *each(EPGD, **FEW),

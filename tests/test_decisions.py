@@ -12,6 +12,7 @@ from fastadv import ops
 from fastadv.attacks import Boundary, HopSkipJump
 from fastadv.attacks._ascend import Rows, numbers
 from fastadv.attacks._decisions import to_boundary
+from fastadv.attacks.hopskipjump import _Probe
 
 pytestmark = pytest.mark.usefixtures("seed_zero")
 SHAPE = (3, 4, 4)
@@ -153,7 +154,7 @@ def test_the_estimated_gradient_is_the_normal_of_the_boundary() -> None:
     normal = (model[1].weight[1 - y] - model[1].weight[y]).detach()
     distance, _ = nearest_hyperplane(model, x, "l2")
     rows.x_adv = x + (distance.view(-1, 1) * normal / normal.norm(dim=1, keepdim=True)).view_as(x)
-    rows.size, rows.radius = distance.detach(), torch.full_like(distance, 0.01).detach()
+    rows.state = _Probe(x, distance.detach(), torch.full_like(distance, 0.01).detach())
     way = HopSkipJump(seed=0)._gradient(rows, range(3000))
     torch.testing.assert_close(way.flatten(1).norm(dim=1), torch.ones(4, dtype=torch.float64))
     assert torch.nn.functional.cosine_similarity(way.flatten(1), normal).min() > 0.97

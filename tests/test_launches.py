@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastadv import attacks, ops
 from fastadv.attacks import (
+    ALMA,
     ANPGD,
     APGD,
     APGDT,
@@ -31,9 +32,12 @@ from fastadv.attacks import (
     FAB,
     FABT,
     FGSM,
+    FMN,
     JSMA,
     MIFGSM,
     NIFGSM,
+    PDGD,
+    PDPGD,
     PGD,
     RFGSM,
     SINIFGSM,
@@ -49,10 +53,12 @@ from fastadv.attacks import (
     DynamicPGD,
     FriendlyPGD,
     HopSkipJump,
+    Minimal,
     Noise,
     OnePixel,
     OneStepTargeted,
     Pixle,
+    SigmaZero,
     Square,
     _ascend,
 )
@@ -112,11 +118,23 @@ ATTACKS = {
     "friendly kl": Case(FriendlyPGD(**STEP, loss="kl"), 6),
     "dynamic": Case(DynamicPGD(**STEP, fosc=-1.0), 15),
     "ddn": Case(DDN(), 12),
+    "fmn": Case(FMN(), 25),
+    "fmn l0": Case(FMN(norm="l0"), 25),
+    "fmn l2": Case(FMN(norm="l2"), 25),
+    "fmn l1": Case(FMN(norm="l1"), 25),
+    "sigmazero": Case(SigmaZero(), 15),
+    "pdgd": Case(PDGD(), 35),
+    "pdpgd": Case(PDPGD(), 45),
+    "pdpgd l2": Case(PDPGD(norm="l2"), 115),
+    "alma": Case(ALMA(), 85),
+    "alma l1": Case(ALMA(norm="l1"), 80),
+    "minimal": Case(Minimal(FGSM(1e-6)), 60, field="searches", few=4, waits=5),
     "cw": Case(CW(initial_const=1e-9, binary_search_steps=1, abort_early=False), 12),
     "cwlinf": Case(CWLinf(initial_const=19.0), 20),
     "ead": Case(EAD(initial_const=1e-9, binary_search_steps=1, abort_early=False), 35, forward=2),
     "apgd": Case(APGD(**SMALL), 12, few=100),
     "apgd dlr": Case(APGD(**SMALL, loss="dlr"), 12, few=100),
+    "apgd l1": Case(APGD(**SMALL, norm="l1"), 15, few=100),
     "apgd l2": Case(APGD(**SMALL, norm="l2"), 12, few=100),
     "apgdt": Case(APGDT(**SMALL, targets=1), 15, few=100),
     "fab": Case(FAB(), 5, forward=2, backward=9, classes=9),
@@ -254,7 +272,7 @@ def test_steps_keep_their_promises(name: str) -> None:
     case, stored = ATTACKS[name], table()["attacks"][name]
     assert stored["launches"] / case.classes <= case.most
     assert stored["waits"] <= case.waits
-    if name.split()[0] in ("pgd", "mifgsm", "dra", "epgd", "ddn"):
+    if name.split()[0] in ("pgd", "mifgsm", "dra", "epgd", "ddn", "fmn", "sigmazero", "pdgd", "pdpgd", "alma"):
         assert stored["waits"] == 0
 
 

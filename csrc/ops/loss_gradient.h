@@ -80,10 +80,11 @@ struct LossGradient {
   FASTADV_FN void margin(const Row& row, const T* z, int64_t label, double sign) const {
     const int64_t rival = highest(row, z, [=](int64_t k) { return k == label; });
     const C level = load(z[row.index * row.cols + rival]);
-    const double lead = sign * (value(row, z, label) - static_cast<double>(level)) + a.kappa;
+    const bool whole = a.kappa == std::numeric_limits<double>::infinity();
+    const double lead = sign * (value(row, z, label) - static_cast<double>(level)) + (whole ? 0.0 : a.kappa);
     const int64_t equal = row.count([=](C v, int64_t k) { return k != label && v == level; }, z, Indices{});
-    const double slope = lead >= 0 ? sign : 0.0, part = slope / static_cast<double>(equal);
-    write(row, lead == lead ? -(lead > 0 ? lead : 0.0) : lead, [=](int64_t k, double v) {
+    const double slope = whole || lead >= 0 ? sign : 0.0, part = slope / static_cast<double>(equal);
+    write(row, lead == lead ? -(whole || lead > 0 ? lead : 0.0) : lead, [=](int64_t k, double v) {
       return k == label ? -slope : v == static_cast<double>(level) ? part : 0.0;
     });
   }

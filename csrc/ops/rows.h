@@ -54,6 +54,20 @@ struct Largest {
   FASTADV_FN bool holds(C v, int64_t number) const { return v > threshold || (v == threshold && number < last); }
 };
 
+// The number of an element in logical order, from its place in memory, where the channels may lie innermost.
+template <class Row>
+FASTADV_FN auto logical(int64_t channels, int64_t cols) {
+  using Number = typename Row::Number;
+  const Number inner = static_cast<Number>(channels), plane = static_cast<Number>(cols) / inner;
+  return [=](Number i) { return inner == 1 ? i : i % inner * plane + i / inner; };
+}
+
+// A number of elements, none if it is NaN, at most `most`.
+template <class C>
+FASTADV_FN int64_t whole(C count, int64_t most) {
+  return !(count > 0) ? 0 : count < static_cast<C>(most) ? static_cast<int64_t>(count) : most;
+}
+
 // Finds them among measure(values...), below 0 for elements out of the question; `number(i)` numbers the elements.
 template <class Row, class Measure, class Number, class S>
 FASTADV_FN auto select_largest(const Row& row, int64_t keep, Measure measure, Number number, const S& source) {
@@ -78,6 +92,12 @@ FASTADV_FN auto select_largest(const Row& row, int64_t keep, Measure measure, Nu
 template <class Row, class F, class... S>
 FASTADV_FN double norm_of(const Row& row, Norm norm, F f, const S&... sources) {
   if (norm == Norm::l1) return row.sum([=](auto... v) { return magnitude(f(v...)); }, sources...);
+  if (norm == Norm::l0) {  // NaN is no number of entries
+    return row.sum([=](auto... v) {
+      const auto value = static_cast<double>(f(v...));
+      return value == value ? static_cast<double>(value != 0) : value;
+    }, sources...);
+  }
   if (norm == Norm::linf) return row.max([=](auto... v) { return magnitude(f(v...)); }, sources...);
   const double squares = row.sum([=](auto... v) {
     const double value = static_cast<double>(static_cast<typename Row::C>(f(v...)));

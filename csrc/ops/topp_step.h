@@ -18,9 +18,7 @@ struct ToppStep {
     const auto grad = hold_gradient<L1>(row, all, a.nonfinite);
     const auto& g = grad.values;
     using Number = typename Row::Number;
-    const Number channels = static_cast<Number>(a.channels), plane = static_cast<Number>(row.cols) / channels;
-    // The number in logical order, from the place in memory, where the channels may lie innermost.
-    const auto number = [=](Number i) { return channels == 1 ? i : i % channels * plane + i / channels; };
+    const auto number = logical<Row>(a.channels, row.cols);
     const auto chosen = select_largest(row, a.keep, [](C v) { return magnitude(v); }, number, g);
     const bool untied = chosen.last == row.cols;  // as nearly always
     const auto pick = [=](C d, Number i) {

@@ -1,8 +1,9 @@
 """Attacks: frozen dataclasses of options, called as ``attack(model, x, y)``."""
 
 from ._ascend import Model, Rows, checked_logits, classify, isolated, predicted
-from ._attack import Attack, AttackResult
+from ._attack import Attack, AttackResult, Ended
 from ._tuned import Tuned, tuned
+from .alma import ALMA
 from .anpgd import ANPGD
 from .apgd import APGD, APGDT
 from .autoattack import AutoAttack, MultiAttack
@@ -18,21 +19,26 @@ from .ead import EAD
 from .epgd import EPGD
 from .fab import FAB, FABT
 from .fgsm import FGSM, RFGSM
+from .fmn import FMN
 from .friendly import FriendlyPGD
 from .hopskipjump import HopSkipJump
 from .jsma import JSMA
 from .mifgsm import MIFGSM
+from .minimal import Minimal
 from .nifgsm import NIFGSM, SINIFGSM
 from .noise import Noise
 from .onepixel import OnePixel
 from .onestep import OneStepTargeted
+from .pdgd import PDGD, PDPGD
 from .pgd import EOTPGD, PGD, TPGD
 from .pixle import Pixle
+from .sigmazero import SigmaZero
 from .spsa import SPSA
 from .square import Square
 from .vmifgsm import VMIFGSM, VNIFGSM
 
 __all__ = [
+    "ALMA",
     "ANPGD",
     "APGD",
     "APGDT",
@@ -47,9 +53,12 @@ __all__ = [
     "FAB",
     "FABT",
     "FGSM",
+    "FMN",
     "JSMA",
     "MIFGSM",
     "NIFGSM",
+    "PDGD",
+    "PDPGD",
     "PGD",
     "RFGSM",
     "SINIFGSM",
@@ -65,8 +74,10 @@ __all__ = [
     "CWLinf",
     "DeepFool",
     "DynamicPGD",
+    "Ended",
     "FriendlyPGD",
     "HopSkipJump",
+    "Minimal",
     "Model",
     "MultiAttack",
     "Noise",
@@ -74,6 +85,7 @@ __all__ = [
     "OneStepTargeted",
     "Pixle",
     "Rows",
+    "SigmaZero",
     "Square",
     "Tuned",
     "checked_logits",
@@ -84,6 +96,7 @@ __all__ = [
 ]
 
 ATTACKS: dict[str, type[Attack]] = {
+    "alma": ALMA,
     "anpgd": ANPGD,
     "apgd": APGD,
     "apgdt": APGDT,
@@ -102,19 +115,24 @@ ATTACKS: dict[str, type[Attack]] = {
     "fab": FAB,
     "fabt": FABT,
     "fgsm": FGSM,
+    "fmn": FMN,
     "friendly": FriendlyPGD,
     "hopskipjump": HopSkipJump,
     "jsma": JSMA,
     "mifgsm": MIFGSM,
+    "minimal": Minimal,
     "multi": MultiAttack,
     "nifgsm": NIFGSM,
     "noise": Noise,
     "onepixel": OnePixel,
     "onestep": OneStepTargeted,
+    "pdgd": PDGD,
+    "pdpgd": PDPGD,
     "pgd": PGD,
     "pixle": Pixle,
     "rfgsm": RFGSM,
     "sinifgsm": SINIFGSM,
+    "sigmazero": SigmaZero,
     "spsa": SPSA,
     "square": Square,
     "tifgsm": TIFGSM,

@@ -4,8 +4,9 @@ import copy
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from ..models.adapted import as_input, as_logits, expected, own_loss
 from ._graphs import Graphs, graphs_of
 from ._kept import keeping, kept
 from ._passes import faster_passes
+from ._state import State
 
 Model = Callable[[Tensor], Tensor]
 Budget = float | Tensor
@@ -228,13 +230,15 @@ class Rows:
 
     `x`, `y`, `ids`: what was given (`own_labels`: y is the model's own prediction; `targeted`: y is where to go, not
     what to leave); `truth`: what a loss of the user's own compares with, while y is 0, for right; `x_adv`: where the
-    attack stands; `active`: who takes part in a step, None for all; `steps`, `grads`: steps made and gradients
-    computed, a sample, which are up to date outside of `ascend`; `low`, `high`: what a threat model lets `x_adv` be,
-    [B, ...], held at x where they are equal; None: anything; `nonfinite`: whether a gradient was NaN or infinite, or
-    `predictions` met a NaN logit. Attacks add tensors of their own.
+    attack stands; `eps`, `alpha`: its budget and step size; `state`: what it remembers besides; `active`: who takes
+    part in a step, None for all; `steps`, `queries`, `grads`: steps made, forward passes and gradients, a sample, up to
+    date outside of `ascend` after `settle`; `low`, `high`: what a threat model lets `x_adv` be, [B, ...], held at x
+    where they are equal; None: anything; `nonfinite`: whether a gradient was NaN or infinite, or `predictions` met a
+    NaN logit.
     """
 
-    _GIVEN = ("x", "y", "truth", "ids", "eps", "alpha", "enough", "active", "low", "high")
+    GIVEN = ("x", "y", "truth", "ids", "eps", "alpha", "active", "low", "high")
+    """What rows that leave do not bring back."""
 
     def __init__(
         self,
@@ -252,18 +256,24 @@ class Rows:
         self.x_adv = x.clone()
         self.own_labels = y is None
         self.truth = y if own_loss(model) else None
+        self.eps: Tensor | None = None
+        self.alpha: Tensor | None = None
+        self.state: State | None = None
         self.active: Tensor | None = None
         self.low: Tensor | None = None
         self.high: Tensor | None = None
         self._bound: dict[tuple[str, torch.dtype], tuple[Callable, Tensor]] = {}
-        self.made, self.computed = 0, 0  # steps that are not in `steps` yet, and gradients, of all rows
+        self.made, self.asked, self.computed = 0, 0, 0  # of all rows, and not in the tensors yet
+        self.log: list[tuple[int, int]] = []  # forward passes and gradients of each step of `ascend`
         self.steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        self.grads = torch.zeros_like(self.steps)
+        self.queries, self.grads = torch.zeros_like(self.steps), torch.zeros_like(self.steps)
         self.nonfinite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.y = self.predictions() if y is None else expected(model, y)
+        self.asked = 0
 
     def logits(self, x: Tensor) -> Tensor:
         """The model's logits [B, K] at `x`; see `checked_logits`."""
+        self.asked += 1
         return checked_logits(self.model, x, self.highest_label, self.truth)
 
     def differentiable(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
@@ -368,7 +378,7 @@ class Rows:
         copies = torch.empty_strided((len(x) * count, *x.shape[1:]), strides, dtype=x.dtype, device=x.device)
         copies, logits = self.differentiable(copies.copy_(x.detach().repeat_interleave(count, dim=0)), again=True)
         grad = self.back(logits, copies, slopes.transpose(0, 1).flatten(0, 1), moved=True)
-        self.computed += count - 1
+        self.asked, self.computed = self.asked - 1, self.computed + count - 1  # as in turn: counts know no batch
         yield from map(self.free, grad.unflatten(0, (len(x), count)).unbind(dim=1))
 
     @torch.no_grad()
@@ -392,6 +402,7 @@ class Rows:
     @torch.no_grad()
     def logits_at_each(self, points: Tensor) -> Tensor:
         """The logits [N, B, K] at N points of every sample, [N, B, ...]."""
+        self.asked += len(points)
         truth = None if self.truth is None else torch.cat([self.truth] * len(points))
         logits = checked_logits(self.model, points.flatten(0, 1), self.highest_label, truth)
         return logits.unflatten(0, points.shape[:2])
@@ -412,38 +423,72 @@ class Rows:
         """Whether a prediction is what the attack wants, [B]: the label if it is targeted, any other if not."""
         return predictions == self.y if self.targeted else predictions != self.y
 
-    def keep_nearest(self, fooled: Tensor, norm: str) -> None:
-        """`best` is `x_adv` where that is `fooled` and nearer to x than `size`, which follows it."""
-        ops.keep_nearest(self.best, self.size, self.x_adv, self.x, fooled, norm, self.active)
+    def unwon(self) -> Tensor | None:
+        """Where x is not yet what the attack wants, [B]; None, everywhere, if y is what the model predicts there."""
+        if not self.own_labels:
+            return ~self.fooled(self.predictions())
+        self.asked += 1  # the pass that found y: counts are the same as with y given
+        return None
 
     def unfooled(self) -> tuple["Rows", Tensor]:
         """The rows that are not fooled at `x_adv`, and where they stand here; `put` brings them back."""
         index = (~self.fooled(self.predictions())).nonzero().squeeze(1)
         return self.take(index), index
 
+    def rounds(self, runs: Iterable[Any]) -> Iterator[tuple[Any, "Rows", Tensor]]:
+        """For each of `runs`, the rows that none before has fooled, and where they stand here, to which they return."""
+        part, where = self, torch.arange(len(self.x), device=self.x.device)
+        for run in runs:
+            rest, kept = part.unfooled()
+            if part is not self:
+                self.put(where, part)
+            part, where = rest, where[kept]
+            if len(where) == 0:
+                return
+            yield run, part, where
+        self.put(where, part)
+
     def settle(self) -> None:
-        """Brings `steps` up to date."""
-        self.steps, self.made = self.steps + self.made, 0
+        """Brings `steps`, `queries` and `grads` up to date."""
+        for name, count in (("steps", self.made), ("queries", self.asked), ("grads", self.computed)):
+            if count:
+                setattr(self, name, getattr(self, name) + count)
+        self.made, self.asked, self.computed = 0, 0, 0
+
+    def columns(self) -> dict[tuple[int, str], Tensor]:
+        """All tensors with a row a sample: its own, under (0, name), and those of `state`, under (1, name)."""
+        owners = enumerate((self, self.state))
+        return {(k, n): t for k, owner in owners if owner for n, t in vars(owner).items() if isinstance(t, Tensor)}
+
+    def change(self, columns: dict[tuple[int, str], Tensor]) -> None:
+        """Sets tensors by the names that `columns` gives them."""
+        for (owner, name), value in columns.items():
+            setattr(self.state if owner else self, name, value)
+
+    def with_columns(self, of: Callable[[Tensor], Tensor]) -> "Rows":
+        """Rows whose tensors are `of` these."""
+        rows = copy.copy(self)
+        rows.state = copy.copy(self.state)
+        rows.change({key: of(value) for key, value in self.columns().items()})
+        return rows
 
     def twin(self) -> "Rows":
         """The same rows in memory of their own."""
-        twin = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(twin, name, value.clone())
+        twin = self.with_columns(Tensor.clone)
+        twin.log = []
         return twin
 
     def take(self, index: Tensor) -> "Rows":
-        part = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(part, name, value[index])
-        return part
+        self.settle()
+        return self.with_columns(lambda column: column[index])
 
     def put(self, index: Tensor, part: "Rows") -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor) and name not in self._GIVEN:
-                value[index] = getattr(part, name)
+        self.settle()
+        part.settle()
+        columns = part.columns()
+        for (owner, name), value in self.columns().items():
+            if owner or name not in self.GIVEN:
+                value[index] = columns[owner, name]
 
 
 class Departure(NamedTuple):
@@ -488,11 +533,12 @@ def ascend(attack: Any, rows: Rows, steps: int, step: Step, active: Tensor | Non
     On a model with `graphs`, several steps are one CUDA graph: all, or as many as are made before rows leave.
     """
     graphs = graphs_of(rows.model, rows.x) if attack.repeats else None
+    rows.settle()
     whole = rows
     if graphs is not None and (size := graphs.size(len(rows.x))) > len(rows.x):
         rows, active = _filled_up(rows, size, active, attack.ends_early)
-    before, where = rows.steps.clone(), None
-    live, rows.active, rows.made, rows.computed, done = rows, active, 0, 0, 0
+    before, where = None if active is None and not attack.ends_early else rows.steps.clone(), None
+    live, rows.active, rows.log, done = rows, active, [], 0
     width = _EVERY.get(rows.x.device.type, 1) if attack.ends_early else steps
     if active is not None:
         live, where = _depart(rows, rows, None, None, graphs)
@@ -508,11 +554,25 @@ def ascend(attack: Any, rows: Rows, steps: int, step: Step, active: Tensor | Non
     live.settle()
     if where is not None:
         rows.put(where, live)
-    rows.active = None
-    rows.grads = rows.grads + (live.computed // max(1, done)) * (rows.steps - before)
+    rows.active, costs = None, [*zip(*rows.log, strict=True)] or [(), ()]
+    if before is None:
+        rows.asked, rows.computed = map(sum, costs)
+        rows.settle()
+    else:
+        made = rows.steps - before
+        rows.queries, rows.grads = (
+            n + _spent(cost, made) for n, cost in zip((rows.queries, rows.grads), costs, strict=True)
+        )
     if rows is not whole:
         own = torch.arange(len(whole.x), device=whole.x.device)
         whole.put(own, rows.take(own))
+
+
+def _spent(costs: tuple[int, ...], made: Tensor) -> Tensor:
+    """What the first `made` [B] of steps that cost so much have cost."""
+    if len(set(costs)) <= 1:
+        return costs[0] * made if costs and costs[0] != 1 else made
+    return torch.tensor([0, *accumulate(costs)], device=made.device)[made]
 
 
 def _filled_up(rows: Rows, size: int, active: Tensor | None, masked: bool) -> tuple[Rows, Tensor | None]:
@@ -530,6 +590,8 @@ def _segment(live: Rows, step: Step, numbers: range) -> Departure | None:
     for number in numbers:
         before = live.active
         going = step(live, number)
+        live.log.append((live.asked, live.computed))
+        live.asked = live.computed = 0
         going, departure = going if isinstance(going, tuple) else (going, None)
         if live.active is None:
             live.made += 1
@@ -560,7 +622,7 @@ def _depart(
         rows.put(where, live)
     where = stay if where is None else where[stay]
     part = rows.take(where)
-    part.active, part.made, part.computed = None if graphs is None else going[stay], 0, live.computed
+    part.active = None if graphs is None else going[stay]
     return part, where
 
 
@@ -599,7 +661,7 @@ def ball_ascent(attack: object, rows: Rows, alpha: Budget, loss: str = "ce", sam
     """A step of size `alpha` up the gradient of `loss`, or down it where the attack is targeted; see `Rows.ascent`.
 
     Within `attack.eps` of x, in `attack.norm`, and `attack.bounds`. The gradient is the sum of `samples` passes.
-    `options` that are names of a tensor of the rows stand for that.
+    `options` that are names of a tensor of the rows' state stand for that.
     """
     name = type(attack).__name__
     rows.eps = ops.per_sample(name, "eps", attack.eps, rows.x)
@@ -607,7 +669,7 @@ def ball_ascent(attack: object, rows: Rows, alpha: Budget, loss: str = "ce", sam
     move = STEPS[attack.norm].in_loop()
 
     def step(live: Rows, number: int) -> None:
-        given = {key: getattr(live, value) if isinstance(value, str) else value for key, value in options.items()}
+        given = {key: getattr(live.state, value) if isinstance(value, str) else value for key, value in options.items()}
         grad, _, _ = live.ascent(loss, **given)
         for _ in range(samples - 1):
             grad += live.ascent(loss, **given)[0]

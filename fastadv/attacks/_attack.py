@@ -6,6 +6,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from enum import IntEnum
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,22 +24,44 @@ if TYPE_CHECKING:
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+class Ended(IntEnum):
+    """How the attack of a sample ended: found, given up after the last step, not needed, or lost to NaN or infinity."""
+
+    SUCCESS = 0
+    STEPS = 1
+    ALREADY = 2
+    NONFINITE = 3
+
+    def __str__(self) -> str:
+        return ("success", "steps", "already adversarial", "non-finite")[self]
+
+
 @dataclass(frozen=True, repr=False)
 class AttackResult:
     """What an attack did, one row a sample, in input order.
 
     `x_adv` [B, ...]: the adversarial samples. `success` [B] bool: the predicted class differs from the label attacked,
-    or is the label that a targeted attack was to reach. `steps`, `grads` [B] int64: steps made, gradients computed.
-    `norm` [B]: size of the perturbation, in the attack's own norm; in ``l0``, how many entries changed. `target` [B]
-    int64: the class predicted at `x_adv`.
+    or is the label that a targeted attack was to reach. `steps` [B] int64: steps made. `queries`, `grads` [B] int64:
+    forward and backward passes, without those that find labels which were not given, and judge the result. `norm` [B]:
+    size of the perturbation, in the attack's own norm; in ``l0``, how many entries changed. `target` [B] int64: the
+    class predicted at `x_adv`. `ended` [B] int64: how it ended, see `Ended`; `reasons` has the words.
     """
 
     x_adv: Tensor
     success: Tensor
     steps: Tensor
+    queries: Tensor
     grads: Tensor
     norm: Tensor
     target: Tensor
+    ended: Tensor
+
+    @property
+    def reasons(self) -> list[str]:
+        """How the attack of each sample ended: ``success``; ``steps``, which were not enough; ``already adversarial``,
+        so that x is returned; ``non-finite``, for its gradients or logits were.
+        """
+        return [str(Ended(code)) for code in self.ended.tolist()]
 
     def __repr__(self) -> str:
         if not len(self.success):
@@ -51,8 +74,8 @@ class AttackResult:
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """A row a sample, with all but `x_adv`. Raises ImportError without pandas."""
-        names = ("success", "steps", "grads", "norm", "target")
-        return frame({name: getattr(self, name).tolist() for name in names})
+        names = ("success", "steps", "queries", "grads", "norm", "target")
+        return frame({name: getattr(self, name).tolist() for name in names} | {"ended": self.reasons})
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,7 @@ class Attack(ABC):
                 rows.put(index, part)
             else:
                 attack.perturb(rows)
+            rows.settle()
         return rows
 
     def _tried(self, rows: Rows, model: Model) -> AttackResult:
@@ -181,14 +205,15 @@ class Attack(ABC):
         rows.model = model
         with isolated(model):
             target = rows.predictions()
-            norm = self.sizes(rows.x_adv, rows.x)
-            return AttackResult(rows.x_adv, rows.fooled(target), rows.steps, rows.grads, norm, target)
+            success, norm = rows.fooled(target), self.sizes(rows.x_adv, rows.x)
+            ended = torch.where(norm > 0, Ended.SUCCESS, Ended.ALREADY)
+            ended = torch.where(success, ended, torch.where(rows.nonfinite, Ended.NONFINITE, Ended.STEPS))
+            ended = ended.masked_fill(target < 0, Ended.NONFINITE)
+            return AttackResult(rows.x_adv, success, rows.steps, rows.queries, rows.grads, norm, target, ended)
 
     def sizes(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The sizes of the perturbations `x_adv` - `x` [B, ...] in the attack's own norm, [B]."""
-        if self.norm != "l0":
-            return ops.row_norms(x_adv, self.norm, x)
-        return (x_adv != x).flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+        return ops.row_norms(x_adv, self.norm, x)
 
     def _report(self, rows: Rows, *models: Model) -> None:
         """Warns of what was not finite. Raises ValueError where one of `models` is dead: all its logits are NaN."""

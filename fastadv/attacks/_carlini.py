@@ -11,14 +11,30 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import Attack, check_count
+from ._attack import check_count
+from ._nearest import MinimumNorm
+from ._state import Nearest
 
 _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
 """Adam's beta_1, beta_2 and epsilon."""
 
 
+@dataclass
+class Weighed(Nearest):
+    """The best so far, the `const` of each sample, and of the present run of the steps: who was `found` to succeed, the
+    `loss` at the last looks at it [B, looks], and Adam's step sizes [B], `mean` and mean `square` [B, ...].
+    """
+
+    const: Tensor | None = None
+    found: Tensor | None = None
+    loss: Tensor | None = None
+    rate: Tensor | None = None
+    mean: Tensor | None = None
+    square: Tensor | None = None
+
+
 @dataclass(frozen=True)
-class CarliniWagner(Attack):
+class CarliniWagner(MinimumNorm):
     """The smallest perturbation that Adam meets on its way down ``penalty + const * f``, with a const a sample.
 
     ``f = max(z_y - max_{j != y} z_j + kappa, 0)``, the difference turned round where the attack is targeted. Adam moves
@@ -32,8 +48,10 @@ class CarliniWagner(Attack):
     abort_early: bool = True
     targeted: bool = field(default=False, kw_only=True)
 
-    has_budget: ClassVar[bool] = False
     ends_early: ClassVar[bool] = True
+    state: ClassVar[type[Weighed]] = Weighed
+    looks: ClassVar[int] = 1
+    """At how many of the last looks the loss is compared with what it is: it has to be below one of them."""
     degree: ClassVar[int]  # the power of the inputs' unit in which the penalty is
 
     def __post_init__(self) -> None:
@@ -55,13 +73,12 @@ class CarliniWagner(Attack):
     def slope(self, live: Rows) -> Tensor:
         """The gradient of the penalty, [B, ...]."""
 
-    def begin(self, rows: Rows) -> Tensor:
-        """Sets `const`, `best` and its `size`; gives the mask of the rows that do not succeed at x already."""
-        rows.best = rows.x.clone()
-        rows.size = ops.row_norms(rows.x, self.norm).fill_(torch.inf)
-        rows.const = torch.full_like(rows.size, self.weight(self.initial_const))
+    def start(self, rows: Rows) -> tuple[Weighed, Tensor]:
+        """The state of `rows`, and who does not succeed at x already, [B]."""
+        state = self.begin(rows, self.state)
+        state.const = torch.full_like(state.size, self.weight(self.initial_const))
         _, losses, fooled = rows.loss_gradient(rows.scores(), "margin", kappa=self.kappa)
-        return ~(fooled & (losses >= 0))
+        return state, ~(fooled & (losses >= 0))
 
     def weight(self, const: float) -> float:
         """`const`, which is for inputs of range 1, in the units of the penalty."""
@@ -69,24 +86,36 @@ class CarliniWagner(Attack):
 
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
         """A fresh run of Adam from `x_adv`, with one step size a sample; `found` tells who succeeded at any point."""
-        rows.rate, rows.found = rate, torch.zeros_like(active)
-        rows.loss = torch.full_like(rows.size, torch.inf)
+        state: Weighed = rows.state
+        state.found, state.rate = torch.zeros_like(active), rate
+        state.loss = rate.new_full((len(rate), self.looks), torch.inf)
         wide = torch.promote_types(rows.x.dtype, torch.float32)
-        rows.mean, rows.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
+        state.mean, state.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
         move = ops.adam_step.in_loop()
         ascend(self, rows, self.steps, lambda live, number: self._step(live, number, move), active)
 
     def _step(self, live: Rows, number: int, move: Callable) -> Tensor | None:
+        own: Weighed = live.state
         grad, losses, fooled = live.ascent("margin", kappa=self.kappa)  # the loss is -f
-        losses, won = losses.to(live.size.dtype), fooled & (losses >= 0)
+        losses = self._won(live, losses, fooled)
+        going = self._falls(live, number, lambda: self.penalty(live) - own.const * losses)
+        adam = (number, _MEAN, _SQUARE, _TINY * self.unit ** (self.degree - 1), *self.bounds, None, live.nonfinite)
+        move(live.x_adv, own.mean, own.square, grad, self.slope(live), -own.const, own.rate, *adam)
+        return going
+
+    def _won(self, live: Rows, losses: Tensor, fooled: Tensor) -> Tensor:
+        """Notes who succeeds at `x_adv`, which `keep` may keep; the losses in the type of sizes."""
+        losses, won = losses.to(live.state.size.dtype), fooled & (losses >= 0)
         if live.active is not None:
             won &= live.active
-        live.found |= won
-        live.keep_nearest(won, self.norm)
-        going = None
-        if self.abort_early and (number - 1) % math.ceil(self.steps / 10) == 0:
-            before, live.loss = live.loss, self.penalty(live) - live.const * losses
-            going = live.loss <= 0.9999 * before
-        adam = (number, _MEAN, _SQUARE, _TINY * self.unit ** (self.degree - 1), *self.bounds, None, live.nonfinite)
-        move(live.x_adv, live.mean, live.square, grad, self.slope(live), -live.const, live.rate, *adam)
-        return going
+        live.state.found |= won
+        self.keep(live, won)
+        return losses
+
+    def _falls(self, live: Rows, number: int, loss: Callable[[], Tensor]) -> Tensor | None:
+        """Whose loss is still falling, [B]; None at steps where that is not looked at."""
+        if not self.abort_early or (number - 1) % math.ceil(self.steps / 10):
+            return None
+        now, before = loss().unsqueeze(1), live.state.loss
+        live.state.loss = torch.cat((now, before[:, :-1]), dim=1)
+        return (now <= 0.9999 * before).any(dim=1)

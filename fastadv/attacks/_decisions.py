@@ -8,13 +8,14 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, numbers
-from ._attack import Attack, check_count, check_finite_bounds
+from ._attack import check_count, check_finite_bounds
+from ._nearest import MinimumNorm
 
 _HALVINGS = 10  # of the way from noise to x, before an attack begins
 
 
 @dataclass(frozen=True)
-class DecisionAttack(Attack):
+class DecisionAttack(MinimumNorm):
     """An attack that starts from a point of the wanted class, and comes nearer to x by the predicted class alone."""
 
     starts: Tensor | None = field(default=None, kw_only=True)
@@ -22,7 +23,6 @@ class DecisionAttack(Attack):
     targeted: bool = field(default=False, kw_only=True)
 
     is_random: ClassVar[bool] = True
-    has_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,10 +53,13 @@ class DecisionAttack(Attack):
             else:
                 continue
             fooled = part.fooled_at(point)
+            rows.queries[where] += 1
             rows.x_adv[where[fooled]], started[where[fooled]] = point[fooled], True
             part, where = part.take(~fooled), where[~fooled]
         index = started.nonzero().squeeze(1)
-        rows.x_adv[index] = to_boundary(rows.take(index), self.bounds, "l2", _HALVINGS)
+        part = rows.take(index)
+        part.x_adv = to_boundary(part, self.bounds, "l2", _HALVINGS)
+        rows.put(index, part)
         return started
 
     def _given(self, rows: Rows) -> Tensor:

@@ -58,7 +58,7 @@ class Graphs:
     def run(self, attack: Any, live: Any, numbers: range, steps: Callable[[Any], None]) -> None:
         """``steps(live)``, of the rows `live`: the steps `numbers` of `attack`."""
         options = [getattr(attack, field.name) for field in dataclasses.fields(attack) if field.name != "seed"]
-        shapes = [(name, t.shape, t.dtype, t.device) for name, t in _tensors(live).items()]
+        shapes = [(name, t.shape, t.dtype, t.device) for name, t in live.columns().items()]
         weights = [*live.model.parameters(), *live.model.buffers()]
         key = (
             type(attack),
@@ -80,29 +80,24 @@ class Graphs:
 class _Graph:
     def __init__(self, live: Any, steps: Callable[[Any], None], pool: Any):
         self._static = live.twin()
-        self._given = _tensors(self._static)
-        practice = live.twin()
-        before = dict(vars(self._static))
+        self._given = self._static.columns()
+        practice, before = live.twin(), self._static.made
 
         def run() -> None:
             with keeping(anew=True):
                 steps(self._static)
 
         self._replay = recorded(run, lambda: steps(practice), pool)
-        after = vars(self._static)
-        self._counted = {name: after[name] - before[name] for name in ("made", "computed")}
+        self._made = self._static.made - before
 
     def __call__(self, live: Any) -> None:
-        targets = list(self._given.values())
-        torch._foreach_copy_(targets, [getattr(live, name) for name in self._given])
+        columns = live.columns()
+        torch._foreach_copy_(list(self._given.values()), [columns[key] for key in self._given])
         self._replay()
-        found = {name: t for name, t in _tensors(self._static).items() if name not in live._GIVEN or name == "active"}
+        given = {(0, name) for name in live.GIVEN if name != "active"}
+        found = {key: t for key, t in self._static.columns().items() if key not in given}
         copies = [torch.empty_like(t) for t in found.values()]
         torch._foreach_copy_(copies, list(found.values()))
-        vars(live).update(zip(found, copies, strict=True))
-        for name, more in self._counted.items():
-            setattr(live, name, getattr(live, name) + more)
-
-
-def _tensors(rows: Any) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(rows).items() if isinstance(value, Tensor)}
+        live.change(dict(zip(found, copies, strict=True)))
+        live.made += self._made
+        live.log.extend(self._static.log)

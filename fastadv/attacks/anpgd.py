@@ -10,6 +10,14 @@ from .. import ops
 from ..losses import soft_margin
 from ._ascend import Rows, Start, ascend, ball_ascent, predicted, start
 from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+from ._state import State
+
+
+@dataclass
+class Distance(State):
+    """How far the boundary is, [B]."""
+
+    distance: Tensor
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,7 @@ class ANPGD(Attack):
     """PGD, and a bisection along the direction it took for the nearest misclassified point (Ding et al., 2020: MMA).
 
     The result is the end of the bisection beyond the boundary, or the point at `longest` where none it tried is there;
-    `distance` of the rows is how far that is, before the box cuts it off.
+    `distance` of the rows' state is how far that is, before the box cuts it off.
 
     Args:
         eps: budget of PGD in `norm`, in the units of the inputs; a number or one a sample.
@@ -63,7 +71,7 @@ class ANPGD(Attack):
             scores = rows.scores()
             crossed = ~(soft_margin(scores, rows.y) < 0) if self.soft else rows.fooled(predicted(scores))
             near, far = torch.where(crossed, near, middle), torch.where(crossed, middle, far)
-        rows.distance = far
+        rows.state = Distance(far)
         rows.x_adv = self._at(rows, far, unit)
 
     def _at(self, rows: Rows, distance: Tensor, unit: Tensor) -> Tensor:

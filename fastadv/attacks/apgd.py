@@ -9,15 +9,23 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import STARTS, Rows, ascend, predicted
+from ._ascend import STARTS, STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._state import State
+
+_SMALLEST, _FEWER = 10, 1.5
+"""In L1: the largest step over the smallest; and a step over the next, as entries changed over those that move."""
 
 
-def checkpoints(steps: int) -> dict[int, int]:
+def checkpoints(steps: int, norm: str = "linf") -> dict[int, int]:
     """After which of `steps` steps the step size is judged, and how many steps each judgement is about.
 
-    At 22, 41, 57, 70, 80, 87, 93 and 99 per cent: every interval is 3 per cent shorter than the last, down to 6.
+    At 22, 41, 57, 70, 80, 87, 93 and 99 per cent: every interval is 3 per cent shorter than the last, down to 6. In
+    ``l1``, every 4 per cent.
     """
+    if norm == "l1":
+        width = max(steps // 25, 1)
+        return dict.fromkeys(range(width, steps + 1, width), width)
     found, before, share, width = {}, 0, 0, 22
     while (share := share + width) < 100:
         at = -(-share * steps // 100)
@@ -27,9 +35,36 @@ def checkpoints(steps: int) -> dict[int, int]:
     return found
 
 
+@dataclass
+class _Climb(State):
+    """Where a run stands: gradient and loss at `x_adv`, and the best point with its own; the step size.
+
+    `previous`: the point before; `judged`, `rises`, `halved`: the best loss at the last checkpoint, how often the loss
+    has risen since, and whether the step was halved there. In L1 instead, `moving` and `changed`: how many entries a
+    step moves, and how many the best point of the last checkpoint had changed. `goal`: the class to reach, if any.
+    """
+
+    goal: Tensor | None = None
+    grad: Tensor | None = None
+    loss: Tensor | None = None
+    best: Tensor | None = None
+    best_grad: Tensor | None = None
+    best_loss: Tensor | None = None
+    size: Tensor | None = None
+    previous: Tensor | None = None
+    judged: Tensor | None = None
+    rises: Tensor | None = None
+    halved: Tensor | None = None
+    moving: Tensor | None = None
+    changed: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class _AutoPGD(Attack):
-    """What APGD and APGDT share: Croce and Hein (2020), Algorithm 1; a subclass says what is maximised."""
+    """What APGD and APGDT share: Croce and Hein (2020), Algorithm 1, and (2021), Algorithm 1, in L1.
+
+    A subclass says what is maximised.
+    """
 
     eps: Budget = 8 / 255
     steps: int = 100
@@ -44,7 +79,7 @@ class _AutoPGD(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self).__name__
-        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_choice(self, "norm", self.norm, tuple(STEPS))
         check_budget(self, "eps", self.eps, whole=self.norm != "linf")
         check_count(self, "steps", self.steps, 0)
         check_count(self, "restarts", self.restarts, 1)
@@ -57,64 +92,89 @@ class _AutoPGD(Attack):
         """What is maximised, with its gradient and who is fooled, as `Rows.loss_gradient` gives them."""
 
     @abstractmethod
-    def _runs(self, rows: Rows) -> Iterator[int]:
-        """A number for every run; sets up what `_losses` needs before each."""
+    def _runs(self, rows: Rows) -> Iterator[Tensor | None]:
+        """For every run, the classes to reach, [B], or None."""
 
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample(type(self).__name__, "eps", self.eps, rows.x)
-        for run in self._runs(rows):
-            part, where = rows.unfooled()
-            if len(where) == 0:
-                break
+        for (run, goal), part, where in rows.rounds(enumerate(self._runs(rows))):
+            part.state = _Climb(None if goal is None else goal[where])
             part.x_adv = ops.random_start(part.x, part.ids, part.eps, self.seed, run, STARTS[self.norm], *self.bounds)
             self._search(part)
-            rows.put(where, part)
 
     def _search(self, rows: Rows) -> None:
-        rows.grad, fooled = self._look(rows)
-        rows.grads = rows.grads + self.eot
-        rows.previous, rows.best, rows.best_grad = torch.empty_like(rows.x), rows.x_adv.clone(), rows.grad.clone()
-        rows.best_loss = rows.loss.nan_to_num(nan=-torch.inf)
-        rows.judged = rows.best_loss.clone()
-        rows.size = 2 * rows.eps
-        rows.rises = torch.zeros_like(rows.steps)
-        rows.halved = torch.ones_like(fooled)  # so that the second rule waits for the second checkpoint
-        judged, move = checkpoints(self.steps), ops.apgd_step.in_loop()
-        ascend(self, rows, self.steps, lambda live, k: self._step(live, k, judged.get(k), move), ~fooled)
-        rows.x_adv = rows.best
+        own: _Climb = rows.state
+        fooled = self._look(rows)
+        own.best, own.best_grad, own.best_loss = rows.x_adv.clone(), own.grad.clone(), own.loss.nan_to_num(-torch.inf)
+        if self.norm == "l1":
+            own.size = rows.eps.clone()
+            own.changed = torch.full_like(own.size, rows.x[0].numel() if len(rows.x) else 0)
+            own.moving = (0.2 * own.changed).ceil()
+            move, judge = ops.sparse_l1_step.in_loop(), self._thin
+        else:
+            own.size, own.previous = 2 * rows.eps, torch.empty_like(rows.x)
+            own.judged, own.rises = own.best_loss.clone(), torch.zeros_like(rows.steps)
+            own.halved = torch.ones_like(fooled)  # so that the second rule waits for the second checkpoint
+            move, judge = ops.apgd_step.in_loop(), self._halve
+        judged = checkpoints(self.steps, self.norm)
 
-    def _step(self, live: Rows, k: int, interval: int | None, move: Callable) -> Tensor:
-        how = (self.norm, 0.75 if k > 1 else 1.0, *self.bounds, live.active, live.nonfinite)
-        move(live.previous, live.x_adv, live.grad, live.x, live.size, live.eps, *how)
-        live.x_adv, live.previous, before = live.previous, live.x_adv, live.loss
-        live.grad, fooled = self._look(live)
-        better, going = ops.accept(live.best_loss, live.loss, fooled, live.active)
-        live.rises += live.loss > before
+        def step(live: Rows, number: int) -> Tensor:
+            going = self._step(live, number, move)
+            if number in judged:
+                back = ops.as_rows(judge(live, judged[number]) & going, live.x)
+                live.x_adv = torch.where(back, live.state.best, live.x_adv)
+                live.state.grad = torch.where(back, live.state.best_grad, live.state.grad)
+            return going
+
+        ascend(self, rows, self.steps, step, ~fooled)
+        rows.x_adv = own.best
+
+    def _step(self, live: Rows, number: int, move: Callable) -> Tensor:
+        own: _Climb = live.state
+        how = (*self.bounds, live.active, live.nonfinite)
+        if self.norm == "l1":
+            move(live.x_adv, own.grad, live.x, own.size, live.eps, own.moving, *how)
+        else:
+            share = 0.75 if number > 1 else 1.0
+            move(own.previous, live.x_adv, own.grad, live.x, own.size, live.eps, self.norm, share, *how)
+            live.x_adv, own.previous = own.previous, live.x_adv
+        before = own.loss
+        fooled = self._look(live)
+        better, going = ops.accept(own.best_loss, own.loss, fooled, live.active)
+        if self.norm != "l1":
+            own.rises += own.loss > before
         better = ops.as_rows(better, live.x)
-        live.best = torch.where(better, live.x_adv, live.best)
-        live.best_grad = torch.where(better, live.grad, live.best_grad)
-        if interval is not None:
-            self._judge(live, interval, going)
+        own.best = torch.where(better, live.x_adv, own.best)
+        own.best_grad = torch.where(better, own.grad, own.best_grad)
         return going
 
-    def _judge(self, live: Rows, interval: int, going: Tensor) -> None:
-        """Halves the steps of the samples that get no further, and sends them back to their best point."""
-        stuck = (live.rises <= self.rho * interval) | (~live.halved & (live.best_loss <= live.judged))
-        live.halved, live.judged, live.rises = stuck, live.best_loss.clone(), torch.zeros_like(live.rises)
-        live.size = torch.where(stuck, live.size / 2, live.size)
-        back = ops.as_rows(stuck & going, live.x)
-        live.x_adv = torch.where(back, live.best, live.x_adv)
-        live.grad = torch.where(back, live.best_grad, live.grad)
+    def _halve(self, live: Rows, interval: int) -> Tensor:
+        """Halves the steps of the samples that get no further, which start again from their best point, [B]."""
+        own: _Climb = live.state
+        stuck = (own.rises <= self.rho * interval) | (~own.halved & (own.best_loss <= own.judged))
+        own.halved, own.judged, own.rises = stuck, own.best_loss.clone(), torch.zeros_like(own.rises)
+        own.size = torch.where(stuck, own.size / 2, own.size)
+        return stuck
 
-    def _look(self, live: Rows) -> tuple[Tensor, Tensor]:
-        """The gradient at `x_adv`, summed over `eot` forward passes, and who is fooled there; notes the loss."""
-        grad, live.loss = None, None
+    def _thin(self, live: Rows, interval: int) -> Tensor:
+        """In L1, samples whose best point became sparser start again from it, [B], with steps as large as at first."""
+        own, changed = live.state, ops.row_norms(live.state.best, "l0", live.x)
+        sparser = changed < 0.95 * own.changed
+        own.changed, own.moving = changed, (changed / _FEWER).ceil()
+        smaller = torch.maximum(own.size / _FEWER, live.eps / _SMALLEST)
+        own.size = torch.where(sparser, live.eps, smaller)
+        return sparser
+
+    def _look(self, live: Rows) -> Tensor:
+        """Who is fooled at `x_adv`; notes the loss and its gradient, summed over `eot` forward passes."""
+        own: _Climb = live.state
+        own.grad, own.loss = None, None
         for _ in range(self.eot):
             x_adv, logits = live.differentiable(live.x_adv)
             slope, losses, fooled = self._loss(logits, live)
-            found = live.back(logits, x_adv, slope)
-            grad, live.loss = (found, losses) if grad is None else (grad + found, live.loss + losses)
-        return grad, fooled
+            grad = live.back(logits, x_adv, slope)
+            own.grad, own.loss = (grad, losses) if own.grad is None else (own.grad + grad, own.loss + losses)
+        return fooled
 
 
 @dataclass(frozen=True)
@@ -125,14 +185,19 @@ class APGD(_AutoPGD):
     whose best loss has not changed, go back to their best point with half the step. A sample that is misclassified is
     finished; of the others the point of highest loss in the last restart is the result.
 
+    In L1 there is no momentum. A step moves the entries of largest gradient alike, a fifth of all at first and then two
+    thirds of as many as the best point has changed, and the projection is on ball and box together. Steps begin at
+    `eps`. Every 4 per cent of them, samples whose best point has become 5 per cent sparser go back to it, with steps of
+    `eps`; of the others the step becomes smaller by a third, down to a tenth of `eps`.
+
     Args:
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.
         steps: number of gradient steps.
         restarts: how many random starts, uniform in the ball, are tried.
-        rho: the share of steps that has to raise the loss.
+        rho: the share of steps that has to raise the loss; not in L1.
         eot: how many gradients are summed for a step, for models that are random.
         loss: what is maximised, ``ce`` or ``dlr``.
-        norm: ``linf`` or ``l2``.
+        norm: ``linf``, ``l2`` or ``l1``.
     """
 
     loss: str = "ce"
@@ -144,8 +209,8 @@ class APGD(_AutoPGD):
     def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
         return live.loss_gradient(logits, self.loss)
 
-    def _runs(self, rows: Rows) -> Iterator[int]:
-        yield from range(self.restarts)
+    def _runs(self, rows: Rows) -> Iterator[Tensor | None]:
+        yield from [None] * self.restarts
 
 
 @dataclass(frozen=True)
@@ -167,13 +232,12 @@ class APGDT(_AutoPGD):
 
     def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
         if logits.shape[1] >= 4:
-            return live.loss_gradient(logits, "dlr", goal=live.goal)
-        slope, losses, reached = ops.loss_gradient(logits.detach(), live.goal, -1.0)
+            return live.loss_gradient(logits, "dlr", goal=live.state.goal)
+        slope, losses, reached = ops.loss_gradient(logits.detach(), live.state.goal, -1.0)
         return slope, losses, reached if logits.shape[1] == 2 else live.fooled(predicted(logits))
 
-    def _runs(self, rows: Rows) -> Iterator[int]:
+    def _runs(self, rows: Rows) -> Iterator[Tensor | None]:
         ranked = rows.ranked(rows.scores())
         count = min(self.targets, ranked.shape[1])
         for run in range(self.restarts * count):
-            rows.goal = ranked[:, run % count]
-            yield run
+            yield ranked[:, run % count]

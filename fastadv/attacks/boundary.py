@@ -10,9 +10,21 @@ from .. import ops
 from ._ascend import Rows, ascend
 from ._attack import check_count
 from ._decisions import DecisionAttack
+from ._state import State
 
 _EVERY = 10
 """After how many steps the first half of one is asked for, too, and the steps' sizes are looked at."""
+
+
+@dataclass
+class _Walk(State):
+    """The distance and the shares of it that a step goes, [B]; the last successes, [B, 100] and [B, 30]."""
+
+    size: Tensor
+    sphere: Tensor
+    source: Tensor
+    spheres: Tensor
+    walks: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,28 +69,31 @@ class Boundary(DecisionAttack):
 
     def perturb(self, rows: Rows) -> None:
         started = self.start(rows)
-        rows.size = ops.row_norms(rows.x_adv, "l2", rows.x)
-        rows.sphere, rows.source = (torch.full_like(rows.size, share) for share in (self.sphere, self.source))
-        rows.spheres, rows.walks = (torch.full((len(rows.x), n), torch.nan, device=rows.x.device) for n in (100, 30))
+        size = ops.row_norms(rows.x_adv, "l2", rows.x)
+        sizes = (torch.full_like(size, share) for share in (self.sphere, self.source))
+        past = (torch.full((len(rows.x), n), torch.nan, device=rows.x.device) for n in (100, 30))
+        rows.state = _Walk(size, *sizes, *past)
         ascend(self, rows, self.steps, self._step, started)
 
     def _step(self, live: Rows, number: int) -> Tensor:
+        own: _Walk = live.state
         around, point = self._proposed(live, number)
         fooled, size = live.fooled_at(point), ops.row_norms(point, "l2", live.x)
-        better = fooled & (size < live.size)
+        better = fooled & (size < own.size)
         if live.active is not None:
             better &= live.active
         live.x_adv = torch.where(ops.as_rows(better, point), point, live.x_adv)
-        live.size = torch.where(better, size, live.size)
+        own.size = torch.where(better, size, own.size)
         if number % _EVERY == 0:
-            live.spheres, both = self._followed(live.spheres, live.fooled_at(around), 0.2, 0.5)
-            live.walks, towards = self._followed(live.walks, fooled, 0.1, 0.25)
-            live.sphere, live.source = live.sphere * both, live.source * both * towards
-        return live.source >= self.least
+            own.spheres, both = self._followed(own.spheres, live.fooled_at(around), 0.2, 0.5)
+            own.walks, towards = self._followed(own.walks, fooled, 0.1, 0.25)
+            own.sphere, own.source = own.sphere * both, own.source * both * towards
+        return own.source >= self.least
 
     def _proposed(self, live: Rows, number: int) -> tuple[Tensor, Tensor]:
         """A point on the sphere around x through `x_adv`, and one from there towards x, [B, ...] both."""
-        size, sphere, source = (ops.as_rows(t, live.x) for t in (live.size, live.sphere, live.source))
+        own: _Walk = live.state
+        size, sphere, source = (ops.as_rows(t, live.x) for t in (own.size, own.sphere, own.source))
         way = (live.x - live.x_adv).to(size.dtype)
         noise = self._noise(live, number)
         noise = noise - way * ops.as_rows((noise * way).flatten(1).sum(dim=1), way) / size.square()
@@ -90,7 +105,7 @@ class Boundary(DecisionAttack):
 
     def _noise(self, live: Rows, number: int) -> Tensor:
         """Normal noise for a step, [B, ...]."""
-        nothing = torch.zeros_like(live.x, dtype=live.size.dtype)
+        nothing = torch.zeros_like(live.x, dtype=live.state.size.dtype)
         lo, hi = -torch.inf, torch.inf
         return ops.random_start(nothing, live.ids, 1.0, self.seed, self.tries + number, "gaussian", lo, hi)
 

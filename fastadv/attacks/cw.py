@@ -40,16 +40,16 @@ class CW(CarliniWagner):
         check_count(self, "binary_search_steps", self.binary_search_steps, 1)
 
     def perturb(self, rows: Rows) -> None:
-        active = self.begin(rows)
-        rate = torch.full_like(rows.size, self.lr * self.unit)
-        lower, upper = torch.zeros_like(rows.size), rows.size.clone()
+        state, active = self.start(rows)
+        rate = torch.full_like(state.size, self.lr * self.unit)
+        lower, upper = torch.zeros_like(rate), torch.full_like(rate, torch.inf)
         for _ in range(self.binary_search_steps):
             rows.x_adv = rows.x.clone()
             self.minimise(rows, active, rate)
-            lower = torch.where(rows.found, lower, rows.const)
-            upper = torch.where(rows.found, rows.const, upper)
-            rows.const = torch.where(upper.isinf(), 10 * rows.const, (lower + upper) / 2)
-        rows.x_adv = rows.best
+            lower = torch.where(state.found, lower, state.const)
+            upper = torch.where(state.found, state.const, upper)
+            state.const = torch.where(upper.isinf(), 10 * state.const, (lower + upper) / 2)
+        rows.x_adv = state.best
 
     def penalty(self, live: Rows) -> Tensor:
         return ops.row_norms(live.x_adv, "l2", live.x).square()

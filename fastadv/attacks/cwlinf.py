@@ -9,7 +9,14 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows
-from ._carlini import CarliniWagner
+from ._carlini import CarliniWagner, Weighed
+
+
+@dataclass
+class _Bounded(Weighed):
+    """Of each sample besides: the size of perturbation that is not penalised."""
+
+    tau: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class CWLinf(CarliniWagner):
     decrease: float = 0.95
 
     norm: ClassVar[str] = "linf"
+    state: ClassVar[type[Weighed]] = _Bounded
     degree: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -49,29 +57,28 @@ class CWLinf(CarliniWagner):
             raise ValueError(f"CWLinf: decrease must be between 0 and 1, got {self.decrease}")
 
     def perturb(self, rows: Rows) -> None:
-        active = self.begin(rows)
+        state, active = self.start(rows)
         reach = self.bounds[1] - self.bounds[0]
-        rows.tau = torch.full_like(rows.size, reach)
+        state.tau = torch.full_like(state.size, reach)
         while active.any():
-            rows.x_adv = rows.best.clone()
-            ops.linf_step(rows.x_adv, rows.x, rows.x, 0.0, rows.tau, *self.bounds)  # no step, only the projection
-            self.minimise(rows, active, self.lr * rows.tau)
-            solved = rows.size <= rows.tau
-            rows.tau = torch.where(solved, self.decrease * rows.size, rows.tau)
-            rows.const = torch.where(solved, rows.const, 10 * rows.const)
+            rows.x_adv = state.best.clone()
+            ops.linf_step(rows.x_adv, rows.x, rows.x, 0.0, state.tau, *self.bounds)  # no step, only the projection
+            self.minimise(rows, active, self.lr * state.tau)
+            solved = state.size <= state.tau
+            state.tau = torch.where(solved, self.decrease * state.size, state.tau)
+            state.const = torch.where(solved, state.const, 10 * state.const)
             # Without the second, a model that is not quite the same function twice could go on for ever.
-            active &= (rows.const <= self.weight(self.largest_const)) & (
-                rows.tau > torch.finfo(rows.x.dtype).eps * reach
-            )
-        rows.x_adv = rows.best
+            active &= state.const <= self.weight(self.largest_const)
+            active &= state.tau > torch.finfo(rows.x.dtype).eps * reach
+        rows.x_adv = state.best
 
     def penalty(self, live: Rows) -> Tensor:
-        return ops.row_norms((live.x_adv - live.x).abs().sub_(ops.as_rows(live.tau, live.x)).clamp_min_(0), "l1")
+        return ops.row_norms((live.x_adv - live.x).abs().sub_(ops.as_rows(live.state.tau, live.x)).clamp_min_(0), "l1")
 
     def slope(self, live: Rows) -> Tensor:
         delta = live.x_adv - live.x
-        return torch.where(delta.abs() > ops.as_rows(live.tau, delta), delta.sign(), 0)
+        return torch.where(delta.abs() > ops.as_rows(live.state.tau, delta), delta.sign(), 0)
 
     def _step(self, live: Rows, number: int, move: Callable) -> Tensor | None:
-        falls, unsolved = super()._step(live, number, move), live.size > live.tau
+        falls, unsolved = super()._step(live, number, move), live.state.size > live.state.tau
         return unsolved if falls is None else unsolved & falls

@@ -5,13 +5,23 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend, predicted
 from ._attack import Attack, check_choice, check_count
+from ._state import State
 
 _BEYOND = 1e-4
 """How much further than the boundary the authors' code goes, in the norm, with the inputs' range as its unit."""
+
+
+@dataclass
+class _Sum(State):
+    """The sum of the steps, never clipped, [B, ...], and the classes that are considered, [B, candidates - 1]."""
+
+    delta: Tensor
+    rivals: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,19 +67,20 @@ class DeepFool(Attack):
 
     def perturb(self, rows: Rows) -> None:
         wide = torch.promote_types(rows.x.dtype, torch.float32)
-        rows.delta = torch.zeros_like(rows.x, dtype=wide)  # the sum of the steps, never clipped
+        rows.state, active = _Sum(torch.zeros_like(rows.x, dtype=wide)), rows.unwon()
         if self.convention != "cleverhans":
-            rows.rivals = self._rivals(rows, rows.scores())
-        ascend(self, rows, self.steps, self._step, None if rows.own_labels else rows.predictions() == rows.y)
+            rows.state.rivals = self._rivals(rows, rows.scores())
+        ascend(self, rows, self.steps, self._step, active)
 
-    def _step(self, live: Rows, number: int) -> torch.Tensor:
+    def _step(self, live: Rows, number: int) -> Tensor:
+        own: _Sum = live.state
         x_adv, logits = live.differentiable(self._point(live), again=True)
         if self.convention == "cleverhans":
-            live.rivals = self._rivals(live, logits)
-        leads, grads = live.class_gradients(x_adv, logits, live.rivals)
+            own.rivals = self._rivals(live, logits)
+        leads, grads = live.class_gradients(x_adv, logits, own.rivals)
         ops.deepfool_step(
             live.x_adv,
-            live.delta,
+            own.delta,
             live.x,
             leads,
             grads,
@@ -83,12 +94,12 @@ class DeepFool(Attack):
         )
         return predicted(live.scores()) == live.y
 
-    def _rivals(self, rows: Rows, logits: torch.Tensor) -> torch.Tensor:
+    def _rivals(self, rows: Rows, logits: Tensor) -> Tensor:
         """The best classes but y, the best first, [B, candidates - 1]."""
         return rows.ranked(logits)[:, : self.candidates - 1]
 
-    def _point(self, live: Rows) -> torch.Tensor:
+    def _point(self, live: Rows) -> Tensor:
         """Where the model is linearised."""
-        point = live.x + (1 if self.convention == "cleverhans" else 1 + self.overshoot) * live.delta
+        point = live.x + (1 if self.convention == "cleverhans" else 1 + self.overshoot) * live.state.delta
         # Into x's own layout: with one channel, sums lose channels_last, and convolutions their speed.
         return torch.empty_like(live.x).copy_(point if self.convention == "original" else point.clamp(*self.bounds))

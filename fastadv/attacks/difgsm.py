@@ -8,7 +8,14 @@ from torch import Tensor
 from .. import ops
 from ._ascend import Rows, numbers, start
 from ._attack import check_choice, check_count, check_images, check_start
-from .mifgsm import MIFGSM
+from .mifgsm import MIFGSM, Momentum
+
+
+@dataclass
+class _Viewed(Momentum):
+    """And how the images are seen at each step; see `DIFGSM._views`."""
+
+    views: list[tuple[Tensor, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,13 @@ class DIFGSM(MIFGSM):
         check_images(self, rows.x)
         rows.eps = ops.per_sample(type(self).__name__, "eps", self.eps, rows.x)
         rows.x_adv = start(self, rows)
-        rows.views = self._views(rows.x)
         super().perturb(rows)
 
+    def memory(self, x: Tensor) -> Momentum:
+        return _Viewed(torch.zeros_like(x), self._views(x))
+
     def gradient(self, live: Rows, number: int) -> Tensor:
-        view = live.views[number - 1]
+        view = live.state.views[number - 1]
         if view is None:
             return live.ascent()[0]
         down, across = view

@@ -11,7 +11,15 @@ from torch.nn.functional import softshrink
 from .. import ops
 from ._ascend import Rows, ascend
 from ._attack import check_choice
+from ._carlini import Weighed
 from .cw import CW
+
+
+@dataclass
+class _Ahead(Weighed):
+    """Of each sample besides: the point ahead of FISTA, [B, ...]."""
+
+    ahead: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class EAD(CW):
     decision: str = field(default="l1", kw_only=True)
 
     norm: ClassVar[str] = "l1"
+    state: ClassVar[type[Weighed]] = _Ahead
+    looks: ClassVar[int] = 2  # FISTA may rise in between
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,37 +55,34 @@ class EAD(CW):
             raise ValueError(f"EAD: beta must be finite and not negative, got {self.beta}")
 
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
-        rows.found = torch.zeros_like(active)
-        rows.loss = rows.size.new_full((len(rows.x), 2), torch.inf)  # at the last two looks: FISTA may rise in between
-        rows.ahead = rows.x_adv.to(rows.size.dtype, copy=True)
+        state: _Ahead = rows.state
+        state.found = torch.zeros_like(active)
+        state.loss = rate.new_full((len(rate), self.looks), torch.inf)
+        state.ahead = rows.x_adv.to(rate.dtype, copy=True)
         ascend(self, rows, self.steps, self._step, active)
 
     def _step(self, live: Rows, number: int) -> Tensor | None:
-        grad, _, _ = live.ascent("margin", at=live.ahead.to(live.x.dtype), kappa=self.kappa)  # of -f
-        clean, origin, before = grad.to(live.ahead.dtype), live.x.to(live.ahead.dtype), live.x_adv
+        own: _Ahead = live.state
+        grad, _, _ = live.ascent("margin", at=own.ahead.to(live.x.dtype), kappa=self.kappa)  # of -f
+        clean, origin, before = grad.to(own.ahead.dtype), live.x.to(own.ahead.dtype), live.x_adv
         live.nonfinite |= ~clean.flatten(1).isfinite().all(dim=1)
-        delta, rate = live.ahead - origin, self.lr * math.sqrt(1 - (number - 1) / self.steps)
-        downhill = (ops.as_rows(live.const, grad) * clean.nan_to_num(0, 0, 0)).sub_(delta, alpha=2)
+        delta, rate = own.ahead - origin, self.lr * math.sqrt(1 - (number - 1) / self.steps)
+        downhill = (ops.as_rows(own.const, grad) * clean.nan_to_num(0, 0, 0)).sub_(delta, alpha=2)
         shrunk = softshrink(delta.add_(downhill, alpha=rate), self.beta * self.unit)
         live.x_adv = torch.empty_like(live.x).copy_(shrunk.add_(origin).clamp_(*self.bounds))
-        live.ahead = torch.add(live.x_adv, (live.x_adv - before).to(delta.dtype), alpha=(number - 1) / (number + 2))
-        return self._judged(live, number)
-
-    def _judged(self, live: Rows, number: int) -> Tensor | None:
-        """Notes the best so far; gives who goes on, where that is looked at."""
+        own.ahead = torch.add(live.x_adv, (live.x_adv - before).to(delta.dtype), alpha=(number - 1) / (number + 2))
         _, losses, fooled = live.loss_gradient(live.scores(), "margin", kappa=self.kappa)
-        losses, won = losses.to(live.size.dtype), fooled & (losses >= 0)
-        if live.active is not None:
-            won &= live.active
-        live.found |= won
-        absolute = ops.row_norms(live.x_adv, "l1", live.x)
-        penalty = self.penalty(live) + self.beta * self.unit * absolute
-        size = absolute if self.decision == "l1" else penalty
-        nearer = won & (size < live.size)
-        live.size = torch.where(nearer, size, live.size)
-        live.best = torch.where(ops.as_rows(nearer, live.x), live.x_adv, live.best)
-        if not self.abort_early or (number - 1) % math.ceil(self.steps / 10):
-            return None
-        loss = (penalty - live.const * losses).unsqueeze(1)
-        before, live.loss = live.loss, torch.cat((loss, live.loss[:, :1]), dim=1)
-        return (loss <= 0.9999 * before).any(dim=1)
+        losses = self._won(live, losses, fooled)
+        return self._falls(live, number, lambda: self._elastic(live) - own.const * losses)
+
+    def _elastic(self, live: Rows) -> Tensor:
+        return self.penalty(live) + self.beta * self.unit * ops.row_norms(live.x_adv, "l1", live.x)
+
+    def keep(self, live: Rows, fooled: Tensor) -> None:
+        if self.decision == "l1":
+            super().keep(live, fooled)
+        else:
+            own, size = live.state, self._elastic(live)
+            nearer = fooled & (size < own.size)
+            own.size = torch.where(nearer, size, own.size)
+            own.best = torch.where(ops.as_rows(nearer, live.x), live.x_adv, own.best)

@@ -3,11 +3,20 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from .. import ops
 from ..losses import LOSSES
 from ._ascend import STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._state import State
+
+
+@dataclass
+class Crossing(State):
+    """Whether any iterate was misclassified, [B]."""
+
+    crossed: Tensor
 
 
 @dataclass(frozen=True)
@@ -16,8 +25,8 @@ class EPGD(Attack):
 
     The bisection runs between x and the last iterate, on the samples whose last iterate is misclassified; of the others
     it is taken to end at ``1 - 2^-bisections`` of the way. ``bisect="literal"`` is the algorithm as printed, which
-    stops moving at the first point that is classified correctly. There is no random start. `crossed` of the rows says
-    whether any iterate was misclassified.
+    stops moving at the first point that is classified correctly. There is no random start. The `state` of the rows says
+    which of them have `crossed` the boundary.
 
     Args:
         eps: the margin in `norm`, in the units of the inputs; a number or, as in SMD, one a sample.
@@ -53,17 +62,17 @@ class EPGD(Attack):
         rows.eps = ops.per_sample("EPGD", "eps", self.eps, rows.x)
         given = rows.eps * (4 / self.steps) if self.alpha is None else self.alpha
         rows.alpha = ops.per_sample("EPGD", "alpha", given, rows.x)
-        rows.crossed = torch.zeros_like(rows.nonfinite)
+        rows.state = state = Crossing(torch.zeros_like(rows.nonfinite))
         move = STEPS[self.norm].in_loop()
 
         def step(live: Rows, number: int) -> None:
             grad, _, wrong = live.ascent(self.loss)  # the step's own forward pass shows who is
-            live.crossed |= wrong
+            live.state.crossed |= wrong
             move(live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, None, live.nonfinite)
 
         ascend(self, rows, self.steps, step)
         predictions = rows.predictions()
-        rows.crossed |= predictions != rows.y
+        state.crossed |= predictions != rows.y
         inner, outer = rows.x.clone(), rows.x_adv
         if self.bisect == "literal":
             rows.x_adv = self._literal(rows)
@@ -72,16 +81,17 @@ class EPGD(Attack):
         beyond = (predictions != rows.y).nonzero().squeeze(1)
         part = rows.take(beyond)
         ends = inner[beyond], outer[beyond], middle[beyond]
-        everywhere = torch.ones_like(rows.crossed)
+        everywhere = torch.ones_like(state.crossed)
         for _ in range(self.bisections):
             part.x_adv = ends[2]
-            inside = predicted(part.scores()) == part.y if len(beyond) else part.crossed
+            inside = predicted(part.scores()) == part.y if len(beyond) else part.state.crossed
             ops.bisect_step(*ends, inside)
             ops.bisect_step(inner, outer, middle, everywhere)
         inner[beyond] = ends[0]
+        rows.queries = rows.queries + self.bisections * (predictions != rows.y)
         rows.x_adv = inner
 
-    def _literal(self, rows: Rows) -> torch.Tensor:
+    def _literal(self, rows: Rows) -> Tensor:
         out, point = rows.x.clone(), rows.x_adv
         for _ in range(self.bisections):
             point = (point + out) / 2

@@ -10,13 +10,26 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
-from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._attack import Budget, check_budget, check_choice, check_count
+from ._nearest import MinimumNorm
+from ._state import Nearest
 
 _FAR = 1e18  # where the box ends that has no end: in L1 a coordinate goes a share of its room
 
 
+@dataclass
+class _Aimed(Nearest):
+    """The best so far, and of each sample besides: how near is `enough`; FAB-T's `goal`, and the `slope` [B, K] of its
+    lead with respect to logits.
+    """
+
+    enough: Tensor | None = None
+    goal: Tensor | None = None
+    slope: Tensor | None = None
+
+
 @dataclass(frozen=True)
-class _AdaptiveBoundary(Attack):
+class _AdaptiveBoundary(MinimumNorm):
     """What FAB and FABT share: Croce and Hein (2020), Algorithm 1; a subclass says which boundary a step goes to."""
 
     steps: int = 100
@@ -28,7 +41,6 @@ class _AdaptiveBoundary(Attack):
     early: bool = field(default=True, kw_only=True)
     norm: str = field(default="linf", kw_only=True)
 
-    has_budget: ClassVar[bool] = False
     ends_early: ClassVar[bool] = True
     every_class: ClassVar[bool] = False  # whether a step looks at the gradients of all of them
 
@@ -56,22 +68,21 @@ class _AdaptiveBoundary(Attack):
         """The linearised lead [B] of another class at `x_adv`, and its gradient [B, ...]."""
 
     def perturb(self, rows: Rows) -> None:
-        right = ~rows.fooled(rows.predictions())
-        rows.enough = ops.per_sample(type(self).__name__, "enough", self.enough, rows.x)
-        rows.best = rows.x.clone()
-        rows.size = ops.row_norms(rows.x, self.norm).fill_(torch.inf)
+        state, right = self.begin(rows, _Aimed), rows.unwon()
+        state.enough = ops.per_sample(type(self).__name__, "enough", self.enough, rows.x).clone()
         for run, at_x in enumerate(self._runs(rows)):
             rows.x_adv = rows.x.clone() if at_x else self._start(rows, run)
             move = ops.fab_step.in_loop()
-            active = right & (rows.size > rows.enough)
+            active = state.size > state.enough
+            active = active if right is None else active & right
             ascend(self, rows, self.steps, lambda live, number, m=move: self._step(live, m), active)
-        rows.x_adv = rows.best
+        rows.x_adv = state.best
 
     def _start(self, rows: Rows, run: int) -> Tensor:
         """Uniform in the ball of half of the smallest perturbation so far, or of what is enough, if that is less."""
-        lo, hi = self.bounds
+        (lo, hi), state = self.bounds, rows.state
         most = ops.row_norms(torch.full_like(rows.x, hi - lo), self.norm)
-        radius = torch.minimum(rows.size, torch.where(rows.enough > 0, rows.enough, most)) / 2
+        radius = torch.minimum(state.size, torch.where(state.enough > 0, state.enough, most)) / 2
         return ops.random_start(rows.x, rows.ids, radius, self.seed, run, STARTS[self.norm], lo, hi)
 
     def _step(self, live: Rows, move: Callable) -> Tensor | None:
@@ -79,12 +90,12 @@ class _AdaptiveBoundary(Attack):
         lead, normal = self._boundary(x_adv, logits, live)
         lo, hi = max(self.bounds[0], -_FAR), min(self.bounds[1], _FAR)
         how = (self.norm, self.alpha_max, self.eta, lo, hi, live.active, live.nonfinite)
-        move(live.x_adv, live.x, normal, lead.to(live.size.dtype), *how)
+        move(live.x_adv, live.x, normal, lead.to(live.state.size.dtype), *how)
         fooled = live.fooled(predicted(live.scores()))
-        live.keep_nearest(fooled, self.norm)
+        self.keep(live, fooled)
         back = live.x + self.beta * (live.x_adv - live.x)
         live.x_adv = torch.where(ops.as_rows(fooled, back), back, live.x_adv)
-        return live.size > live.enough if self.early else None
+        return live.state.size > live.state.enough if self.early else None
 
 
 @dataclass(frozen=True)
@@ -138,14 +149,14 @@ class FABT(_AdaptiveBoundary):
         check_count(self, "targets", self.targets, 1)
 
     def _runs(self, rows: Rows) -> Iterator[bool]:
-        ranked = rows.ranked(scores := rows.scores())
+        ranked, state = rows.ranked(scores := rows.scores()), rows.state
         count = min(self.targets, ranked.shape[1])
         for run in range(self.restarts * count):
-            rows.goal = ranked[:, run % count]
-            rows.slope = torch.zeros_like(scores).scatter_(1, rows.goal.unsqueeze(1), 1.0)
-            rows.slope.scatter_(1, rows.y.unsqueeze(1), -1.0)
+            state.goal = ranked[:, run % count]
+            state.slope = torch.zeros_like(scores).scatter_(1, state.goal.unsqueeze(1), 1.0)
+            state.slope.scatter_(1, rows.y.unsqueeze(1), -1.0)
             yield run < count
 
     def _boundary(self, x_adv: Tensor, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor]:
-        lead = live.leads(logits.detach(), live.goal.unsqueeze(1)).squeeze(1)
-        return lead, live.back(logits, x_adv, live.slope.to(logits.dtype))
+        lead = live.leads(logits.detach(), live.state.goal.unsqueeze(1)).squeeze(1)
+        return lead, live.back(logits, x_adv, live.state.slope.to(logits.dtype))

@@ -11,6 +11,14 @@ from torch import Tensor
 from .. import ops
 from ._ascend import Departure, Rows, Start, ascend, start
 from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+from ._state import Natural
+
+
+@dataclass
+class Patience(Natural):
+    """How many more steps are made once the sample is misclassified, [B]."""
+
+    tau: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -90,19 +98,21 @@ class FriendlyPGD(Attack):
             raise ValueError(
                 f"{name}: tau must be one number or one a sample, ({len(rows.x)},), got {tuple(tau.shape)}"
             )
-        rows.tau = tau.reshape(-1).expand(len(rows.x)).clone()
+        rows.state = state = Patience(tau=tau.reshape(-1).expand(len(rows.x)).clone())
         if self.loss == "kl":
-            rows.natural = rows.scores()
+            state.natural = rows.scores()
         rows.x_adv = start(self, rows)
         move = ops.linf_step.in_loop()
+        before = rows.steps.clone()
         ascend(self, rows, self.steps, lambda live, number: self._step(live, number, move))
+        rows.queries += rows.steps - before < self.steps  # those that stopped had been looked at once more
         if self.random_start == "gaussian-unclipped":  # where no step was made
             rows.x_adv.clamp_(*self.bounds)
 
     def _step(self, live: Rows, number: int, move: Callable) -> tuple[Tensor, Departure | None]:
         x_adv, logits = live.differentiable(live.x_adv)
         going, departure = self.goes_on(live, logits.detach())
-        slope, _, _ = live.loss_gradient(logits, self.loss, natural=live.natural if self.loss == "kl" else None)
+        slope, _, _ = live.loss_gradient(logits, self.loss, natural=live.state.natural)
         grad = live.back(logits, x_adv, slope)
         if number > 1 and (converged := self.converged(live, grad)) is not None:
             going, departure = going & ~converged, None
@@ -122,5 +132,5 @@ class FriendlyPGD(Attack):
         if self.rho:
             scores = logits.softmax(dim=1) if self.margin == "probability" else logits
             logits = scores.scatter_add(1, live.y.unsqueeze(1), scores.new_full((len(scores), 1), self.rho))
-        _, going, order, count = ops.early_stop(logits, live.y, live.tau, live.active)
+        _, going, order, count = ops.early_stop(logits, live.y, live.state.tau, live.active)
         return going, Departure.of(order, count)

@@ -11,8 +11,16 @@ from .. import ops
 from ._ascend import Rows, ascend
 from ._attack import check_choice, check_count
 from ._decisions import DecisionAttack, to_boundary
+from ._state import Nearest
 
 _HALVINGS = 40  # of a step, after which a model that contradicts itself is left where it was
+
+
+@dataclass
+class _Probe(Nearest):
+    """The best so far, and how far away points are asked for, [B]."""
+
+    radius: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,13 +69,13 @@ class HopSkipJump(DecisionAttack):
         firsts = [*accumulate(counts, initial=self.tries)]
 
         started = self.start(rows)
-        rows.best, rows.size = rows.x_adv.clone(), ops.row_norms(rows.x_adv, self.norm, rows.x)
-        rows.size[started] = torch.inf
-        rows.radius = torch.full_like(rows.size, 0.1 * self.unit)
+        state = self.begin(rows, _Probe)
+        state.best = rows.x_adv.clone()
+        state.radius = torch.full_like(state.size, 0.1 * self.unit)
 
         def settle(live: Rows) -> None:
             live.x_adv = to_boundary(live, self.bounds, self.norm, halvings)
-            live.keep_nearest(torch.ones_like(live.nonfinite), self.norm)
+            self.keep(live, torch.ones_like(live.nonfinite))
 
         def step(live: Rows, number: int) -> None:
             if number == 1:
@@ -75,17 +83,17 @@ class HopSkipJump(DecisionAttack):
             draws = range(firsts[number - 1], firsts[number])
             way = self._gradient(live, draws)
             self._leap(live, way, ops.row_norms(live.x_adv, self.norm, live.x) / math.sqrt(number))
-            live.radius = ops.row_norms(live.x_adv, self.norm, live.x) * (self.gamma / entries)
+            live.state.radius = ops.row_norms(live.x_adv, self.norm, live.x) * (self.gamma / entries)
             settle(live)
 
         ascend(self, rows, self.steps, step, started)
-        rows.x_adv = rows.best
+        rows.x_adv = state.best
 
     def _gradient(self, live: Rows, draws: range) -> Tensor:
         """The direction of the boundary's normal at `x_adv`, of L2 norm 1, or its signs for ``linf``, [B, ...]."""
         law = "gaussian" if self.norm == "l2" else "uniform"
-        nothing, radius = torch.zeros_like(live.x, dtype=live.size.dtype), ops.as_rows(live.radius, live.x)
-        signed, plain, signs = nothing.clone(), nothing.clone(), torch.zeros_like(live.size)
+        nothing, radius = torch.zeros_like(live.x, dtype=live.state.size.dtype), ops.as_rows(live.state.radius, live.x)
+        signed, plain, signs = nothing.clone(), nothing.clone(), torch.zeros_like(live.state.size)
         for some in live.in_passes(len(draws)):
             points = []
             for draw in draws[some.start : some.stop]:
@@ -109,6 +117,7 @@ class HopSkipJump(DecisionAttack):
         left = torch.arange(len(size), device=size.device)
         for _ in range(_HALVINGS):
             part = live.take(left)
+            live.queries[left] += 1
             point = part.point(part.x_adv + ops.as_rows(size[left], part.x) * way[left], self.bounds)
             fooled = part.fooled_at(point)
             live.x_adv[left[fooled]] = point[fooled]

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from ._ascend import Rows, ascend
 from ._attack import Attack, check_choice
+from ._state import Goal
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class JSMA(Attack):
         return False
 
     def perturb(self, rows: Rows) -> None:
-        rows.goal = rows.y if self.targeted else rows.ranked(rows.scores())[:, 0]
+        rows.state = Goal(rows.y if self.targeted else rows.ranked(rows.scores())[:, 0])
         moves = self._most(rows.x) * math.ceil(1 / abs(self.theta))
-        ascend(self, rows, moves // 2, self._step, ~rows.fooled(rows.predictions()))
+        ascend(self, rows, moves // 2, self._step, rows.unwon())
 
     def _step(self, live: Rows, number: int) -> Tensor:
         sign = math.copysign(1, self.theta)
@@ -82,7 +83,7 @@ class JSMA(Attack):
     def _slopes(self, live: Rows) -> tuple[Tensor, Tensor]:
         """The derivatives of the target's logit and of the sum of all others', [B, D] each."""
         x_adv, logits = live.differentiable(live.x_adv, again=True)
-        target = torch.zeros_like(logits).scatter_(1, live.goal.unsqueeze(1), 1)
+        target = torch.zeros_like(logits).scatter_(1, live.state.goal.unsqueeze(1), 1)
         wide = torch.promote_types(live.x.dtype, torch.float32)
         slopes = live.back(logits, x_adv, target, again=True), live.back(logits, x_adv, 1 - target)
         return slopes[0].flatten(1).to(wide), slopes[1].flatten(1).to(wide)

@@ -9,6 +9,14 @@ from torch import Tensor
 from .. import ops
 from ._ascend import Rows, ascend
 from ._attack import Attack, Budget, check_budget, check_count
+from ._state import State
+
+
+@dataclass
+class Momentum(State):
+    """The sum of the gradients before, [B, ...]."""
+
+    momentum: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,16 +54,19 @@ class MIFGSM(Attack):
         name = type(self).__name__
         rows.eps = ops.per_sample(name, "eps", self.eps, rows.x)
         rows.alpha = ops.per_sample(name, "alpha", self.alpha, rows.x)
-        rows.momentum = torch.zeros_like(rows.x)
-
+        rows.state = self.memory(rows.x)
         move = ops.linf_step.in_loop()
 
         def step(live: Rows, number: int) -> None:
             grad = self.gradient(live, number)
-            own = (None, live.nonfinite, live.momentum, self.decay)
+            own = (None, live.nonfinite, live.state.momentum, self.decay)
             move(live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, *own)
 
         ascend(self, rows, self.steps, step)
+
+    def memory(self, x: Tensor) -> Momentum:
+        """What is remembered of samples like `x` at first."""
+        return Momentum(torch.zeros_like(x))
 
     def gradient(self, live: Rows, number: int) -> Tensor:
         """What the step `number` adds to the sum once it is normalised, [B, ...]."""
@@ -64,4 +75,4 @@ class MIFGSM(Attack):
     def ahead(self, live: Rows) -> Tensor:
         """Where the sum of the steps before would lead, [B, ...], with no regard to budget and bounds."""
         reach = ops.as_rows(live.alpha * self.decay, live.x).to(live.x.dtype)
-        return torch.addcmul(live.x_adv, reach, live.momentum)
+        return torch.addcmul(live.x_adv, reach, live.state.momentum)

@@ -10,9 +10,18 @@ from .. import ops
 from ..losses import soft_margin
 from ._ascend import Rows, ascend, numbers, predicted
 from ._attack import Attack, check_choice, check_count, check_finite_bounds, check_images
+from ._state import State
 
 _FACTOR = 0.5
 """How much of the difference of two members a child gets."""
+
+
+@dataclass
+class _Population(State):
+    """The members [B, P, pixels, 2 + C], and how good each is, [B, P]."""
+
+    members: Tensor
+    fitness: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,31 +72,32 @@ class OnePixel(Attack):
         check_finite_bounds(self)
         part, where = rows.unfooled()
         shape = (self.population, self.pixels, 2 + rows.x.shape[1])
-        part.members = numbers(part.ids, shape, self.seed, 0)
-        middle = torch.full_like(part.members, 0.5)
+        members = numbers(part.ids, shape, self.seed, 0)
+        middle = torch.full_like(members, 0.5)
         colours = ops.random_start(middle, part.ids, 0.5, self.seed, 1, "gaussian", 0.0, 1.0)
-        part.members[..., 2:] = colours[..., 2:]
-        part.fitness = self._judged(part, part.members)
+        members[..., 2:] = colours[..., 2:]
+        part.state = _Population(members, self._judged(part, members))
         ascend(self, part, self.steps, self._step, self._chosen(part))
         rows.put(where, part)
 
     def _step(self, live: Rows, number: int) -> Tensor:
         children = self._children(live, numbers(live.ids, (self.population, 3), self.seed, number + 1))
         fitness = self._judged(live, children)
-        better = fitness > live.fitness
+        better = fitness > live.state.fitness
         if live.active is not None:
             better &= live.active.unsqueeze(1)
-        live.fitness = torch.where(better, fitness, live.fitness)
-        live.members = torch.where(better[..., None, None], children, live.members)
+        live.state.fitness = torch.where(better, fitness, live.state.fitness)
+        live.state.members = torch.where(better[..., None, None], children, live.state.members)
         return self._chosen(live)
 
     def _children(self, live: Rows, draws: Tensor) -> Tensor:
         """A child of every member, [B, P, pixels, 2 + C]; its parents are chosen by numbers `draws` [B, P, 3]."""
         a, b, c = self._parents(draws)
         if self.base == "best":
-            a = live.fitness.argmax(dim=1, keepdim=True).expand_as(b)
+            a = live.state.fitness.argmax(dim=1, keepdim=True).expand_as(b)
         sample = torch.arange(len(draws), device=draws.device).unsqueeze(1)
-        children = live.members[sample, a] + _FACTOR * (live.members[sample, b] - live.members[sample, c])
+        members = live.state.members
+        children = members[sample, a] + _FACTOR * (members[sample, b] - members[sample, c])
         return torch.cat((children[..., :2] % 1, children[..., 2:].clamp(0, 1)), dim=-1)
 
     def _parents(self, draws: Tensor) -> list[Tensor]:
@@ -130,7 +140,7 @@ class OnePixel(Attack):
 
     def _chosen(self, live: Rows) -> Tensor:
         """Puts the best member into `x_adv`; gives who has not succeeded yet."""
-        fitness, best = live.fitness.max(dim=1)
+        fitness, best = live.state.fitness.max(dim=1)
         sample = torch.arange(len(best), device=best.device)
-        live.x_adv = live.point(self._painted(live.x, live.members[sample, best].unsqueeze(1))[0], self.bounds)
+        live.x_adv = live.point(self._painted(live.x, live.state.members[sample, best].unsqueeze(1))[0], self.bounds)
         return fitness < torch.inf

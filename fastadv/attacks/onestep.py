@@ -8,6 +8,7 @@ import torch
 from .. import ops
 from ._ascend import Rows, ascend, numbers
 from ._attack import Attack, Budget, check_budget, check_choice
+from ._state import Goal
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ class OneStepTargeted(Attack):
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("OneStepTargeted", "eps", self.eps, rows.x)
         rows.alpha = rows.eps if self.alpha is None else ops.per_sample("OneStepTargeted", "alpha", self.alpha, rows.x)
-        rows.goal = self.goal(rows)
+        rows.state = Goal(self.goal(rows))
         sign = 1 if self.towards == "any" else -1
         if self.random_start:
             wide = (-math.inf, math.inf)
             rows.x_adv = ops.random_start(rows.x, rows.ids, rows.eps, self.seed, 0, "uniform", *wide)
 
         def step(live: Rows, number: int) -> None:
-            grad, _, _ = live.ascent(labels=live.goal)
+            grad, _, _ = live.ascent(labels=live.state.goal)
             budgets = (sign * live.alpha, live.eps)
             ops.linf_step(live.x_adv, grad, live.x, *budgets, *self.bounds, nonfinite=live.nonfinite)
 

@@ -6,6 +6,7 @@ from typing import Any
 from ..losses import LOSSES
 from ._ascend import STEPS, Rows, Start, ascend, ball_ascent, start
 from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+from ._state import Natural
 
 _PAIRS = ("kl", "spat")
 """The losses that compare logits with those at x."""
@@ -73,7 +74,7 @@ class PGD(Attack):
     def perturb(self, rows: Rows) -> None:
         options: dict[str, Any] = {}
         if self.loss in _PAIRS:
-            rows.natural = rows.scores()
+            rows.state = Natural(rows.scores())
             options = {"natural": "natural", "kl_weight": self.kl_weight}
         step = ball_ascent(self, rows, self.alpha, self.loss, self.samples, kappa=self.kappa, **options)
         for restart in range(self.restarts):

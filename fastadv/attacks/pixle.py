@@ -10,8 +10,17 @@ from torch import Tensor
 from .. import ops
 from ._ascend import Rows, ascend, numbers
 from ._attack import Attack, check_choice, check_count, check_images
+from ._state import State
 
 MAPPINGS = ("random", "similarity", "similarity_random", "distance", "distance_random")
+
+
+@dataclass
+class _Restart(State):
+    """The lowest loss so far [B], and the images that the restart began with, [B, ...]."""
+
+    lowest: Tensor
+    base: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,16 +76,17 @@ class Pixle(Attack):
     def perturb(self, rows: Rows) -> None:
         check_images(self, rows.x)
         _, losses, fooled = rows.loss_gradient(rows.scores(), "slm")  # orders as probabilities do
-        rows.lowest = losses.to(torch.promote_types(rows.x.dtype, torch.float32), copy=True)
-        rows.base = rows.x_adv.clone()
+        lowest = losses.to(torch.promote_types(rows.x.dtype, torch.float32), copy=True)
+        rows.state = _Restart(lowest, rows.x_adv.clone())
         ascend(self, rows, self.restarts * self.steps, self._step, ~fooled)
 
     def _step(self, live: Rows, number: int) -> Tensor:
+        own: _Restart = live.state
         if (number - 1) % self.steps == 0:
-            live.base = live.x_adv
+            own.base = live.x_adv
         here, live.x_adv = live.x_adv, self._rearranged(live, number)
         _, losses, fooled = live.loss_gradient(live.scores(), "slm")
-        better, going = ops.accept(live.lowest, losses.to(live.lowest.dtype), fooled, live.active)
+        better, going = ops.accept(own.lowest, losses.to(own.lowest.dtype), fooled, live.active)
         live.x_adv = torch.where(ops.as_rows(better, here), live.x_adv, here)
         return going
 
@@ -95,7 +105,7 @@ class Pixle(Attack):
         within = (down < tall.unsqueeze(1)) & (across < wide.unsqueeze(1))
         source = (top.unsqueeze(1) + down) * width + left.unsqueeze(1) + across
         source = torch.where(within, source, 0)
-        x, base = live.x.flatten(2), live.base.flatten(2)
+        x, base = live.x.flatten(2), live.state.base.flatten(2)
         goal = self._mapped(x, base, source, draws[:, 4:])
         # Where several pixels go to one place, the last of them is there in the end.
         last = torch.where(within, torch.arange(goal.shape[1], device=goal.device), -1)

@@ -11,6 +11,18 @@ from .. import ops
 from ..losses import lead
 from ._ascend import Rows, ascend
 from ._attack import Attack, Budget, check_budget, check_count
+from ._state import State
+
+
+@dataclass
+class _Adam(State):
+    """Adam's mean and mean square of the gradients [B, ...], its step size, and ones and zeros [B]."""
+
+    mean: Tensor
+    square: Tensor
+    rate: Tensor
+    one: Tensor
+    still: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,22 +69,22 @@ class SPSA(Attack):
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("SPSA", "eps", self.eps, rows.x)
         wide = torch.promote_types(rows.x.dtype, torch.float32)
-        rows.mean, rows.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
-        rows.rate = torch.full_like(rows.eps, self.lr * self.unit)
-        rows.one, rows.still = torch.ones_like(rows.eps), torch.zeros_like(rows.eps)
+        mean, square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
+        rate = torch.full_like(rows.eps, self.lr * self.unit)
+        rows.state = _Adam(mean, square, rate, torch.ones_like(rate), torch.zeros_like(rate))
         move, project = ops.adam_step.in_loop(), ops.linf_step.in_loop()
 
         def step(live: Rows, number: int) -> None:
-            grad, none = self._estimate(live, number), torch.zeros_like(live.x)
+            grad, none, own = self._estimate(live, number), torch.zeros_like(live.x), live.state
             adam = (number, 0.9, 0.999, 1e-8 / self.unit, -math.inf, math.inf, None, live.nonfinite)
-            move(live.x_adv, live.mean, live.square, grad, none, live.one, live.rate, *adam)
-            project(live.x_adv, none, live.x, live.still, live.eps, *self.bounds)
+            move(live.x_adv, own.mean, own.square, grad, none, own.one, own.rate, *adam)
+            project(live.x_adv, none, live.x, own.still, live.eps, *self.bounds)
 
         ascend(self, rows, self.steps, step)
 
     def _estimate(self, live: Rows, number: int) -> Tensor:
         """The gradient at `x_adv` of what is minimised, [B, ...]."""
-        grad, reach = torch.zeros_like(live.mean), self.delta * self.unit
+        grad, reach = torch.zeros_like(live.state.mean), self.delta * self.unit
         for draw in range(number * self.samples, (number + 1) * self.samples):
             signs = ops.random_start(torch.zeros_like(live.x), live.ids, 1.0, self.seed, draw, "sign", -1.0, 1.0)
             signs = live.free(signs)

@@ -12,9 +12,17 @@ from torch import Tensor
 from .. import ops
 from ._ascend import STEPS, Rows, ascend, numbers
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._state import State
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After which queries the share of pixels in a window is halved; published for 10,000, and used as it is for fewer."""
+
+
+@dataclass
+class _Margin(State):
+    """The best margin so far, [B]."""
+
+    margin: Tensor
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Square(Attack):
 
     Every query changes one window of the best point so far: to plus or minus eps in each channel (``linf``,
     Algorithm 2), or by moving the perturbation of another window into it (``l2``, Algorithm 3). It is kept if the
-    margin falls. A sample that is misclassified is finished. Windows and their signs are a query's, the same for all
+    margin falls. A sample that succeeds is finished. Windows and their signs are a query's, the same for all
     samples; starts are a sample's own. Samples [B, D] and [B, C, D] have windows in their last dimension (``linf``).
 
     Args:
@@ -32,6 +40,7 @@ class Square(Attack):
         p: share of the pixels in a window to begin with.
         restarts: how many starts are tried.
         norm: ``linf`` or ``l2``, which needs images of at least 3 x 3 pixels.
+        targeted: towards the labels instead of away from them.
     """
 
     eps: Budget = 8 / 255
@@ -39,6 +48,7 @@ class Square(Attack):
     p: float = 0.8
     restarts: int = 1
     norm: str = field(default="linf", kw_only=True)
+    targeted: bool = field(default=False, kw_only=True)
 
     is_random: ClassVar[bool] = True
     ends_early: ClassVar[bool] = True
@@ -63,16 +73,12 @@ class Square(Attack):
         rows.eps = ops.per_sample("Square", "eps", self.eps, rows.x)
         bumps = cache(lambda *how: _bumps(*how).to(rows.x.device, rows.eps.dtype))  # few sizes, and a copy for each
         start, move = (_stripes, self._paint) if self.norm == "linf" else (_tiles, partial(self._carry, bumps))
-        for restart in range(self.restarts):
-            part, where = rows.unfooled()
-            if len(where) == 0:
-                break
+        for restart, part, _ in rows.rounds(range(self.restarts)):
             part.x_adv = self._within(part, start(part, self.seed, 2 * restart))
-            part.margin = torch.full_like(part.eps, -torch.inf)
+            part.state = _Margin(torch.full_like(part.eps, -torch.inf))
             _, going = self._judged(part)
             queries = self._numbers(rows.x, 2 * restart + 1)
             ascend(self, part, self.queries, lambda live, number, q=queries: move(live, *next(q)), going)
-            rows.put(where, part)
 
     def _paint(self, live: Rows, share: float, places: list[float], signs: Tensor) -> Tensor:
         """A window becomes x plus or minus eps; only the window is written, and put back where it was no better."""
@@ -120,7 +126,7 @@ class Square(Attack):
     def _judged(self, live: Rows) -> tuple[Tensor, Tensor]:
         """Whether `x_adv` is better than the best so far, which it then is, and who is not fooled yet."""
         _, losses, fooled = live.loss_gradient(live.scores(), "margin", kappa=0.0)
-        return ops.accept(live.margin, losses.to(live.margin.dtype), fooled, live.active)
+        return ops.accept(live.state.margin, losses.to(live.state.margin.dtype), fooled, live.active)
 
     def _numbers(self, x: Tensor, draw: int) -> Iterator[tuple[float, list[float], Tensor]]:
         """For every query: the share of pixels in a window, five numbers in (0, 1), and a sign for each channel."""

@@ -10,7 +10,14 @@ from torch import Tensor
 from .. import ops
 from ._ascend import Rows
 from ._attack import check_count
-from .mifgsm import MIFGSM
+from .mifgsm import MIFGSM, Momentum
+
+
+@dataclass
+class _Tuned(Momentum):
+    """And by how much the next gradient is corrected, [B, ...]."""
+
+    correction: Tensor
 
 
 @dataclass(frozen=True)
@@ -42,17 +49,16 @@ class VMIFGSM(MIFGSM):
     def repeats(self) -> bool:
         return False
 
-    def perturb(self, rows: Rows) -> None:
-        rows.correction = torch.zeros_like(rows.x)
-        super().perturb(rows)
+    def memory(self, x: Tensor) -> Momentum:
+        return _Tuned(torch.zeros_like(x), torch.zeros_like(x))
 
     def gradient(self, live: Rows, number: int) -> Tensor:
         own, nearby = live.ascent(at=self.point(live))[0], torch.zeros_like(live.x)
         for draw in range(number * self.neighbours, (number + 1) * self.neighbours):
             how = (self.beta * live.eps, self.seed, draw, "uniform", -math.inf, math.inf)
             nearby += live.ascent(at=ops.random_start(live.x_adv, live.ids, *how))[0]
-        grad = own + live.correction
-        live.correction = (nearby / self.neighbours).sub_(own)
+        grad = own + live.state.correction
+        live.state.correction = (nearby / self.neighbours).sub_(own)
         return grad
 
     def point(self, live: Rows) -> Tensor:

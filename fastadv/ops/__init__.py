@@ -28,6 +28,8 @@ from .early_stop import early_stop
 from .fab_step import fab_step
 from .hyperplane_projection import hyperplane_projection
 from .keep_nearest import keep_nearest
+from .l0_adam_step import l0_adam_step
+from .l0_step import l0_step
 from .l1_step import l1_step
 from .l2_step import l2_step
 from .linf_step import linf_step
@@ -35,6 +37,7 @@ from .loss_gradient import loss_gradient
 from .predictions import predictions
 from .random_start import LAWS, random_start
 from .row_norms import NORMS, row_norms
+from .sparse_l1_step import sparse_l1_step
 from .topp_step import topp_step
 from .wrong_class_target import wrong_class_target
 
@@ -59,6 +62,8 @@ __all__ = [
     "fab_step",
     "hyperplane_projection",
     "keep_nearest",
+    "l0_adam_step",
+    "l0_step",
     "l1_step",
     "l2_step",
     "linf_step",
@@ -68,6 +73,7 @@ __all__ = [
     "random_start",
     "repair",
     "row_norms",
+    "sparse_l1_step",
     "topp_step",
     "wrong_class_target",
 ]

@@ -36,7 +36,8 @@ def flat(x: Tensor) -> Tensor:
 def norm_of(x: Tensor, order: float) -> Tensor:
     """The norm of every sample in double precision, [B]."""
     rows = flat(x).double()
-    return torch.linalg.vector_norm(rows, order, dim=1) if rows.shape[1] else rows.new_zeros(rows.shape[0])
+    norms = torch.linalg.vector_norm(rows, order, dim=1) if rows.shape[1] else rows.new_zeros(rows.shape[0])
+    return norms if order else norms.masked_fill(rows.isnan().any(dim=1), torch.nan)
 
 
 def cleaned(grad: Tensor) -> Tensor:

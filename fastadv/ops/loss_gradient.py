@@ -58,7 +58,8 @@ def loss_gradient(
     The losses are those of `fastadv.losses`, a sample: ``ce``, with the labels smoothed by `smoothing`; ``margin`` with
     `kappa`; ``slm`` (soft margin); ``dlr``, towards a class `goal` [B] where that is given (targeted DLR); ``kl`` and
     ``spat``, with `kl_weight`, against the logits `natural` [B, K]. `sign` is 1 to leave the label, or -1 to reach it:
-    the loss is then the negative of these, and for ``margin`` it is ``-max(max_{j != y} z_j - z_y + kappa, 0)``.
+    the loss is then the negative of these, and for ``margin`` it is ``-max(max_{j != y} z_j - z_y + kappa, 0)``. With
+    an infinite `kappa`, the margin is the lead itself, ``max_{j != y} z_j - z_y`` or its negative.
 
     The gradient is the closed form in double precision, rounded once: where a class is all but certain it is small and
     not 0. A sample with a NaN logit or a label that is no class has NaN for gradient and loss, and its
@@ -111,11 +112,12 @@ def _cross_entropy(z: Tensor, y: Tensor, own: Tensor, smoothing: float) -> tuple
 
 def _margin(z: Tensor, own: Tensor, s: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     level = z.masked_fill(own, -torch.inf).amax(dim=1, keepdim=True)
-    lead = s * (z.masked_fill(~own, 0).sum(dim=1, keepdim=True) - level) + kappa
+    whole = kappa == torch.inf
+    lead = s * (z.masked_fill(~own, 0).sum(dim=1, keepdim=True) - level) + (0 if whole else kappa)
     rivals = ~own & (z == level)
-    slope = torch.where(lead >= 0, s, 0.0)
+    slope = s if whole else torch.where(lead >= 0, s, 0.0)
     part = slope / rivals.sum(dim=1, keepdim=True)
-    return -lead.clamp(min=0), torch.where(own, -slope, torch.where(rivals, part, 0.0))
+    return -(lead if whole else lead.clamp(min=0)), torch.where(own, -slope, torch.where(rivals, part, 0.0))
 
 
 def _soft_margin(z: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:

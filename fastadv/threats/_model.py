@@ -40,7 +40,7 @@ class ThreatModel(Attack):
             is asked of the model at the rounded sample. Without a budget, samples that no try fools are returned as
             they are.
         samples: how many forward passes the logits are averaged over (expectation over transformation), for models that
-            are random. What the result is judged by remains one pass. Each counts as a gradient.
+            are random. What the result is judged by remains one pass. Each counts as one.
 
     Raises ValueError for a mask, ranges or shares that do not fit x, and for x off the grid that is asked for.
     """
@@ -143,7 +143,9 @@ class ThreatModel(Attack):
         if mask is not None:
             changed &= mask
         rows.x_adv = torch.where(changed, x_adv if space is None else space.out_of(x_adv), x)
+        inner.settle()
         rows.steps, rows.nonfinite = inner.steps, inner.nonfinite
+        rows.queries = rows.queries + self.samples * (inner.queries - rows.queries)
         rows.grads = rows.grads + self.samples * (inner.grads - rows.grads)
         if levels is not None:
             self._round(rows, levels)
@@ -223,6 +225,7 @@ class ThreatModel(Attack):
             step = step[pending].clamp(-levels[pending], LEVELS - levels[pending])
             part.x_adv = self._on_grid(part.x, levels[pending], step)
             won = part.fooled(part.predictions())
+            rows.queries[pending] += 1
             if self.has_budget:
                 won &= ops.row_norms(step / shares, self.norm) <= size[pending] + 1e-5
             rows.x_adv[pending[won]] = part.x_adv[won]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import Attack, OneStepTargeted, Rows, isolated
+from ..attacks._state import Natural
 from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
 from ._method import Batch, accuracy, check_weight
@@ -78,7 +79,7 @@ class Bilateral(AttackMethod):
         rows = super().craft(model, batch, y)
         if self.labels == "adversarial":
             with isolated(model), torch.no_grad():
-                rows.natural = logits_of(model, batch.x)
+                rows.state = Natural(logits_of(model, batch.x))
         return rows
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -86,7 +87,7 @@ class Bilateral(AttackMethod):
         logits = logits_of(model, rows.x_adv)
         natural = logits.detach()
         if self.labels == "adversarial":
-            natural = rows.natural
+            natural = rows.state.natural
             batch.stats["clean_accuracy"] = accuracy(natural, batch.y)
         y_adv = self.soft_labels(natural, batch.y)
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)

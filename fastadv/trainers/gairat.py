@@ -45,7 +45,7 @@ class GAIRAT(WeightedTraining):
 
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
         steps = self.attack.steps
-        kappa = steps - (self.attack.tau - rows.tau).to(wide(logits).dtype)
+        kappa = steps - (self.attack.tau - rows.state.tau).to(wide(logits).dtype)
         if self.weighting == "discrete":
             weights = (steps + 1 - kappa) / (steps + 1)
         else:

@@ -65,8 +65,8 @@ class MMA(AttackMethod):
             eps = before[right].clamp_min(self.nearest).to(batch.x.dtype)
             attack = dataclasses.replace(self.attack_in(batch.epoch), eps=eps)
             rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
-            near = rows.distance < self.hinge
-            self.distances[index] = rows.distance.to(self.distances.dtype)
+            near = rows.state.distance < self.hinge
+            self.distances[index] = rows.state.distance.to(self.distances.dtype)
             if bool(near.any()):
                 margin = margin + F.cross_entropy(logits_of(model, rows.x_adv[near]), rows.y[near], reduction="sum")
             batch.stats["gradients"] = rows.grads.sum() / len(right)

@@ -92,7 +92,7 @@ class SMD(AttackMethod):
             self.margins[index] = self.adapted(model, rows).to(self.margins.dtype)  # first: its pass needs memory, too
             loss = loss + F.cross_entropy(logits_of(model, rows.x_adv), rows.y, reduction="sum") / (share * len(right))
             batch.stats["gradients"] = rows.grads.sum() / len(right)
-            batch.stats["adversarial_accuracy"] = (~rows.crossed).sum() / len(right)
+            batch.stats["adversarial_accuracy"] = (~rows.state.crossed).sum() / len(right)
         return loss / 2
 
     def adapted(self, model: nn.Module, rows: Rows) -> Tensor:
@@ -102,7 +102,7 @@ class SMD(AttackMethod):
         levels = (rows.eps / self.level + 1e-4).floor()  # 7/255 in float32 are seven
         grown = rows.eps + self.step * self.rho**levels / (1 + steepness)  # 13, 14
         reached = ops.row_norms(rows.x_adv, self.attack.norm, rows.x)
-        return torch.where(rows.crossed, reached, grown).clamp_max(self.largest)
+        return torch.where(rows.state.crossed, reached, grown).clamp_max(self.largest)
 
     def end_epoch(self, row: Row) -> None:
         correct = self.correct > 0.5

@@ -37,7 +37,7 @@ CASE = Case(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("norm", [norm for norm in ops.NORMS if norm != "l0"])  # no factor changes that
 def test_cutoff_brings_every_norm_within_its_budget_once(norm, dtype, device):
     make = Make((40, 3, 16, 16), dtype, device)
     x, x_adv = make.samples(), make.samples()

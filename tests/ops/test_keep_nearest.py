@@ -21,14 +21,14 @@ CASE = Case(
         "norm": "l2",
         "active": make.mask(True, True, True, True, False),
     },
-    variants=({}, {"norm": "linf", "active": None}, {"norm": "l1"}, {"norm": "rms"}),
+    variants=({}, {"norm": "linf", "active": None}, {"norm": "l1"}, {"norm": "rms"}, {"norm": "l0"}),
     refused=(
         ({"x_adv": torch.ones(3, 5)}, ValueError, r"x_adv .*\(3, 4\).*\(3, 5\)"),
         ({"size": torch.ones(4)}, ValueError, r"size .*\(3,\).*\(4,\)"),
         ({"size": torch.ones(3, dtype=torch.float64)}, ValueError, r"size .*torch\.float32.*torch\.float64"),
         ({"size": 0.5 * torch.ones(3, device="meta")}, ValueError, "size .*cpu.*meta"),
         ({"fooled": torch.ones(2, dtype=torch.bool)}, ValueError, r"fooled .*\(3,\).*\(2,\)"),
-        ({"norm": "l3"}, ValueError, "norm .*l1, l2, linf, rms.*'l3'"),
+        ({"norm": "l3"}, ValueError, "norm .*l1, l2, linf, rms, l0.*'l3'"),
     ),
     atol=0,
 )
@@ -38,8 +38,9 @@ CASE = Case(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm", ops.NORMS)
 def test_what_is_kept_is_the_nearest_of_all_that_fooled(norm, dtype, device):
-    make, order = Make((40, 3, 5, 4), dtype, device), {"l1": 1, "linf": math.inf}.get(norm, 2)
+    make, order = Make((40, 3, 5, 4), dtype, device), {"l0": 0, "l1": 1, "linf": math.inf}.get(norm, 2)
     x, points = make.samples(), [make.samples() for _ in range(6)]
+    points = [torch.where(make.samples() < 0.1 * k, x, point) for k, point in enumerate(points)]
     points[3][:, 0, 0, 0] = math.nan  # no point
     generator = torch.Generator().manual_seed(0)
     fooled, active = (torch.rand(6, 40, generator=generator).lt(share).to(device) for share in (0.5, 0.8))
@@ -48,7 +49,8 @@ def test_what_is_kept_is_the_nearest_of_all_that_fooled(norm, dtype, device):
         ops.keep_nearest(best, size, point, x, hit, norm, live)
     share = x[0].numel() ** -0.5 if norm == "rms" else 1
     away = torch.stack([norms(point.to(make.wide) - x.to(make.wide), order) * share for point in points])
-    away = away.masked_fill(~(fooled & active) | away.isnan(), math.inf)
+    missed = torch.stack([point.isnan().flatten(1).any(1) for point in points])
+    away = away.masked_fill(~(fooled & active) | missed, math.inf)
     nearest, found = away.min(0)
     assert 0 < nearest.isinf().sum() < 40
     torch.testing.assert_close(size.double(), nearest, rtol=2e-7, atol=0)
@@ -68,7 +70,7 @@ def test_of_equally_near_points_the_first_is_kept(norm, device):
         assert same(best, first)
         assert size.item() == (0.5 if norm == "rms" else 1)
     ops.keep_nearest(best, size, second / 2, x, hit, norm)
-    assert same(best, second / 2)
+    assert same(best, first if norm == "l0" else second / 2)
 
 
 def test_the_sizes_are_those_of_row_norms():

@@ -15,7 +15,7 @@ CASE = Case(
     lambda make: {"x": make.samples(-1, 1, salt=(0.0, 1e-40)), "origin": make.samples()},
     variants=tuple({"norm": norm, **more} for norm in ops.NORMS for more in ({}, {"origin": None})),
     refused=(
-        ({"norm": "l3"}, ValueError, "norm .*l1, l2, linf, rms.*'l3'"),
+        ({"norm": "l3"}, ValueError, "norm .*l1, l2, linf, rms, l0.*'l3'"),
         ({"origin": torch.ones(4)}, ValueError, r"origin .*\(4,\)"),
     ),
     atol=0,
@@ -34,6 +34,7 @@ def test_row_norms_are_the_norms(dtype, device):
         "l2": difference.square().sum(1).sqrt(),
         "linf": difference.abs().amax(1),
         "rms": difference.square().mean(1).sqrt(),
+        "l0": (difference != 0).sum(1).double(),
     }
     for norm, values in expected.items():
         found = ops.row_norms(x, norm, origin)
@@ -52,5 +53,7 @@ def test_row_norms_of_special_values(norm, device):
     x[5, 64] = 3e38
     scale = 129**-0.5 if norm == "rms" else 1.0
     expected = torch.tensor([0.0, math.nan, math.inf, math.nan, 1e-40 * scale, 3e38 * scale], device=device)
+    if norm == "l0":
+        expected = torch.tensor([0.0, math.nan, 1.0, math.nan, 1.0, 1.0], device=device)
     torch.testing.assert_close(ops.row_norms(x, norm), expected, rtol=1e-6, atol=3e-45, equal_nan=True)
     assert ops.row_norms(x[:, :0], norm).tolist() == [0.0] * 6

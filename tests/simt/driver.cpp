@@ -23,7 +23,7 @@ namespace fastadv {
 WEAK(linf_step) WEAK(l2_step) WEAK(l1_step) WEAK(topp_step) WEAK(row_norms) WEAK(cutoff_scale) WEAK(early_stop)
 WEAK(deepfool_step) WEAK(bisect_step) WEAK(random_start) WEAK(adversarial_labels) WEAK(wrong_class_target)
 WEAK(hyperplane_projection) WEAK(loss_gradient) WEAK(predictions) WEAK(keep_nearest) WEAK(accept) WEAK(apgd_step)
-WEAK(adam_step) WEAK(fab_step)
+WEAK(adam_step) WEAK(fab_step) WEAK(l0_step) WEAK(sparse_l1_step) WEAK(l0_adam_step)
 }  // namespace fastadv
 
 extern void* simt_stream __attribute__((weak));  // of the simulator; none on the CPU
@@ -231,6 +231,20 @@ void balls() {
   each("l1_step", "-", kShapes, step(l1_step));
 }
 
+void sparse() {
+  // Few and many of the entries, of which in the first case many are equal.
+  const auto step = [](auto op) {
+    return [=](auto& m, const Launch& launch) {
+      const int64_t channels = launch.cols % 3 == 0 && launch.cols ? 3 : 1;
+      return op(launch, SparseStepArgs{m.samples(0, 1), m.broken(), m.samples(0, 1), m.column({5, -5, 0}),
+                                       m.column({40, 3, 0, NAN, INFINITY}), m.column({7, 1e9, 0, NAN}), channels, 0, 1,
+                                       m.mask(), m.flags()});
+    };
+  };
+  each("l0_step", "-", kShapes, step(l0_step));
+  each("sparse_l1_step", "-", kShapes, step(sparse_l1_step));
+}
+
 void topp() {
   // Shares of the entries: all; few of unequal ones; so many of few values that a tie is to be broken.
   for (int64_t share : {1, 3, 40})
@@ -243,8 +257,8 @@ void topp() {
 }
 
 void norms() {
-  const char* const names[] = {"l1", "l2", "linf", "rms"};
-  for (Norm norm : {Norm::l1, Norm::l2, Norm::linf, Norm::rms})
+  const char* const names[] = {"l1", "l2", "linf", "rms", "l0"};
+  for (Norm norm : {Norm::l1, Norm::l2, Norm::linf, Norm::rms, Norm::l0})
     for (bool origin : {false, true})
       each("row_norms", std::string(names[static_cast<int>(norm)]) + (origin ? "/origin" : ""), kShapes,
            [=](auto& m, const Launch& launch) {
@@ -349,8 +363,8 @@ void losses() {
 }
 
 void best() {
-  const char* const names[] = {"l1", "l2", "linf", "rms"};
-  for (Norm norm : {Norm::l1, Norm::l2, Norm::linf, Norm::rms})
+  const char* const names[] = {"l1", "l2", "linf", "rms", "l0"};
+  for (Norm norm : {Norm::l1, Norm::l2, Norm::linf, Norm::rms, Norm::l0})
     each("keep_nearest", names[static_cast<int>(norm)], kShapes, [=](auto& m, const Launch& launch) {
       return keep_nearest(launch, {m.samples(0, 1), const_cast<void*>(m.column({1e9, 0, 1e9}).data), m.samples(0, 1),
                                    m.samples(0, 1), m.mask(), norm, m.mask()});
@@ -374,6 +388,13 @@ void other_steps() {
                               m.samples(-1, 1), m.column({0.5, 2}), m.column({0.01, 0.1}), 0.9, 0.999, 0.1, 0.001, 1e-8, 0,
                               1, m.mask(), m.flags()});
   });
+  each("l0_adam_step", "-", kShapes, [](auto& m, const Launch& launch) {
+    using C = typename std::remove_reference_t<decltype(m)>::C;
+    return l0_adam_step(launch, {m.samples(0, 1), m.template samples<C>(-0.1, 0.1), m.template samples<C>(0, 0.1), m.broken(),
+                                 m.samples(0, 1), m.column({0.3, 0}), m.column({0.01, 0.1}), 1, 0.001,
+                                 0.002 / static_cast<double>(launch.cols + 1), 0.9, 0.999, 0.1, 0.001, 1e-8, 0, 1, m.mask(),
+                                 m.flags()});
+  });
   const char* const names[] = {"l1", "l2", "linf"};
   for (Norm norm : {Norm::l1, Norm::l2, Norm::linf})
     each("fab_step", names[static_cast<int>(norm)], kShapes, [=](auto& m, const Launch& launch) {
@@ -389,6 +410,6 @@ int main(int, char** arguments) {
     const std::string argument = arguments[i];
     argument == "far" ? void(far = true) : argument == "long" ? void(longer = true) : void(only = argument);
   }
-  linf(), balls(), topp(), norms(), cutoff(), stop(), deepfool();
+  linf(), balls(), sparse(), topp(), norms(), cutoff(), stop(), deepfool();
   bisect(), start(), labels(), targets(), hyperplane(), losses(), best(), other_steps();
 }
