@@ -87,7 +87,7 @@ def parser() -> Parser:
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help=MODEL)
     conduct = Group(
-        "Evaluation", "out sweep steps transfer_from checks save_samples", "samples_as resume memory_format"
+        "Evaluation", "out sweep steps transfer_from checks anytime save_samples", "samples_as resume memory_format"
     )
     sub.arrange(
         [ATTACK, DATA, conduct, SETTINGS],

@@ -19,6 +19,7 @@ from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, classify
 from ..attacks._tuned import FORMATS, check_format, chosen_format, laid_out
 from ..data import AnyData, Batch, Samples
 from ..models.adapted import expected
+from ._anytime import anytime
 from ._common import Portions, beside, check_label, fitted, measuring
 from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
@@ -58,6 +59,7 @@ __all__ = [
     "SavedSamples",
     "TransferRow",
     "WeightNorm",
+    "anytime",
     "calibrated",
     "check_mixable",
     "corruption_accuracy",
