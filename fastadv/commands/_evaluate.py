@@ -182,7 +182,9 @@ def falling(plan: EvaluationPlan, model: nn.Module) -> Evaluation:
             if told != (stage, result.accuracy):
                 told = stage, result.accuracy
                 gradients = float(result.grads.double().mean())
-                say(f"at most {result.accuracy:.2%} after {stage}: {gradients:.4g} gradients a sample, {result.seconds:.0f} s")
+                say(
+                    f"at most {result.accuracy:.2%} after {stage}: {gradients:.4g} gradients a sample, {result.seconds:.0f} s"
+                )
     except KeyboardInterrupt:
         if found is None:
             raise
