@@ -181,10 +181,8 @@ def falling(plan: EvaluationPlan, model: nn.Module) -> Evaluation:
             result = found.results[name]
             if told != (stage, result.accuracy):
                 told = stage, result.accuracy
-                gradients = float(result.grads.double().mean())
-                say(
-                    f"at most {result.accuracy:.2%} after {stage}: {gradients:.4g} gradients a sample, {result.seconds:.0f} s"
-                )
+                cost = f"{float(result.grads.double().mean()):.4g} gradients a sample, {result.seconds:.0f} s"
+                say(f"at most {result.accuracy:.2%} after {stage}: {cost}")
     except KeyboardInterrupt:
         if found is None:
             raise
