@@ -1,4 +1,4 @@
-"""AttackBench (Cinà et al., AAAI 2025): attacks ranked by the smallest perturbations they find within a budget of queries.
+"""AttackBench (Cinà et al., AAAI 2025): attacks ranked by the perturbations they find within a budget of queries.
 
 What differs from the authors' code (cb475a2), on purpose: curves are integrated as the step functions they are, not by
 trapezoids; the sample that an attack returns is one more query; an attack stops when all of its samples have spent
@@ -217,6 +217,7 @@ def searched(
     at: Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], Tensor],
     norm: str,
     *,
+    width: float = 1.0,
     one_by_one: bool = False,
     rounds: int = 20,
 ) -> Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]:
@@ -228,18 +229,22 @@ def searched(
     Args:
         at: the attack at budgets `eps` [B].
         norm: what they are measured in.
+        width: the range of the inputs.
         one_by_one: `at` takes one budget for all, so that samples are grouped by theirs.
         rounds: how often `at` is called, the most.
     """
 
     def run(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         low = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        high, eps = torch.full_like(low, math.inf), torch.full_like(low, FIRST[norm])
+        high, eps = (
+            torch.full_like(low, math.inf),
+            torch.full_like(low, FIRST[norm] if norm == "l0" else FIRST[norm] * width),
+        )
+        most = width if norm == "linf" else math.inf
         best = x.clone()
         for _ in range(rounds):
-            groups = (
-                [eps == value for value in eps.unique()] if one_by_one else [torch.ones_like(eps, dtype=torch.bool)]
-            )
+            values = eps.unique() if one_by_one else [eps]
+            groups = [eps == value for value in values]
             made = x.clone()
             for rows in groups:
                 made[rows] = at(model, x[rows], y[rows], ids[rows], eps[rows].to(x.dtype)).detach().to(x)
@@ -250,7 +255,7 @@ def searched(
             best[better] = made[better]
             low = torch.where(won, low, torch.maximum(low, eps)).minimum(high)
             high = torch.where(better, size, high)
-            eps = torch.where(high.isfinite(), (low + high) / 2, 2 * low)
+            eps = torch.where(high.isfinite(), (low + high) / 2, 2 * low).clamp(max=most)
         return best
 
     return run

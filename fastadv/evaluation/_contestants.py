@@ -72,7 +72,9 @@ def _ours(name: str, norm: str, queries: int, bounds: tuple[float, float], seed:
         scaled = {} if alpha is None else {"alpha": alpha / attack.eps * eps}
         return replace(attack, eps=eps, **scaled)(model, x, y, ids)
 
-    return Asking("fastadv", name, norm, searched(at, norm) if attack.has_budget and attack.ball else attack)
+    return Asking(
+        "fastadv", name, norm, searched(at, norm, width=attack.unit) if attack.has_budget and attack.ball else attack
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ other libraries
@@ -92,6 +94,9 @@ class Peer:
     make: Callable[[str, int], Callable[..., Tensor]]
     fixed: bool = False
     batched: bool = False
+
+
+_ALPHA = "\N{GREEK SMALL LETTER ALPHA}_init"
 
 
 def _adv_lib() -> list[Peer]:
@@ -114,7 +119,7 @@ def _adv_lib() -> list[Peer]:
     balls, every = ("linf", "l2", "l1"), tuple(NORMS)
     return [
         simple("alma", ("l2", "l1"), lambda norm, q: {
-            "distance": norm, "num_steps": q // 2, "α": 0.9, "init_lr_distance": 0.5 if norm == "l1" else 0.1
+            "distance": norm, "num_steps": q // 2, "init_lr_distance": 0.5 if norm == "l1" else 0.1
         }),
         simple("carlini_wagner_l2", ("l2",), lambda _, q: {"max_iterations": q // 2, "binary_search_steps": 9}),
         simple("carlini_wagner_linf", ("linf",), lambda _, q: {"max_iterations": q // 2}),
@@ -122,7 +127,7 @@ def _adv_lib() -> list[Peer]:
         simple("df", ("l2", "linf"), lambda norm, _: {"norm": NORMS[norm], "return_unsuccessful": True}),
         simple("fab", balls, lambda norm, _: {"norm": NORMS[norm], "n_iter": 100}),
         simple("fmn", every, lambda norm, q: {
-            "norm": NORMS[norm], "steps": q // 2, "α_init": 10 if norm == "linf" else 1
+            "norm": NORMS[norm], "steps": q // 2, _ALPHA: 10 if norm == "linf" else 1
         }),
         simple("pdgd", ("l2",), lambda _, q: {"num_steps": q // 2}),
         simple("pdpgd", every, lambda norm, q: {

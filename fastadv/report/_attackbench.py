@@ -72,7 +72,8 @@ def _lines(bench: Bench, environment: Mapping[str, Any], command: str) -> Iterat
         "best of all attacks listed: 1 is that, 0 an attack that finds nothing. Curves are integrated exactly."
     )
     yield ""
-    yield f"Measured with fastadv {environment['fastadv']} and PyTorch {environment['torch']} on {environment['devices'][-1]} by"
+    versions = f"fastadv {environment['fastadv']} and PyTorch {environment['torch']}"
+    yield f"Measured with {versions} on {environment['devices'][-1]} by"
     yield ""
     yield "```bash"
     yield command
