@@ -81,9 +81,11 @@ class Queries(nn.Module):
         elif bool(((self.forwards + self.backwards) >= self.budget).all()) and not bool(allowed.any()):
             raise OutOfQueriesError
         else:
-            refused = asked.flatten(1)[:, :1] * 0 + self.classes * nn.functional.one_hot(self.y[owner], self.classes)
+            logits = asked.flatten(1)[:, :1] * 0 + self.classes * nn.functional.one_hot(self.y[owner], self.classes)
             some = allowed.nonzero().squeeze(1)
-            logits = refused.index_copy(0, some, checked_logits(self.model, asked[some])) if len(some) else refused
+            if len(some):
+                answers = checked_logits(self.model, asked[some])
+                logits = logits.to(answers.dtype).index_copy(0, some, answers)
         started = time.perf_counter()
         self._track(inside, logits.detach(), owner, allowed)
         self.tracking += time.perf_counter() - started
@@ -95,7 +97,8 @@ class Queries(nn.Module):
         far = (distances(x, self.x[guess], self.norm) >= self._surely[guess]).nonzero().squeeze(1)
         if len(far):
             guess = guess.clone()
-            guess[far] = torch.cdist(x[far].flatten(1), self.x.flatten(1), NORMS[self.norm]).argmin(dim=1)
+            rows = x[far].flatten(1).to(self.x.dtype)  # a model in double precision may be shown others
+            guess[far] = torch.cdist(rows, self.x.flatten(1), NORMS[self.norm]).argmin(dim=1)
         self._last = guess
         return guess
 
@@ -119,7 +122,7 @@ class Queries(nn.Module):
         nearer = sizes < self.best[owner]
         self.best.scatter_reduce_(0, owner, sizes, "amin")
         nearer &= sizes == self.best[owner]
-        self.x_adv[owner[nearer]] = x[nearer]
+        self.x_adv[owner[nearer]] = x[nearer].to(self.x.dtype)
 
 
 class _Asked(torch.autograd.Function):
