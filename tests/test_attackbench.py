@@ -65,6 +65,14 @@ def test_rows_belong_to_the_nearest_sample(norm):
         assert torch.equal(queries._owners(far), nearest.argmin(1))
 
 
+def test_equal_samples_are_told_apart_by_their_order():
+    model, x = linear(48, 4), samples(1, *SHAPE).expand(5, *SHAPE).clone()
+    queries = Queries(model, x, model(x).argmax(1), "l2", 10)
+    for shift in (0.0, 0.1, 0.4):
+        queries(x + shift)
+    assert queries.forwards.tolist() == [3] * 5
+
+
 def test_beyond_the_budget_there_is_nothing_to_learn():
     queries, x, y = setting(budget=3)
     first = queries(x)

@@ -59,7 +59,7 @@ class Queries(nn.Module):
         self.forwards = torch.zeros_like(y)
         self.backwards = torch.zeros_like(y)
         self.tracking = 0.0  # seconds spent on counting
-        with torch.no_grad():
+        with isolated(model), torch.no_grad():
             logits = checked_logits(model, x)
         self.classes = logits.shape[1]
         wrong = predicted(logits) != y
@@ -98,7 +98,9 @@ class Queries(nn.Module):
         if len(far):
             guess = guess.clone()
             rows = x[far].flatten(1).to(self.x.dtype)  # a model in double precision may be shown others
-            guess[far] = torch.cdist(rows, self.x.flatten(1), NORMS[self.norm]).argmin(dim=1)
+            apart = torch.cdist(rows, self.x.flatten(1), NORMS[self.norm])
+            as_guessed = apart.gather(1, guess[far].unsqueeze(1)).squeeze(1) <= apart.amin(dim=1)  # of equal samples
+            guess[far] = torch.where(as_guessed, guess[far], apart.argmin(dim=1))
         self._last = guess
         return guess
 
