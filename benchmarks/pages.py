@@ -194,21 +194,24 @@ def listed(words: Sequence[str]) -> str:
 
 
 def claimed(claim: Claim, places: Sequence[Path]) -> list[tuple[str, str, Path | None]]:
-    """How the paper's claim stood up: on what it was run, the verdict in words, and the folder, a line a run."""
+    """How the paper's claim stood up: on what it was run, the verdict in words, and the folder, a line a run.
+
+    Of several runs on the same data, the one nearest to print comes first, and the leads are told of this one only.
+    """
     own = [load(name) for name in recipes.names() if fnmatch(name, claim.tables)]
     printed = {recipe.training["data"] for recipe in own if _prints(recipe)}
     lines: list[tuple[str, str, Path | None]] = []
-    for folder in places:
+    for folder in sorted(places, key=_distance):
         rows = [row for row in read(folder) if claim.holds(row)]
         if found := [o for o in orderings(rows) if claim.its(o.first) or claim.its(o.second)]:
             data = {row.recipe.training["data"] for row in rows if "data" not in row.changed}
-            printed -= data
             where = listed([DATA[name] for name in sorted(data)])
             told = f"{_sentence(found, 'were contradicted')} {_figures([row for row in rows if claim.its(row)])}"
-            lines.append((f"{where}; {about(rows)}", told, folder))
-            for name in claim.headlines:
+            lines.append((f"{where}; {_conditions(rows)}", told, folder))
+            for name in claim.headlines if data & printed else ():
                 if leads := _headline([ordering for ordering in found if ordering.figure == name], claim):
                     lines.append((f"`{name}` there", leads, None))
+            printed -= data
     if printed:
         lines.append((listed([DATA[name] for name in sorted(printed)]), "Not tested here: no row has been run.", None))
     for folder in places:
@@ -218,10 +221,19 @@ def claimed(claim: Claim, places: Sequence[Path]) -> list[tuple[str, str, Path |
             data = DATA[rows[0].recipe.training["data"]]
             others = listed(sorted({DATA[row.recipe.training["data"]] for row in likes}))
             words = f"Not comparable. On this data, {_sentence(found, 'came out the other way round')}"
-            epochs = "" if "epochs" in rows[0].changed else f"{rows[0].recipe.training['epochs']} epochs"
-            where = ", ".join(filter(None, [epochs, about(rows)]))
-            lines.append((f"{data}, asked for what is printed for {others}; {where}", words, folder))
+            lines.append((f"{data}, asked for what is printed for {others}; {_conditions(rows)}", words, folder))
     return lines
+
+
+def _distance(folder: Path) -> tuple[int, int]:
+    """How far a run is from print: in how many settings, then the fewer test samples."""
+    rows = read(folder)
+    return min(len(row.changed) for row in rows), -max(row.samples for row in rows)
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    epochs = "" if "epochs" in rows[0].changed else f"{rows[0].recipe.training['epochs']} epochs"
+    return ", ".join(filter(None, [epochs, about(rows)]))
 
 
 def _prints(recipe: recipes.Recipe) -> bool:
