@@ -241,15 +241,13 @@ def searched(
 
     def run(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         low = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        high, eps = (
-            torch.full_like(low, math.inf),
-            torch.full_like(low, FIRST[norm] if norm == "l0" else FIRST[norm] * width),
-        )
+        high = torch.full_like(low, math.inf)
+        eps = torch.full_like(low, FIRST[norm] if norm == "l0" else FIRST[norm] * width)
         most = width if norm == "linf" else math.inf
         best = x.clone()
         for _ in range(rounds):
-            values = eps.unique() if one_by_one else [eps]
-            groups = [eps == value for value in values]
+            going = high > 0  # nothing is nearer than x itself
+            groups = [going & (eps == value) for value in eps[going].unique()] if one_by_one else [going]
             made = x.clone()
             for rows in groups:
                 made[rows] = at(model, x[rows], y[rows], ids[rows], eps[rows].to(x.dtype)).detach().to(x)
