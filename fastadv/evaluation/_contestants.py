@@ -251,7 +251,7 @@ def _auto_attack() -> list[Peer]:
                 about = {"norm": {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm], "eps": float(eps[0]), "seed": 0}
                 attack = library.AutoAttack(model, **about, device=x.device)
                 attack.attacks_to_run = [name]
-                attack.apgd.n_restarts = 1
+                attack.apgd.n_restarts, attack.square.n_queries = 1, queries
                 made = attack.run_standard_evaluation(x, y, batch_size=len(x))
                 return made[0] if isinstance(made, tuple) else made
 
