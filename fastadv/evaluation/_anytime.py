@@ -30,9 +30,13 @@ def anytime(
     what `evaluate` gives, without its checks. The data are held in memory, and so are their adversarial samples.
 
     Args:
-        model, data, label, batch_size, seed: those of `evaluate`.
+        model: as `evaluate` takes it.
+        data: likewise.
         attack: an AutoAttack of any version.
         name: of the result in the evaluations.
+        label: what attacks move away from, ``true`` or ``pred``.
+        batch_size: largest number of samples at a time.
+        seed: of random numbers, for an attack without a seed of its own.
 
     Raises TypeError for another attack, and the errors of `evaluate`.
     """
