@@ -421,7 +421,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_gradient_op(Tensor logits, Tensor labels
   const Call call("loss_gradient", logits);
   const Loss which = choice<Loss>("loss_gradient", "loss", loss,
                                   {{"ce", Loss::ce}, {"margin", Loss::margin}, {"slm", Loss::slm}, {"dlr", Loss::dlr},
-                                   {"kl", Loss::kl}, {"spat", Loss::spat}});
+                                   {"pm", Loss::pm}, {"kl", Loss::kl}, {"spat", Loss::spat}});
   const int64_t least = which != Loss::dlr ? 2 : goal ? 4 : 3;
   STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= least, "loss_gradient: logits must be [samples, classes], with ",
                   least, " classes at least");

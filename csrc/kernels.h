@@ -26,7 +26,7 @@ struct PerSample {
 };
 
 enum class Norm { l1, l2, linf, rms, l0 };
-enum class Loss { ce, margin, slm, dlr, kl, spat };
+enum class Loss { ce, margin, slm, dlr, pm, kl, spat };
 enum class Law { uniform, sign, gaussian, l2, l1 };
 
 struct LinfStepArgs {

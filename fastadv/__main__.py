@@ -19,6 +19,7 @@ from .commands import (
     SPEED,
     TEST,
     TRAINING,
+    BenchTest,
     Comparison,
     Conduct,
     CorruptionTest,
@@ -46,6 +47,7 @@ from .commands import (
     measure_corruptions,
     report_runs,
     reproduce,
+    run_bench,
     said_aloud,
     train,
     transfer_between,
@@ -89,7 +91,7 @@ def parser() -> Parser:
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help=MODEL)
     conduct = Group(
-        "Evaluation", "out sweep steps transfer_from checks save_samples", "samples_as resume memory_format"
+        "Evaluation", "out sweep steps transfer_from checks anytime save_samples", "samples_as resume memory_format"
     )
     sub.arrange(
         [ATTACK, DATA, conduct, SETTINGS],
@@ -114,6 +116,17 @@ def parser() -> Parser:
     sub.arrange(
         [ATTACK, DATA, RUN, SETTINGS],
         ["fastadv transfer runs/pgd runs/trades --attacks pgd,square --out transfer"],
+    )
+
+    sub = add(commands, "attackbench", "Rank attacks, of other libraries too, by AttackBench's protocol.", BenchTest)
+    sub.add_argument("models", type=str, nargs="+", help=MODEL)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [Group("Benchmark", "norms attacks libraries queries limit", "at_once seed"), DATA, RUN, SETTINGS],
+        [
+            "fastadv attackbench runs/pgd --out bench",
+            "fastadv attackbench runs/pgd runs/trades --norms l2 --attacks ddn,cw --libraries adv-lib --out bench",
+        ],
     )
 
     sub = add(commands, "features", "Draw the outputs of layers for natural and adversarial samples.", Data, Diagnosis)
@@ -279,6 +292,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> int:
         return 0 if verify_samples(options.folder, options.model, options.device, options.at_once) else 1
     elif command == "transfer":
         transfer_between(options.models, _build(Data, options), _build(Testing, options), options.out)
+    elif command == "attackbench":
+        run_bench(options.models, _build(BenchTest, options), options.out)
     elif command == "features":
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "corruptions":

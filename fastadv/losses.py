@@ -52,6 +52,18 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return -lead(logits, y) / (best[:, 0] - best[:, 2] + 1e-12)
 
 
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The probability margin as ``log(1 + max_{j != y} p_j - p_y)``, [B] (Xie et al., 2024: PMA).
+
+    The logarithm orders points as the margin itself does, and still tells them apart where p_y is all but 1.
+    """
+    z = wide(logits)
+    others = z.scatter(1, y.unsqueeze(1), -torch.inf)
+    rival = others.gather(1, others.argmax(dim=1, keepdim=True))
+    ahead = torch.cat([others, rival], dim=1)  # the likeliest of them counts twice
+    return ahead.logsumexp(dim=1) - z.logsumexp(dim=1)
+
+
 def dlr_targeted(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
     """The DLR loss of an attack from `y` to `goal`, ``-(z_y - z_goal) / (z_1st - (z_3rd + z_4th) / 2 + 1e-12)``.
 
@@ -98,5 +110,11 @@ def wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "slm": soft_margin, "dlr": dlr}
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "margin": margin,
+    "slm": soft_margin,
+    "dlr": dlr,
+    "pm": probability_margin,
+}
 """The losses that compare logits with labels."""

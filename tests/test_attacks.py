@@ -1583,7 +1583,7 @@ def test_wrong_budgets(kind, options, message):
         (PGD, {"alpha": -0.1}, "alpha must be between"),
         (PGD, {"random_start": -1}, "random_start must be a share of eps"),
         (PGD, {"random_start": 1.5}, "random_start must be"),  # would start outside the ball
-        (PGD, {"loss": "mse"}, "loss must be one of ce, margin, slm, dlr, kl, spat, got 'mse'"),
+        (PGD, {"loss": "mse"}, "loss must be one of ce, margin, slm, dlr, pm, kl, spat, got 'mse'"),
         (PGD, {"norm": "l3"}, "norm must be one of linf, l2, l1, got 'l3'"),
         (PGD, {"eps": -1.0, "norm": "l2"}, "eps must be finite and at least 0, got -1"),
         (PGD, {"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),
@@ -1630,7 +1630,7 @@ def test_wrong_budgets(kind, options, message):
         (DRA, {"scale": 0.0}, "scale must be positive, got 0"),
         (DRA, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         (EPGD, {"bisect": "half"}, "bisect must be one of true, literal, got 'half'"),
-        (EPGD, {"loss": "kl"}, "loss must be one of ce, margin, slm, dlr, got 'kl'"),
+        (EPGD, {"loss": "kl"}, "loss must be one of ce, margin, slm, dlr, pm, got 'kl'"),
         (OneStepTargeted, {"towards": "cat"}, "towards must be one of most_confusing, least_likely, random, any"),
         (Noise, {"law": "normal"}, "law must be one of uniform, sign, gaussian, got 'normal'"),
         (DeepFool, {"steps": -1}, "steps must be a whole number of at least 0"),

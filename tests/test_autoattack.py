@@ -10,7 +10,8 @@ from test_attacks import SHAPE, assert_equal, away, corner, middle
 from torch import Tensor, nn
 from toys import Wavy, labels, linear, samples
 
-from fastadv.attacks import APGD, APGDT, FABT, FGSM, PGD, Attack, AutoAttack, MultiAttack, Noise, Square
+from fastadv import adapt
+from fastadv.attacks import APGD, APGDT, FABT, FGSM, PGD, Attack, AutoAttack, MultiAttack, Noise, Rows, Square
 from fastadv.attacks.apgd import checkpoints
 from fastadv.attacks.square import _bumps, _size, _window
 from fastadv.losses import cross_entropy, dlr
@@ -288,6 +289,107 @@ def test_the_versions_of_autoattack():
     assert list(AutoAttack(0.1, "custom", ("square", "fab")).attacks) == ["square", "fab"]
 
 
+def test_the_fast_version_takes_a_fifth_of_the_gradients():
+    """Counted by hand for robust samples of 5 and of 10 classes: of each attack one at the start and one a step."""
+    model, x = Wavy(48, 5), samples(24, *SHAPE)
+    y, eps = model(x).argmax(1), 0.012
+    standard = AutoAttack(eps, "custom", ("apgd-ce", "apgd-t", "fab-t")).run(model, x, y)
+    fast = AutoAttack(eps, "fast").run(model, x, y)
+    assert 5 < fast.success.sum() < 20
+    assert (fast.success >= standard.success).all()
+    targets = 4
+    assert fast.grads[~fast.success].unique().tolist() == [1 + 31 + (targets + 3 * 31) + (targets + targets * 21)]
+    assert standard.grads[~standard.success].unique().tolist() == [101 + targets * 101 + targets * 100]
+    wide = linear(48, 10)
+    y = wide(x).argmax(1)
+    robust = AutoAttack(1e-4, "fast").run(wide, x, y)
+    assert robust.grads[~robust.success].unique().tolist() == [332]
+    assert 5 * 332 <= 101 + 9 * 101 + 9 * 100
+    ten = AutoAttack(0.1, "fast").attacks
+    assert 5 * ten["square-1000"].queries == AutoAttack(0.1).attacks["square"].queries
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_nearest_boundaries_come_first(norm):
+    """Of a linear model the distances are known; its likeliest classes are far away, for their weights are small."""
+    model, x = linear(48, 6, torch.float64), samples(32, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        model[1].weight[:3] *= 0.1
+        model[1].bias.copy_(-model[1].weight.sum(1) / 2 + torch.tensor([3.0, 2.0, 1.0, 0.0, 0.0, 0.0]))
+    logits = model(x)
+    y = logits.argmax(1)
+    rows = Rows(model, x, y, torch.arange(32))
+    found = APGDT(0.1, candidates=5, norm=norm)._nearest(rows)
+    apart = model[1].weight - model[1].weight[y].unsqueeze(1)  # [B, K, features]
+    sizes = apart.abs().sum(2) if norm == "linf" else apart.norm(dim=2)
+    distances = ((logits.gather(1, y.unsqueeze(1)) - logits) / sizes).scatter(1, y.unsqueeze(1), torch.inf)
+    assert torch.equal(found, distances.argsort(dim=1)[:, :5])
+    assert not torch.equal(found, rows.ranked(logits))
+    assert rows.grads.tolist() == [5] * 32
+    few = APGDT(0.1, candidates=2, norm=norm)._nearest(rows)
+    assert torch.equal(few.sort(1).values, rows.ranked(logits)[:, :2].sort(1).values)
+
+
+class Boasting(nn.Module):
+    """Says that a sample is fooled wherever it is asked for gradients, and is right about it for every third."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(x)
+        return -logits if x.requires_grad else logits
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_fast_version_reports_what_is_verified(bf16):
+    model, x = linear(48, 5), samples(64, *SHAPE)
+    y = model(x).argmax(1)
+    for tried in (model, Boasting(model)):
+        found = AutoAttack(0.02, "fast", bf16=bf16).run(tried, x, y)
+        assert torch.equal(found.success, model(found.x_adv).argmax(1) != y)
+        assert torch.equal(found.x_adv[~found.success], x[~found.success])
+        assert (found.norm <= 0.02 + 1e-7).all()
+        assert 0 < found.success.sum() < 64
+
+
+def test_the_fast_version_does_not_depend_on_order_or_batch():
+    model, x = Wavy(48, 5), samples(10, *SHAPE)
+    y, ids, attack = model(x).argmax(1), torch.arange(10), AutoAttack(0.012, "fast", seed=3)
+    whole, order = attack.run(model, x, y, ids), torch.randperm(10)
+    turned = attack.run(model, x[order], y[order], ids[order])
+    assert torch.equal(turned.x_adv, whole.x_adv[order])
+    assert torch.equal(turned.grads, whole.grads[order])
+    parts = [attack.run(model, x[part], y[part], ids[part]) for part in (slice(0, 3), slice(3, 10))]
+    assert torch.equal(torch.cat([part.x_adv for part in parts]), whole.x_adv)
+
+
+def test_bf16_is_for_logits():
+    model = adapt(linear(48, 5), loss=lambda output, y: cross_entropy(output, y))
+    with pytest.raises(ValueError, match="bf16 is for models without a loss of their own"):
+        AutoAttack(0.1, "fast", bf16=True)(model, samples(4, *SHAPE), labels(4, 5))
+
+
+@pytest.mark.parametrize("how", [("custom", ("apgd-ce", "fab-t")), ("fast",)])
+def test_every_bound_of_anytime_is_a_whole_result(how):
+    model, x = Wavy(48, 5), samples(8, *SHAPE)
+    y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 5
+    attack = AutoAttack(0.012, *how, seed=1)
+    names, found = zip(*attack.anytime(model, x, y), strict=True)
+    assert names == ("clean", *attack.attacks)
+    assert found[0].success.tolist() == [True, *[False] * 7]
+    assert_equal(found[-1], attack.run(model, x, y))
+    for before, after in pairwise(found):
+        assert (after.success >= before.success).all()
+        assert (after.grads >= before.grads).all()
+    for each in found:
+        assert torch.equal(each.success, model(each.x_adv).argmax(1) != y)
+    easy = AutoAttack(0.4, *how, seed=1)
+    assert len(list(easy.anytime(model, x, y))) < len(easy.attacks) + 1  # nothing is left to attack
+
+
 def quick(eps: float | Tensor) -> AutoAttack:
     return AutoAttack(eps, "custom", ("apgd-ce", "apgd-t"))
 
@@ -381,17 +483,19 @@ def test_autoattack_repeats():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: APGD(loss="kl"), "APGD: loss must be one of ce, dlr, got 'kl'"),
+        (lambda: APGD(loss="kl"), "APGD: loss must be one of ce, dlr, pm, got 'kl'"),
         (lambda: APGD(rho=2), "APGD: rho must be between 0 and 1, got 2"),
         (lambda: APGD(eot=0), "APGD: eot must be a whole number of at least 1, got 0"),
         (lambda: APGD(norm="l0"), "APGD: norm must be one of linf, l2, l1, got 'l0'"),
         (lambda: APGDT(targets=0), "APGDT: targets must be a whole number of at least 1"),
+        (lambda: APGDT(candidates=-1), "APGDT: candidates must be a whole number of at least 0"),
         (lambda: Square(p=0), r"Square: p must be a share of the pixels, in \(0, 1\], got 0"),
         (lambda: Square(queries=-1), "Square: queries must be a whole number of at least 0"),
         (
-            lambda: AutoAttack(version="fast"),
-            "AutoAttack: version must be one of standard, plus, rand, custom, got 'fas",
+            lambda: AutoAttack(version="quick"),
+            "AutoAttack: version must be one of standard, plus, rand, fast, custom, got 'qui",
         ),
+        (lambda: AutoAttack(bf16=True), "AutoAttack: bf16 is for version fast, got standard"),
         (lambda: AutoAttack(version="custom"), "AutoAttack: attacks_to_run are for version custom, which needs some"),
         (lambda: AutoAttack(attacks_to_run=("square",)), "AutoAttack: attacks_to_run are for version custom"),
         (lambda: AutoAttack(0.1, "custom", ("pgd",)), "AutoAttack: attacks_to_run must be one of .*, got 'pgd'"),

@@ -89,7 +89,7 @@ def each(kind: type[Attack], norms: tuple[str, ...] = ("linf", "l2"), **options:
 
 
 def of_every_loss(kind: type[PGD]) -> list[Attack]:
-    losses = ("margin", "slm", "dlr", "kl", "spat", "ce")
+    losses = ("margin", "slm", "dlr", "pm", "kl", "spat", "ce")
     return [
         *each(kind, NORMS, **STEPS),
         *(kind(0.1, loss=loss, **STEPS) for loss in losses),
@@ -183,7 +183,7 @@ VARIANTS: dict[str, list[Attack]] = {
     "pgd": [
         *each(PGD, NORMS, **STEPS),
         *each(PGD, NORMS, restarts=2, **STEPS),
-        *(PGD(0.1, loss=loss, **STEPS) for loss in ("margin", "slm", "dlr", "kl", "spat")),
+        *(PGD(0.1, loss=loss, **STEPS) for loss in ("margin", "slm", "dlr", "pm", "kl", "spat")),
         PGD(0.1, loss="margin", random_start=0.0, targeted=True, **STEPS),
         PGD(0.1, loss="kl", random_start="gaussian-unclipped", **STEPS),
         PGD(0.1, random_start="gaussian", targeted=True, **STEPS),
@@ -203,7 +203,7 @@ CHOICES = {
     "bisect": ("true", "literal"),
     "convention": ("cleverhans", "original", "foolbox"),
     "law": ("uniform", "sign", "gaussian"),
-    "loss": ("ce", "margin", "slm", "dlr", "kl", "spat"),
+    "loss": ("ce", "margin", "slm", "dlr", "pm", "kl", "spat"),
     "mapping": MAPPINGS,
     "margin": ("loss", "probability"),
     "norm": NORMS,
@@ -391,7 +391,7 @@ FIXED = [
     OneStepTargeted(0.1),
     OneStepTargeted(0.1, towards="random"),
     *each(PGD, NORMS, **STEPS),
-    *(PGD(0.1, loss=loss, **STEPS) for loss in ("margin", "slm", "dlr", "kl", "spat")),
+    *(PGD(0.1, loss=loss, **STEPS) for loss in ("margin", "slm", "dlr", "pm", "kl", "spat")),
     PGD(0.1, loss="kl", random_start="gaussian-unclipped", **STEPS),
     ANPGD(0.1, longest=0.3, **FEW),
 ]

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fastadv import commands
 from fastadv.__main__ import main
 from fastadv.commands._plan import EvaluationPlan
 from fastadv.data import load
+from fastadv.evaluation import anytime
 from fastadv.models import LeNet5
 from fastadv.runs import Run
 
@@ -275,6 +277,33 @@ def test_a_sweep_of_budgets(place: Path, capsys) -> None:
         (["--resume", "true"], "resume needs --out"),
     ):
         assert evaluate("networks:linear", *flags) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_bound_that_is_told_and_stopped(place: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--attacks", "autoattack-fast", "--eps", "0.1", "--anytime", "true"]
+    assert evaluate("networks:linear", *flags, "--out", "whole") == 0
+    told = capsys.readouterr().out
+    assert "after clean: 0 gradients a sample" in told
+    assert "after step-pm: 0.2917 gradients a sample" in told  # one for each that was right
+    assert evaluate("networks:linear", *flags[:-2], "--checks", "0", "--out", "usual") == 0
+    assert rows("whole")[1]["accuracy"] == rows("usual")[1]["accuracy"]
+
+    def interrupted(*given: object, **how: object):
+        yield from itertools.islice(anytime(*given, **how), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastadv.commands._evaluate.anytime", interrupted)
+    assert evaluate("networks:linear", *flags, "--out", "stopped") == 0
+    assert "stopped: the figures are bounds by what was found so far" in capsys.readouterr().out
+    accuracies = [float(rows(folder)[1]["accuracy"]) for folder in ("whole", "stopped")]
+    assert accuracies[0] <= accuracies[1] < float(rows("stopped")[0]["accuracy"])
+    assert Path("stopped/evaluation.json").is_file()
+    for more, message in (
+        (["--attacks", "pgd"], "anytime is for autoattack or autoattack-fast alone, got --attacks pgd"),
+        (["--save-samples", "new"], "anytime goes without transfer_from, save_samples and resume"),
+    ):
+        assert evaluate("networks:linear", *flags, *more) == 2
         assert message in capsys.readouterr().err
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from toys import BatchNormNet, Wavy, labels, linear, partly_frozen, samples, traces
 
-from fastadv.attacks import DRA, FGSM, PGD, Attack, DeepFool, Noise
+from fastadv.attacks import DRA, FGSM, PGD, Attack, AutoAttack, DeepFool, Noise
 from fastadv.data import Dataset
 from fastadv.evaluation import (
     PROTOCOL,
     AACurve,
+    anytime,
     calibrated,
     evaluate,
     features,
@@ -462,6 +463,29 @@ def test_protocol_of_the_paper():
     assert expected == PROTOCOL
     model, given = data(n=8)
     assert evaluate(model, given).results.keys() == PROTOCOL.keys()
+
+
+@pytest.mark.parametrize("label", ["true", "pred"])
+def test_the_bound_falls_to_what_evaluate_finds(label):
+    model, x = Wavy(48, 5), samples(12, 3, 4, 4, low=-1)
+    data = Dataset(x, labels(12, 5), tuple("abcde"), (-1.0, 1.0))
+    attack = AutoAttack(0.012, "custom", ("step-pm", "apgd-ce", "fab-t"))
+    names, found = zip(*anytime(model, data, attack, label=label, batch_size=5), strict=True)
+    assert names[0] == "clean"
+    assert set(names[1:]) == {"step-pm", "apgd-ce", "fab-t"}
+    whole = evaluate(model, data, {"autoattack": attack}, label=label, checks=0).results["autoattack"]
+    last = found[-1].results["autoattack"]
+    for column in ("right", "sizes", "grads"):
+        assert torch.equal(getattr(last, column), getattr(whole, column))
+    assert last.attack == whole.attack
+    for before, after in pairwise(found):
+        assert torch.equal(before.natural.right, after.natural.right)
+        if label == "true":
+            assert (after.results["autoattack"].right <= before.results["autoattack"].right).all()
+    with pytest.raises(TypeError, match="anytime is for AutoAttack"):
+        next(anytime(model, data, PGD()))
+    with pytest.raises(ValueError, match="label must be 'true' or 'pred'"):
+        next(anytime(model, data, attack, label="other"))
 
 
 def test_swept_curve():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from toys import BatchNormNet, linear, samples
 
-from fastadv.attacks import FGSM, PGD, Attack, AutoAttack, DeepFool, Noise, Square
+from fastadv.attacks import APGD, FGSM, PGD, Attack, AutoAttack, DeepFool, Noise, Square
 from fastadv.data import Dataset
 from fastadv.evaluation import evaluate
 from fastadv.models import LeNet5
@@ -71,6 +71,30 @@ def test_gradients_that_are_zero(model: Callable[[Tensor], Tensor]) -> None:
     assert found(model, data(), {"pgd": PGD(EPS)}, checks=0) == []
     with pytest.raises(ValueError, match="checks must be a number of samples, or 0 for none, got -1"):
         evaluate(model, data(), checks=-1)
+
+
+class Narrow(nn.Module):
+    """The other class wins within a narrow ring around x, over which steps of half the budget jump forth and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        away = (x - 0.5).flatten(1).mean(1, keepdim=True)
+        other = 0.2 * EPS - (away - 0.45 * EPS).abs()
+        return torch.cat([torch.zeros_like(other), other], dim=1)
+
+
+def test_adversarial_points_on_the_way() -> None:
+    given = Dataset(torch.full((40, 3, 4, 4), 0.5), torch.zeros(40, dtype=torch.int64), ("a", "b"))
+
+    def silent(**attacks: Attack) -> list[str]:
+        whole = evaluate(Narrow(), given, attacks)
+        return [each.text for each in whole.findings if each.check.startswith("silent success of")]
+
+    jumping = PGD(EPS, EPS / 2, 20, random_start=0.0)
+    (text,) = silent(jumping=jumping)
+    assert text.startswith("for 40 of 40 samples the attack met an adversarial point")
+    assert silent(jumping=dataclasses.replace(jumping, steps=21)) == []  # it ends within the ring
+    assert silent(apgd=APGD(EPS)) == []  # it stops there
+    assert silent(small=dataclasses.replace(jumping, alpha=EPS / 20)) == []
 
 
 def test_findings_say_how_many() -> None:

@@ -25,6 +25,7 @@ struct LossGradient {
       case Loss::margin: return margin(row, z, label, sign);
       case Loss::slm: return soft_margin(row, z, label, sign);
       case Loss::dlr: return ratio(row, z, label, best, sign);
+      case Loss::pm: return probability_margin(row, z, label, best, sign);
       case Loss::kl: case Loss::spat: return divergence(row, z, best, sign);
     }
   }
@@ -96,6 +97,23 @@ struct LossGradient {
                                  Indices{});
     write(row, sign * (log(total) + (top - value(row, z, label))), [=](int64_t k, double v) {
       return sign * (k == label ? -1.0 : exp(v - top) / total);
+    });
+  }
+
+  // log(1 + p_r - p_y) of the likeliest other class r. All in terms of exp(z - z_r), so that nothing underflows.
+  template <class Row>
+  FASTADV_FN void probability_margin(const Row& row, const T* z, int64_t label, int64_t best, double sign) const {
+    const int64_t rival = highest(row, z, [=](int64_t k) { return k == label; });
+    const double level = value(row, z, rival), top = value(row, z, best);
+    const Two sums = row.sum2([=](C v, int64_t k) {  // of the others beside the rival, of the others beside the best
+      const double e = static_cast<double>(v);
+      return k == label ? Two{0.0, 0.0} : Two{exp(e - level), exp(e - top)};
+    }, z, Indices{});
+    const double ahead = 1 + sums.a, total = exp(value(row, z, label) - top) + sums.b;
+    const double log_total = label == best ? log1p(sums.b) : log(total);
+    write(row, sign * ((level - top) + log(ahead) - log_total), [=](int64_t k, double v) {
+      const double p = exp(v - top) / total;
+      return sign * (k == label ? -p : (exp(v - level) + (k == rival ? 1.0 : 0.0)) / ahead - p);
     });
   }
 

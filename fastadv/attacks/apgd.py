@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import STARTS, STEPS, Rows, ascend, predicted
+from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
 from ._attack import Attack, Budget, check_budget, check_choice, check_count
 from ._state import State
 
@@ -196,7 +196,7 @@ class APGD(_AutoPGD):
         restarts: how many random starts, uniform in the ball, are tried.
         rho: the share of steps that has to raise the loss; not in L1.
         eot: how many gradients are summed for a step, for models that are random.
-        loss: what is maximised, ``ce`` or ``dlr``.
+        loss: what is maximised, ``ce``, ``dlr`` or ``pm`` (PMA's probability margin).
         norm: ``linf``, ``l2`` or ``l1``.
     """
 
@@ -204,7 +204,7 @@ class APGD(_AutoPGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "loss", self.loss, ("ce", "dlr"))
+        check_choice(self, "loss", self.loss, ("ce", "dlr", "pm"))
 
     def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
         return live.loss_gradient(logits, self.loss)
@@ -222,13 +222,17 @@ class APGDT(_AutoPGD):
 
     Args:
         targets: how many classes are tried, in the order of their logits at x.
+        candidates: of so many classes, the likeliest, those come first whose linearised boundaries are nearest, at one
+            gradient each (MALT: Melamed et al., 2024); 0 keeps the order of the logits.
     """
 
     targets: int = 9
+    candidates: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "targets", self.targets, 1)
+        check_count(self, "candidates", self.candidates, 0)
 
     def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
         if logits.shape[1] >= 4:
@@ -237,7 +241,16 @@ class APGDT(_AutoPGD):
         return slope, losses, reached if logits.shape[1] == 2 else live.fooled(predicted(logits))
 
     def _runs(self, rows: Rows) -> Iterator[Tensor | None]:
-        ranked = rows.ranked(rows.scores())
+        ranked = self._nearest(rows) if self.candidates else rows.ranked(rows.scores())
         count = min(self.targets, ranked.shape[1])
         for run in range(self.restarts * count):
             yield ranked[:, run % count]
+
+    def _nearest(self, rows: Rows) -> Tensor:
+        """The `candidates`, nearest first by the distance to the linearised boundary from x, [B, candidates]."""
+        x, logits = rows.differentiable(rows.x, again=True)
+        rivals = rows.ranked(logits)[:, : self.candidates]
+        leads, grads = rows.class_gradients(x, logits, rivals)
+        sizes = ops.row_norms(grads.flatten(0, 1), DUALS[self.norm]).view_as(leads)
+        distances = (leads.abs() / sizes)[:, 1:].nan_to_num(torch.inf)
+        return rivals.gather(1, distances.argsort(dim=1, stable=True))

@@ -27,8 +27,8 @@ class PGD(Attack):
             for x with normal noise of standard deviation 0.001 of the inputs' range; ``gaussian-unclipped`` for the
             same with no regard to the bounds, to which the first step leads back, as in TRADES.
         loss: what is maximised, ``ce`` (cross-entropy), ``margin`` (Carlini and Wagner's), ``slm`` (MMA's soft margin),
-            ``dlr``, ``kl`` (the divergence from the prediction at x, TRADES' loss) or ``spat`` (SPAT's, of the same
-            two).
+            ``dlr``, ``pm`` (PMA's probability margin), ``kl`` (the divergence from the prediction at x, TRADES' loss)
+            or ``spat`` (SPAT's, of the same two).
         kl_weight: the weight of the divergence in ``spat``.
         kappa: the confidence beyond which ``margin`` asks for no more.
         restarts: how many random starts are tried.

@@ -1,5 +1,6 @@
 """What the commands do: settings from flags, run folders, progress, tables. ``__main__`` is the parser in front."""
 
+from ._attackbench import BenchTest, run_bench
 from ._compare import Comparison, compare
 from ._corruptions import CorruptionTest, measure_corruptions
 from ._evaluate import Conduct, evaluate_model
@@ -27,6 +28,7 @@ __all__ = [
     "SPEED",
     "TEST",
     "TRAINING",
+    "BenchTest",
     "Comparison",
     "Conduct",
     "CorruptionTest",
@@ -55,6 +57,7 @@ __all__ = [
     "number",
     "report_runs",
     "reproduce",
+    "run_bench",
     "said_aloud",
     "train",
     "transfer_between",

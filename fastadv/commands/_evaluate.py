@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from .. import report
 from .._processes import rank, shared
-from ..attacks import Attack
+from ..attacks import Attack, AutoAttack
 from ..attacks._tuned import check_format
 from ..data import Dataset
-from ..evaluation import SampleFolder, SavedSamples, evaluate, open_saved, swept_curve
+from ..evaluation import Evaluation, SampleFolder, SavedSamples, anytime, evaluate, open_saved, swept_curve
 from ..info import environment
 from ..runs import Run
 from ._batches import Batches, fingerprint
@@ -40,6 +42,8 @@ class Conduct:
         memory_format: layout of images: contiguous, channels_last, preserve or auto. It changes speed and rounding
             only. ``preserve`` leaves them as the data set has them, which is channels_last on CPUs.
             ``auto`` times both where that takes at most 2 % of the evaluation, and is ``preserve`` otherwise.
+        anytime: print the bound of AutoAttack as it falls, attack by attack. Ctrl-C stops it and keeps what is known by
+            then. It takes --attacks autoattack or autoattack-fast, and no other.
         save_samples: new folder for the clean and the adversarial samples, which fastadv verify checks.
         samples_as: files of saved samples: npz, safetensors or png. PNG has 8 bits; its samples are measured again
             after rounding.
@@ -54,6 +58,7 @@ class Conduct:
     steps: str = ""
     checks: int = 64
     memory_format: str = "auto"
+    anytime: bool = False
     save_samples: str | None = None
     samples_as: Literal["npz", "safetensors", "png"] = "npz"
     out: str | None = None
@@ -65,6 +70,8 @@ class Conduct:
         if self.checks < 0:
             raise ValueError(f"checks must be a number of samples, or 0 for none, got {self.checks}")
         check_format(self.memory_format)
+        if self.anytime and (self.transfer_from or self.save_samples or self.resume):
+            raise ValueError("anytime goes without transfer_from, save_samples and resume: leave them out")
         self.budgets()
         self.numbers()
 
@@ -106,6 +113,8 @@ def plan_sweeps(options: Conduct, plan: EvaluationPlan) -> Sweeps:
         raise ValueError(
             f"steps {options.steps}: none of {plan.testing.attacks} has a budget and steps; add one, such as pgd"
         )
+    if options.anytime and [type(attack) for attack in plan.attacks.values()] != [AutoAttack]:
+        raise ValueError(f"anytime is for autoattack or autoattack-fast alone, got --attacks {plan.testing.attacks}")
     for attack in swept.values():
         for eps in budgets:
             attack.at(eps)
@@ -141,7 +150,7 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
         "kept": kept,
         "save": samples,
     }
-    found = plan.measure(model, name, source=other, **how)
+    found = falling(plan, model) if options.anytime else plan.measure(model, name, source=other, **how)
     if rank():
         return
     if samples:
@@ -161,6 +170,25 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
     if sweeps.by_steps:
         at = {n: evaluate(model, test, attacks, checks=0, **how) for n, attacks in sweeps.by_steps.items()}
         draw_sweep(report.steps_rows(at), "steps", "the steps", folder)
+
+
+def falling(plan: EvaluationPlan, model: nn.Module) -> Evaluation:
+    """The evaluation of `model` by the one attack of `plan`, whose bound is told as it falls, until Ctrl-C."""
+    ((name, attack),) = plan.attacks.items()
+    how = {"name": name, "label": plan.testing.label, "batch_size": plan.batch_size}
+    found, told = None, None
+    try:
+        for stage, found in anytime(model, plan.test, attack, **how):
+            result = found.results[name]
+            if told != (stage, result.accuracy):
+                told = stage, result.accuracy
+                cost = f"{float(result.grads.double().mean()):.4g} gradients a sample, {result.seconds:.0f} s"
+                say(f"at most {result.accuracy:.2%} after {stage}: {cost}")
+    except KeyboardInterrupt:
+        if found is None:
+            raise
+        say("stopped: the figures are bounds by what was found so far", "yellow")
+    return found
 
 
 def rounding_in_words(saved: SavedSamples) -> Iterator[str]:

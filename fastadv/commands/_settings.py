@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from .. import models
-from ..attacks import ATTACKS, Attack, MultiAttack
+from ..attacks import ATTACKS, Attack, AutoAttack, MultiAttack
 from ..data import AUGMENTATIONS, Dataset, Framing, Placed, Samples, Stream, open_samples
 from ..evaluation import PROTOCOL
 from ..memory import give_freed_memory_back
@@ -171,7 +171,8 @@ class Testing:
 
     Args:
         attacks: attacks, such as pgd,square. deepfool, fgsm, noise and pgd (20 steps of eps/10 from a start
-            within eps/2) are those of the Blind AT paper; autoattack, square and all others have their usual settings.
+            within eps/2) are those of the Blind AT paper; autoattack, autoattack-fast, square and all others have their
+            usual settings.
         eps: budget of the attacks, such as 8/255. It is a share of the data's range. By default it is the one of
             training, or the data set's usual one where the network was trained at none (see `fastadv.data.usual_eps`).
         theta: average adversarial accuracy is over budgets up to this one. Budgets are RMS norms, as shares of the
@@ -201,6 +202,7 @@ class Testing:
     def chosen(self) -> dict[str, Attack]:
         """The attacks by name, at budgets of their own."""
         known = {name: kind() for name, kind in ATTACKS.items() if kind is not MultiAttack} | PROTOCOL
+        known["autoattack-fast"] = AutoAttack(version="fast")
         names = listed(self.attacks)
         for name in names:
             if name not in known:

@@ -197,7 +197,7 @@ class AutoAttack:
 
     def set_version(self, version: str = "standard") -> None:
         """The attacks and options of ``standard``, ``plus`` or ``rand``; ``custom`` leaves them as they are."""
-        known = (*ours.AutoAttack.VERSIONS, "custom")
+        known = (*(name for name in ours.AutoAttack.VERSIONS if name != "fast"), "custom")  # which is fastadv's own
         if version not in known:
             raise ValueError(f"AutoAttack: version must be one of {', '.join(known)}, got {version!r}")
         self.version = version

@@ -19,7 +19,25 @@ from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, classify
 from ..attacks._tuned import FORMATS, check_format, chosen_format, laid_out
 from ..data import AnyData, Batch, Samples
 from ..models.adapted import expected
+from ._anytime import anytime
+from ._attackbench import (
+    NORMS,
+    Asking,
+    Bench,
+    Failure,
+    Found,
+    Queries,
+    Standing,
+    area,
+    ask,
+    optimality,
+    pointwise_best,
+    robust_accuracy,
+    searched,
+    standings,
+)
 from ._common import Portions, beside, check_label, fitted, measuring
+from ._contestants import LIBRARIES, Contestants, contestants
 from ._corruptions import CorruptionAccuracy, corruption_accuracy
 from ._curve import AACurve, radial_curve
 from ._features import (
@@ -41,25 +59,38 @@ from ._saved import Claims, SampleFolder, SavedSamples, open_saved, verify
 from ._transfer import TransferRow, transfer
 
 __all__ = [
+    "LIBRARIES",
+    "NORMS",
     "PROTOCOL",
     "AACurve",
+    "Asking",
+    "Bench",
     "Claims",
+    "Contestants",
     "CorruptionAccuracy",
     "Evaluation",
+    "Failure",
     "Features",
     "Finding",
+    "Found",
     "GradientNorms",
     "Landing",
     "LandingRow",
     "MixingRow",
     "Outcome",
+    "Queries",
     "Result",
     "SampleFolder",
     "SavedSamples",
+    "Standing",
     "TransferRow",
     "WeightNorm",
+    "anytime",
+    "area",
+    "ask",
     "calibrated",
     "check_mixable",
+    "contestants",
     "corruption_accuracy",
     "evaluate",
     "features",
@@ -70,9 +101,14 @@ __all__ = [
     "layer_outputs",
     "mixing",
     "open_saved",
+    "optimality",
+    "pointwise_best",
     "project",
     "radial_curve",
     "reducer",
+    "robust_accuracy",
+    "searched",
+    "standings",
     "swept_curve",
     "transfer",
     "verify",

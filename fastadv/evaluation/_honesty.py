@@ -2,6 +2,7 @@
 
 The signs of gradient masking are those of Athalye et al. (2018, *Obfuscated Gradients*, section 3.1); Square lowering
 AutoAttack's figure, zero gradients, random outputs and probabilities instead of logits are flags of AutoAttack, too.
+Silent success is an indicator of attack failure (Pintor et al., 2022).
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ from ..attacks import (
 from ..data import AnyData, Batch, Dataset, Samples, samples_of
 from ..losses import Loss, cross_entropy, lead
 from ..models.adapted import expected, own_loss
+from ._attackbench import NORMS, Queries
 from ._common import fitted
 from ._results import Finding, Outcome, Result
 
@@ -137,6 +139,7 @@ def checked(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of gradients not finite: the evaluation has said so
             found += _masking(model, few, places, ids, natural, results, transferred)
+            found += () if transferred else _silent(model, few, places, ids, natural, results)
             found += () if transferred else _square(model, seen, natural, results, samples)
     return tuple(found)
 
@@ -363,6 +366,28 @@ def _masking(
             f"PGD with the whole range for a budget leaves {left} of {int(right.sum())} samples right and should leave "
             "almost none: what stops it is not robustness. Take more steps and other losses, and look at the gradients",
         )
+
+
+def _silent(
+    model: Model, few: Dataset, places: Tensor, ids: Tensor, natural: Outcome, results: Mapping[str, Result]
+) -> Iterator[Finding]:
+    """Attacks that meet adversarial points within the budget on their way, and return others that are not."""
+    for name, result in results.items():
+        attack = result.attack
+        given = isinstance(getattr(attack, "eps", None), float | int) and attack.norm in NORMS and attack.ball
+        if own_loss(model) or not (given and isinstance(attack, KINDS["many"])):
+            continue
+        queries = Queries(model, few.x, few.y, attack.norm, 2**62, few.bounds)
+        returned = attack.outcome(queries, few.x, few.y, ids).success
+        met, right = (queries.best <= attack.eps * (1 + 1e-5)).cpu(), natural.right[places]
+        lost, tried = int((right & met & ~returned.cpu()).sum()), int(right.sum())
+        if lost >= max(2, FEW * tried):
+            yield Finding(
+                f"silent success of {name}",
+                f"for {lost} of {tried} samples the attack met an adversarial point within its budget and returned "
+                "another, which is not: its steps jump over the boundary. Take apgd or autoattack, which keep the "
+                "first that they meet, or smaller steps",
+            )
 
 
 def _gain(weak: Tensor, strong: Tensor) -> int:

@@ -7,7 +7,7 @@ from ._op import Op, op
 from ._reference import column, compute
 from .predictions import predictions
 
-KINDS = ("ce", "margin", "slm", "dlr", "kl", "spat")
+KINDS = ("ce", "margin", "slm", "dlr", "pm", "kl", "spat")
 
 
 def _check(op: Op, given: dict) -> None:
@@ -56,10 +56,11 @@ def loss_gradient(
     """What an attack maximises at `logits` [B, K], its gradient with respect to them, and who is fooled.
 
     The losses are those of `fastadv.losses`, a sample: ``ce``, with the labels smoothed by `smoothing`; ``margin`` with
-    `kappa`; ``slm`` (soft margin); ``dlr``, towards a class `goal` [B] where that is given (targeted DLR); ``kl`` and
-    ``spat``, with `kl_weight`, against the logits `natural` [B, K]. `sign` is 1 to leave the label, or -1 to reach it:
-    the loss is then the negative of these, and for ``margin`` it is ``-max(max_{j != y} z_j - z_y + kappa, 0)``. With
-    an infinite `kappa`, the margin is the lead itself, ``max_{j != y} z_j - z_y`` or its negative.
+    `kappa`; ``slm`` (soft margin); ``dlr``, towards a class `goal` [B] where that is given (targeted DLR); ``pm``
+    (probability margin); ``kl`` and ``spat``, with `kl_weight`, against the logits `natural` [B, K]. `sign` is 1 to
+    leave the label, or -1 to reach it: the loss is then the negative of these, and for ``margin`` it is
+    ``-max(max_{j != y} z_j - z_y + kappa, 0)``. With an infinite `kappa`, the margin is the lead itself,
+    ``max_{j != y} z_j - z_y`` or its negative.
 
     The gradient is the closed form in double precision, rounded once: where a class is all but certain it is small and
     not 0. A sample with a NaN logit or a label that is no class has NaN for gradient and loss, and its
@@ -81,6 +82,8 @@ def loss_gradient(
         value, slope = _soft_margin(z, own)
     elif loss == "dlr":
         value, slope = _ratio(z, y, own, goal)
+    elif loss == "pm":
+        value, slope = _probability_margin(z, y, own)
     else:
         value, slope = _divergence(z, natural.double(), kl_weight, squared=loss == "spat")
     if loss != "margin":
@@ -142,6 +145,19 @@ def _ratio(z: Tensor, y: Tensor, own: Tensor, goal: Tensor | None) -> tuple[Tens
     ahead = (classes == rival).double() - own.double()
     apart = (classes == best).double() - 0.5 * (classes == third).double() - 0.5 * (classes == fourth).double()
     return value, (ahead - value * apart) / span
+
+
+def _probability_margin(z: Tensor, y: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    others = z.masked_fill(own, -torch.inf)
+    level, rival = others.amax(dim=1, keepdim=True), others.argmax(dim=1, keepdim=True)
+    top = z.amax(dim=1, keepdim=True)
+    e, rest = (others - level).exp(), (others - top).exp().sum(dim=1, keepdim=True)
+    ahead, label = 1 + e.sum(dim=1, keepdim=True), z.gather(1, y)
+    total = (label - top).exp() + rest
+    log_total = torch.where(z.argmax(dim=1, keepdim=True) == y, rest.log1p(), total.log())
+    p = (z - top).exp() / total
+    e = e + (torch.arange(z.shape[1], device=z.device) == rival)
+    return (level - top) + ahead.log() - log_total, torch.where(own, -p, e / ahead - p)
 
 
 def _divergence(z: Tensor, natural: Tensor, kl_weight: float, squared: bool) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Both write a whole file or nothing, and raise OSError where they cannot. Functio
 of perturbations are RMS norms, as shares of the inputs' range.
 """
 
+from ._attackbench import NORM_NAMES, bench_page, write_bench
 from ._bootstrap import paired_bootstrap
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
 from ._evaluation import write_evaluation, write_samples
@@ -34,12 +35,14 @@ from ._table import Entry, attack_rows, attacks_table, findings, outcomes, rows,
 from ._transfer import plot_transfer
 
 __all__ = [
+    "NORM_NAMES",
     "Entry",
     "RunFolder",
     "StepsRow",
     "SweepRow",
     "attack_rows",
     "attacks_table",
+    "bench_page",
     "corruptions_table",
     "figure_text",
     "figures_csv",
@@ -73,6 +76,7 @@ __all__ = [
     "steps_rows",
     "sweep_rows",
     "table",
+    "write_bench",
     "write_confusion",
     "write_corruptions",
     "write_evaluation",

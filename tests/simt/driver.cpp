@@ -346,14 +346,14 @@ void hyperplane() {
 }
 
 void losses() {
-  const char* const names[] = {"ce", "margin", "slm", "dlr", "kl", "spat", "dlr/goal"};
-  for (int which = 0; which < 7; ++which)
+  const char* const names[] = {"ce", "margin", "slm", "dlr", "pm", "kl", "spat", "dlr/goal"};
+  for (int which = 0; which < 8; ++which)
     each("loss_gradient", names[which], kLogits, [=](auto& m, const Launch& launch) {
-      const Loss loss = which == 6 ? Loss::dlr : static_cast<Loss>(which);
+      const Loss loss = which == 7 ? Loss::dlr : static_cast<Loss>(which);
       using T = std::remove_pointer_t<decltype(m.samples(0, 1))>;
       using C = typename std::remove_reference_t<decltype(m)>::C;
       return loss_gradient(launch, {loss == Loss::margin ? m.broken() : m.samples(-4, 4), m.integers(launch.cols),
-                                    m.column({1, -1}), m.samples(-4, 4), which == 6 ? m.integers(launch.cols + 1) : nullptr,
+                                    m.column({1, -1}), m.samples(-4, 4), which == 7 ? m.integers(launch.cols + 1) : nullptr,
                                     loss, 0.5, 2, 0.1, m.template unset<T>(launch.cols), m.template unset<C>(1),
                                     m.template unset<bool>(1), m.flags()});
     });
