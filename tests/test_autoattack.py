@@ -325,6 +325,7 @@ def test_the_nearest_boundaries_come_first(norm):
     distances = ((logits.gather(1, y.unsqueeze(1)) - logits) / sizes).scatter(1, y.unsqueeze(1), torch.inf)
     assert torch.equal(found, distances.argsort(dim=1)[:, :5])
     assert not torch.equal(found, rows.ranked(logits))
+    rows.settle()
     assert rows.grads.tolist() == [5] * 32
     few = APGDT(0.1, candidates=2, norm=norm)._nearest(rows)
     assert torch.equal(few.sort(1).values, rows.ranked(logits)[:, :2].sort(1).values)
