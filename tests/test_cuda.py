@@ -114,7 +114,12 @@ VARIANTS: dict[str, list[Attack]] = {
     "ddn": [DDN(**FEW), DDN(**FEW, targeted=True)],
     "deepfool": [
         DeepFool(steps=5, norm=norm, convention=convention, candidates=candidates)
-        for norm, convention, candidates in (("l2", "cleverhans", 10), ("linf", "original", 3), ("l2", "original", 2))
+        for norm, convention, candidates in (
+            ("l2", "cleverhans", 10),
+            ("linf", "original", 3),
+            ("l2", "original", 2),
+            ("l2", "foolbox", 3),
+        )
     ],
     "difgsm": [DIFGSM(0.1, resize=r, decay=d, random_start=1 - d, **STEPS) for r, d in ((0.5, 0.0), (0.7, 1.0))]
     + [DIFGSM(0.1, targeted=True, **STEPS)],
@@ -184,7 +189,7 @@ VARIANTS: dict[str, list[Attack]] = {
 CHOICES = {
     "base": ("random", "best"),
     "bisect": ("true", "literal"),
-    "convention": ("cleverhans", "original"),
+    "convention": ("cleverhans", "original", "foolbox"),
     "law": ("uniform", "sign", "gaussian"),
     "loss": ("ce", "margin", "slm", "dlr", "kl", "spat"),
     "mapping": MAPPINGS,
