@@ -698,7 +698,8 @@ def test_commands(data: str, tmp_path: Path, device: torch.device) -> None:
     assert main(["transfer", *models, *where, "--attacks", "pgd", "--out", str(tmp_path / "transferred")]) == 0
     assert main(["features", str(run), *where, "--reduction", "pca", "--out", str(tmp_path / "features")]) == 0
     assert main(["landing", str(run), *where, "--out", str(tmp_path / "landing")]) == 0
-    assert main(["patch", str(run), *where, "--epochs", "1", "--out", str(tmp_path / "patch")]) == 0
+    for command in ("patch", "universal"):
+        assert main([command, str(run), *where, "--epochs", "1", "--out", str(tmp_path / command)]) == 0
     few = ["--corruptions", "gaussian_noise,fog", "--severities", "1,5"]
     assert main(["corruptions", str(run), *where, *few, "--out", str(tmp_path / "corruptions")]) == 0
 
