@@ -395,9 +395,29 @@ def test_masks(name, options, mask):
         assert sizes.max() <= options["eps"] * (1 + 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (art.BoundaryAttack(MODEL, 7, True, max_iter=4, sample_size=5), attacks.Boundary(20, least=0.0)),
+        (art.HopSkipJump(MODEL, 7, True, max_iter=2, init_eval=10), attacks.HopSkipJump(2, 10)),
+    ],
+)
+def test_starts_of_attacks_on_decisions(theirs, ours, monkeypatch):
+    starts = X.roll(1, 0)
+    goal = MODEL(starts).argmax(1)
+    assert (goal != MODEL(X).argmax(1)).sum() > 8
+    monkeypatch.setattr(theirs, "seed", 0)
+    adaptation = {"adaptation": 1 / 0.667} if isinstance(ours, attacks.Boundary) else {}
+    ours = dataclasses.replace(ours, starts=starts, targeted=True, seed=0, **adaptation)
+    found = torch.from_numpy(theirs.generate(X.numpy(), goal.numpy(), x_adv_init=starts.numpy()))
+    assert torch.equal(found, ours(MODEL, X, goal))
+    assert (MODEL(found).argmax(1) == goal).all()
+
+
 def test_where_art_would_begin_means_nothing():
     attack = art.BasicIterativeMethod(MODEL, 0.1, 0.02, 5)
-    assert np.array_equal(attack.generate(X.numpy(), x_init=1 - X.numpy()), attack.generate(X.numpy()))
+    other = {"x_init": 1 - X.numpy(), "x_adv_init": 1 - X.numpy()}
+    assert np.array_equal(attack.generate(X.numpy(), **other), attack.generate(X.numpy()))
     lists = attack.generate(X.tolist(), np.eye(5)[Y].tolist())
     assert np.array_equal(lists, attack.generate(X.numpy(), Y.numpy()))
 

@@ -100,12 +100,13 @@ class Attack(ABC):
         y: np.ndarray | None = None,
         *,
         mask: np.ndarray | None = None,
+        x_adv_init: np.ndarray | None = None,
         x_init: np.ndarray | None = None,
     ) -> np.ndarray:
         """The adversarial `x` [N, ...]: away from `y` or the model's predictions, or towards `y` if targeted.
 
-        `mask` broadcasts against `x`; features where it is 0 stay what they are, bit by bit. `x_init` means nothing, as
-        in ART.
+        `mask` broadcasts against `x`; features where it is 0 stay what they are, bit by bit. `x_adv_init` [N, ...] is
+        where attacks on decisions start. To others it means nothing, nor does `x_init` to any, as in ART.
         """
         model, given = _seen(self.estimator)
         inputs = torch.from_numpy(np.asarray(x, dtype=np.float32))
@@ -117,12 +118,16 @@ class Attack(ABC):
         eps = getattr(self, "eps", None)
         each = _laid("eps", eps, inputs) if isinstance(eps, np.ndarray) else None
         alike = each is None or bool((each == each[:1]).all())
+        starts = None if x_adv_init is None else torch.from_numpy(np.asarray(x_adv_init, dtype=np.float32))
         seed = seeded(self._in_numbers(1.0).build(bounds=(-math.inf, math.inf), seed=self.seed)).seed
         found = [inputs[:0]]
         for ids in torch.arange(len(inputs)).split(self.batch_size if alike else 1) if len(inputs) else ():
             numbers = self._in_numbers(1.0 if each is None else each[ids].max().item())
             may, own = (None if part is None else part[ids].to(device) for part in (free, each))
-            attack = _held(numbers.build(bounds=box, seed=seed), may, own)
+            attack = numbers.build(bounds=box, seed=seed)
+            if starts is not None and hasattr(attack, "starts"):
+                attack = replace(attack, starts=starts[ids])
+            attack = _held(attack, may, own)
             part = inputs[ids].to(device), None if goal is None else goal[ids].to(device), ids.to(device)
             found.append(numbers.attacked(attack, model, *part).cpu())
         return torch.cat(found).numpy()
