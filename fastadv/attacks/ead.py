@@ -34,6 +34,8 @@ class EAD(CW):
 
     Args:
         lr: the first step's size: the share of a gradient that is subtracted.
+        abort_early: a sample leaves a const once its own loss is no lower than a tenth and two tenths of the steps
+            before.
         beta: the weight of the L1 norm, as a share of the inputs' range.
         decision: which successful point is the best: of smallest ``l1`` norm, or ``en``, of smallest
             ``|delta|_2^2 + beta |delta|_1``.
@@ -44,6 +46,7 @@ class EAD(CW):
 
     norm: ClassVar[str] = "l1"
     state: ClassVar[type[Weighed]] = _Ahead
+    looks: ClassVar[int] = 2  # FISTA may rise in between
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +56,7 @@ class EAD(CW):
 
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
         state: _Ahead = rows.state
-        state.found, state.loss = torch.zeros_like(active), torch.full_like(rate, torch.inf)
+        state.found, state.loss = torch.zeros_like(active), self.unseen(rate)
         state.ahead = rows.x_adv.to(rate.dtype, copy=True)
         ascend(self, rows, self.steps, self._step, active)
 
@@ -66,7 +69,7 @@ class EAD(CW):
         downhill = (ops.as_rows(own.const, grad) * clean.nan_to_num(0, 0, 0)).sub_(delta, alpha=2)
         shrunk = softshrink(delta.add_(downhill, alpha=rate), self.beta * self.unit)
         live.x_adv = torch.empty_like(live.x).copy_(shrunk.add_(origin).clamp_(*self.bounds))
-        own.ahead = torch.add(live.x_adv, (live.x_adv - before).to(delta.dtype), alpha=number / (number + 3))
+        own.ahead = torch.add(live.x_adv, (live.x_adv - before).to(delta.dtype), alpha=(number - 1) / (number + 2))
         _, losses, fooled = live.loss_gradient(live.scores(), "margin", kappa=self.kappa)
         losses = self._won(live, losses, fooled)
         return self._falls(live, number, lambda: self._elastic(live) - own.const * losses)
