@@ -115,7 +115,7 @@ BLIND = Noise | SPSA | Square | Boundary | HopSkipJump | OnePixel | Pixle
 """They use no gradients."""
 SPARSE = JSMA | OnePixel | Pixle
 OF_IMAGES = DIFGSM | OnePixel | Pixle
-INWARDS = ANPGD | EPGD | Boundary | HopSkipJump
+INWARDS = ANPGD | EPGD | Boundary | HopSkipJump | PDPGD
 """They come back from where they were."""
 budgeted = pytest.mark.parametrize("attack", [pytest.param(CASES[name], id=name) for name in BUDGETED])
 

@@ -13,8 +13,8 @@ struct L0AdamStep {
   template <class Row>
   FASTADV_FN void operator()(const Row& row) const {
     if (a.active && !a.active[row.index]) return;
-    const auto grad = row.ahead(static_cast<const T*>(a.grad)), v = row.ahead(static_cast<const T*>(a.x_adv)),
-               x = row.ahead(static_cast<const T*>(a.x));
+    const auto grad = row.ahead(static_cast<const T*>(a.grad));
+    const T *v = static_cast<const T*>(a.x_adv), *x = static_cast<const T*>(a.x);
     if (row.count([](C g) { return !is_finite(g); }, grad) > 0) row.flag(a.nonfinite);
     const C unit = static_cast<C>(a.unit), sigma = static_cast<C>(a.sigma), each = static_cast<C>(a.each);
     const auto down = row.template hold<0>([=](C g, C here, C origin) {

@@ -42,20 +42,19 @@ struct SparseL1Step {
   template <class Row>
   FASTADV_FN void operator()(const Row& row) const {
     if ((a.active && !a.active[row.index]) || row.cols == 0) return;
-    const auto all = row.ahead(static_cast<const T*>(a.grad)), v = row.ahead(static_cast<const T*>(a.x_adv)),
-               x = row.ahead(static_cast<const T*>(a.x));
-    const auto grad = hold_gradient<L1>(row, all, a.nonfinite);
+    const T *v = static_cast<const T*>(a.x_adv), *x = static_cast<const T*>(a.x);
+    const auto grad = hold_gradient<L1>(row, row.ahead(static_cast<const T*>(a.grad)), a.nonfinite);
     using Number = typename Row::Number;
     const auto number = logical<Row>(a.channels, row.cols);
     const C count = at<C>(a.entries, row.index);
     const int64_t asked = whole(std::ceil(count), row.cols), keep = asked > 1 ? asked : 1;
     const auto chosen = select_largest(row, keep, [](C d) { return magnitude(d); }, number, grad.values);
-    const auto sign = [=](C d, Number i) { return chosen.holds(magnitude(d), number(i)) ? finite_sign(d) : C(0); };
-    const int64_t moving = row.count([=](C d, Number i) { return sign(d, i) != 0; }, grad.values, Indices{});
+    const auto sign = row.template hold<0>([=](C d, Number i) {
+      return chosen.holds(magnitude(d), number(i)) ? finite_sign(d) : C(0);
+    }, grad.values, Indices{});
+    const int64_t moving = row.count([](C s) { return s != 0; }, sign);
     const C each = at<C>(a.step_size, row.index) / static_cast<C>(moving > 1 ? moving : 1);
-    const auto delta = row.template hold<0>([=](C before, C origin, C d, Number i) {
-      return before + each * sign(d, i) - origin;
-    }, v, x, grad.values, Indices{});
+    const auto delta = row.template hold<0>([=](C before, C origin, C s) { return before + each * s - origin; }, v, x, sign);
     const C lo = static_cast<C>(a.lo), hi = static_cast<C>(a.hi);
     const auto room = [=](C d, C origin) {
       const C left = d > 0 ? hi - origin : origin - lo;
@@ -64,7 +63,7 @@ struct SparseL1Step {
     const C theta = static_cast<C>(reduction(row, delta, room, x, static_cast<double>(at<C>(a.eps, row.index))));
     row.map(static_cast<T*>(a.x_adv), [=](C d, C origin) {
       const C left = magnitude(d) - theta, most = room(d, origin);
-      return clamp(origin + finite_sign(d) * (left <= 0 ? C(0) : left < most ? left : most), lo, hi);
+      return clamp(origin + (d == d ? finite_sign(d) * (left <= 0 ? C(0) : left < most ? left : most) : d), lo, hi);
     }, delta, x);
   }
 };

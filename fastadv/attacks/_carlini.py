@@ -22,7 +22,7 @@ _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
 @dataclass
 class Weighed(Nearest):
     """The best so far, the `const` of each sample, and of the present run of the steps: who was `found` to succeed, the
-    `loss` at the last looks at it [B, looks], and Adam's step sizes [B], `mean` and mean `square` [B, ...].
+    `loss` at the last looks [B, looks], and Adam's step sizes [B], `mean` and mean `square` [B, ...].
     """
 
     const: Tensor | None = None
@@ -50,8 +50,7 @@ class CarliniWagner(MinimumNorm):
 
     ends_early: ClassVar[bool] = True
     state: ClassVar[type[Weighed]] = Weighed
-    looks: ClassVar[int] = 1
-    """At how many of the last looks the loss is compared with what it is: it has to be below one of them."""
+    looks: ClassVar[int] = 1  # how many looks without progress end the attack of a sample
     degree: ClassVar[int]  # the power of the inputs' unit in which the penalty is
 
     def __post_init__(self) -> None:
@@ -87,12 +86,15 @@ class CarliniWagner(MinimumNorm):
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
         """A fresh run of Adam from `x_adv`, with one step size a sample; `found` tells who succeeded at any point."""
         state: Weighed = rows.state
-        state.found, state.rate = torch.zeros_like(active), rate
-        state.loss = rate.new_full((len(rate), self.looks), torch.inf)
+        state.found, state.loss, state.rate = torch.zeros_like(active), self.unseen(rate), rate
         wide = torch.promote_types(rows.x.dtype, torch.float32)
         state.mean, state.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
         move = ops.adam_step.in_loop()
         ascend(self, rows, self.steps, lambda live, number: self._step(live, number, move), active)
+
+    def unseen(self, rate: Tensor) -> Tensor:
+        """The losses of the last looks, [B, looks], before there were any."""
+        return rate.new_full((len(rate), self.looks), torch.inf)
 
     def _step(self, live: Rows, number: int, move: Callable) -> Tensor | None:
         own: Weighed = live.state

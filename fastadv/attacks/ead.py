@@ -56,8 +56,7 @@ class EAD(CW):
 
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
         state: _Ahead = rows.state
-        state.found = torch.zeros_like(active)
-        state.loss = rate.new_full((len(rate), self.looks), torch.inf)
+        state.found, state.loss = torch.zeros_like(active), self.unseen(rate)
         state.ahead = rows.x_adv.to(rate.dtype, copy=True)
         ascend(self, rows, self.steps, self._step, active)
 

@@ -36,7 +36,8 @@ def sparse_l1_step(
     rows = flat(grad)
     place = rows.abs().sort(dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(place).scatter_(1, place, torch.arange(rows.shape[1], device=x.device).expand_as(place))
-    kept = torch.where(rank < entries.clamp(min=1).ceil().unsqueeze(1), rows.sign(), 0).reshape(grad.shape)
+    chosen = (rank == 0) | (rank < entries.ceil().unsqueeze(1))
+    kept = torch.where(chosen, rows.sign(), 0).reshape(grad.shape)
     each = step_size / flat(kept).abs().sum(dim=1).clamp(min=1)
     delta = compute(x_adv) + as_rows(each, x) * kept - origin
     write(x_adv, (origin + _nearest(delta, origin, eps, lo, hi)).clamp(lo, hi), active)
