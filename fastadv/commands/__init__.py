@@ -15,6 +15,7 @@ from ._settings import Data, Testing, Training
 from ._terminal import said_aloud
 from ._train import train
 from ._transfer import transfer_between
+from ._trust import trusting
 from ._verify import verify_samples
 
 __all__ = [
@@ -56,5 +57,6 @@ __all__ = [
     "said_aloud",
     "train",
     "transfer_between",
+    "trusting",
     "verify_samples",
 ]
