@@ -17,6 +17,7 @@ import torch
 import yaml
 from toys import stop_at_a_checkpoint
 
+import fastadv
 from fastadv import info, ops
 from fastadv.__main__ import main
 from fastadv.attacks import DDN, PGD, DeepFool, FriendlyPGD
@@ -441,6 +442,37 @@ BUILT_FOR_CPU = {
     "cuda_architectures": "",
     "cuda_obstacle": "PyTorch 2.13.0+cpu is a CPU build",
 }
+
+
+def test_a_wheel_for_every_python_has_the_words_of_the_module_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = tmp_path / "_build.json"
+    recorded.write_text(json.dumps(BUILT_FOR_CPU | {"cpu_selected": "the builder's"}))
+    monkeypatch.setattr(ops._kernels, "RECORDED", recorded)
+    monkeypatch.setitem(sys.modules, "fastadv._info", None)
+    monkeypatch.delattr(fastadv, "_info", raising=False)
+    here = ops._kernels._selected(Path("/proc/cpuinfo").read_text())
+    assert ops.build_info() == BUILT_FOR_CPU | {"cpu_selected": here}
+    recorded.unlink()
+    assert "_info" in ops.build_info()
+
+
+AVX2_FLAGS = "avx avx2 bmi1 bmi2 f16c fma abm movbe"
+AVX512_FLAGS = f"{AVX2_FLAGS} avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("flags", "selected"),
+    [("sse4_2 avx", "x86-64"), (AVX2_FLAGS, "AVX2"), (AVX2_FLAGS + " avx512f", "AVX2"), (AVX512_FLAGS, "AVX-512")],
+)
+def test_instruction_sets_are_those_of_the_processor(flags: str, selected: str) -> None:
+    assert ops._kernels._selected(f"model name : x\nflags\t\t: fpu {flags} lm\nbugs : none\n") == selected
+
+
+def test_the_processor_is_told_as_the_compiler_tells_it() -> None:
+    info = pytest.importorskip("fastadv._info")
+    assert ops._kernels._selected(Path("/proc/cpuinfo").read_text()) == info.build()["cpu_selected"]
 
 
 @pytest.mark.parametrize("visible", [False, True])

@@ -92,12 +92,10 @@ def test_named_functions_run_unless_forbidden(ran: Path, capsys: pytest.CaptureF
     ("given", "what"),
     [("script.pt", "TorchScript"), ("export.pt2", "of torch.export"), ("timm:resnet18", "a network of a hub")],
 )
-def test_what_else_runs_code_can_be_forbidden(
-    given: str, what: str, ran: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_what_else_runs_code_can_be_forbidden(given: str, what: str, ran: Path, capsys: pytest.CaptureFixture) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
     if given == "script.pt":
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="torch.jit"):
             torch.jit.script(model).save(given)
     elif given == "export.pt2":
         torch.export.save(torch.export.export(model, (torch.zeros(2, 1, 28, 28),)), given)

@@ -1,6 +1,7 @@
 """Whose code runs: that of models and data which are named, and of classes that settings name. SECURITY.md lists it."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,8 +30,7 @@ def trusting(args: Sequence[str]) -> Iterator[None]:
     ``false`` runs none that comes from elsewhere. ``true`` runs all of it. Without the flag, models and data that are
     named run theirs; classes that settings name must be fastadv's.
     """
-    words = [word for arg in args for word in arg.split("=", 1)]
-    given = [value for flag, value in zip(words, words[1:], strict=False) if flag == "--trusted"]
+    given = re.findall(r"^--trusted[\n=](.*)$", "\n".join(args), re.MULTILINE)
     before, policy = os.environ.get(_GIVEN), dict(parsing_settings)
     if given:
         os.environ[_GIVEN] = given[-1]
