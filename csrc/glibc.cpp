@@ -6,15 +6,19 @@
 
 extern "C" {
 
-// The versions of glibc 2.29 differ in errno only, which nothing here reads.
-#define FASTADV_OLD(name, parameters, arguments)       \
+// The newer exp, log and pow, of glibc 2.29, differ in errno only, which nothing here reads.
+#define FASTADV_OLD(type, name, parameters, arguments)    \
   __asm__(".symver old_" #name "," #name "@GLIBC_2.2.5"); \
-  double old_##name parameters;                        \
-  double name parameters { return old_##name arguments; }
+  type old_##name parameters;                             \
+  type name parameters { return old_##name arguments; }
 
-FASTADV_OLD(exp, (double x), (x))
-FASTADV_OLD(log, (double x), (x))
-FASTADV_OLD(pow, (double x, double y), (x, y))
+FASTADV_OLD(double, exp, (double x), (x))
+FASTADV_OLD(double, log, (double x), (x))
+FASTADV_OLD(double, pow, (double x, double y), (x, y))
+#ifdef USE_CUDA
+// glibc 2.34 moved it from libdl, which PyTorch's libraries load where there is one.
+FASTADV_OLD(void*, dlsym, (void* handle, const char* name), (handle, name))
+#endif
 
 // libstdc++ asks glibc 2.32 whether shared_ptr may count without atomics: it may not.
 char __libc_single_threaded = 0;
