@@ -125,7 +125,9 @@ def test_the_source_distribution_is_whole_and_needs_no_torch(
         ".gitignore",
         "CITATION.cff",
     }
-    wanted |= {f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "REPRODUCTION", "SECURITY")} | {"LICENSE"}
+    wanted |= {f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "REPRODUCTION", "SECURITY")} | {
+        "LICENSE"
+    }
     assert {
         "tests/conftest.py",
         "tests/toys.py",

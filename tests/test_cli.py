@@ -183,10 +183,11 @@ def test_any_attack_can_be_chosen_by_its_name(images: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(("schedule", "kept"), [("[1]", [1]), ("math.isqrt", "math.isqrt")])
 def test_tau_is_scheduled_by_epochs_or_by_a_function(schedule, kept, images: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    flags = ["--data", images, "--epochs", "2", "--attack.steps", "3", "--test.attacks", "fgsm"]
+    flags = ["--data", images, "--epochs", "2", "--attack.steps", "3", "--test.attacks", "fgsm", "--trusted", "true"]
     assert main(["train", "friendly-mart", *flags, "--tau-schedule", schedule, "--out", str(first)]) == 0
     assert yaml.safe_load((first / "config.yaml").read_text())["tau_schedule"] == kept
-    assert main(["train", "friendly-mart", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
+    again = ["--config", str(first / "config.yaml"), "--trusted", "true"]
+    assert main(["train", "friendly-mart", *again, "--out", str(second)]) == 0
     a, b = load_checkpoint(first), load_checkpoint(second)
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
 

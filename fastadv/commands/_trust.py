@@ -28,7 +28,7 @@ def trusting(args: Sequence[str]) -> Iterator[None]:
     """Within it, code runs as the ``--trusted`` among the arguments of a command says.
 
     ``false`` runs none that comes from elsewhere. ``true`` runs all of it. Without the flag, models and data that are
-    named run theirs; classes that settings name must be fastadv's.
+    named run theirs; classes and functions that settings name must be fastadv's.
     """
     given = re.findall(r"^--trusted[\n=](.*)$", "\n".join(args), re.MULTILINE)
     before, policy = os.environ.get(_GIVEN), dict(parsing_settings)
