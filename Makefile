@@ -64,7 +64,7 @@ lint: .venv/installed-for-tests
 # The libraries that fastadv is compared with. torchattacks without its dependencies: they hold requests back, and bring a
 # torchvision that does not load beside a CPU build of torch; its attacks need neither.
 .venv/installed-peers: .venv/installed-for-tests
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt foolbox adversarial-robustness-toolbox
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt foolbox adversarial-robustness-toolbox pyautoattack
 	$(BIN)/pip install --disable-pip-version-check --no-deps torchattacks==3.5.1
 	touch $@
 
@@ -75,7 +75,6 @@ lint: .venv/installed-for-tests
 
 # adv-lib without its dependencies: visdom no longer builds, and its attacks do not use it.
 .venv/installed-for-bench: .venv/installed-peers
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pyautoattack
 	$(BIN)/pip install --disable-pip-version-check --no-deps adv-lib
 	touch $@
 

@@ -31,11 +31,13 @@ from .commands import (
     Reproduction,
     Testing,
     Training,
+    UniversalTest,
     broken,
     compare,
     completion,
     diagnose,
     evaluate_model,
+    find_universal,
     joined,
     land,
     launched,
@@ -163,6 +165,20 @@ def parser() -> Parser:
         ["fastadv patch runs/pgd --target 8 --mm 100 --out results/patch"],
     )
 
+    sub = add(commands, "universal", "Find one perturbation for all samples, and write it to files.", UniversalTest)
+    sub.add_argument("checkpoint", type=str, help=MODEL)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [
+            Group("Perturbation", "eps norm target epochs", "alpha cap batch_size delta_as"),
+            Group("Test", "limit", "at_once"),
+            DATA,
+            RUN,
+            SETTINGS,
+        ],
+        ["fastadv universal runs/pgd --eps 8/255 --out results/universal"],
+    )
+
     sub = add(commands, "compare", "Train by several methods on the same data, and compare them.", Training, Comparison)
     sub.add_class_arguments(Testing, skip={"eps"})  # which is that of training
     sub.add_argument("methods", type=str, nargs="+", help="names of methods, which fastadv train --help lists")
@@ -277,6 +293,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> int:
         land(options.checkpoint, _build(LandingTest, options), options.out)
     elif command == "patch":
         make_patch(options.checkpoint, _build(PatchTest, options), options.out)
+    elif command == "universal":
+        find_universal(options.checkpoint, _build(UniversalTest, options), options.out)
     elif command == "compare":
         compare(options.methods, *(_build(kind, options) for kind in (Training, Testing, Comparison)))
     else:

@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import gc
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ import textwrap
 import warnings
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -57,15 +58,22 @@ class Run:
     ends with the process, however that ends.
 
     With `resume`, the folder may be that of a stopped run with the same `config`, but for what is ``auto`` now, still
-    be missing, or be empty.
-    Metrics after its last checkpoint, of an epoch that was not finished, are dropped, and so is what a killed run was
-    writing.
+    be missing, or be empty. `defaults` are the values of settings that are not given: a run of an earlier version,
+    which did not have a setting, had its default. Metrics after its last checkpoint, of an epoch that was not finished,
+    are dropped, and so is what a killed run was writing.
 
     Raises FileExistsError where the folder exists otherwise, BlockingIOError where a process uses it, ValueError where
     it is a run of another `config` or is damaged, and OSError where it cannot be written; all say which and what to do.
     """
 
-    def __init__(self, folder: str | Path, config: str, environment: dict[str, Any], resume: bool = False):
+    def __init__(
+        self,
+        folder: str | Path,
+        config: str,
+        environment: dict[str, Any],
+        resume: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+    ):
         self.folder = Path(folder)
         self.history: list[dict[str, Any]] = []
         here = resume and self.folder.is_dir() and (self._begun() or all(map(_before_config, self.folder.iterdir())))
@@ -89,7 +97,7 @@ class Run:
                 if path.parent == self.folder or not in_use(path.parent):
                     path.unlink(missing_ok=True)
             if self._begun():
-                self._resume(config)
+                self._resume(config, defaults or {})
             if not (self.folder / ENVIRONMENT).is_file():
                 write_text(self.folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
             if not self._begun():
@@ -111,10 +119,10 @@ class Run:
 
             write_text(self.folder / CONFIG, yaml.safe_dump(self.settings | {name: value}, sort_keys=False))
 
-    def _resume(self, config: str) -> None:
+    def _resume(self, config: str, defaults: Mapping[str, Any]) -> None:
         import yaml
 
-        before, now = _fixed(self.settings), _fixed(yaml.safe_load(config) or {})
+        before, now = _fixed(_completed(self.settings, defaults)), _fixed(yaml.safe_load(config) or {})
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         differ = [name for name in changed if now.get(name) != "auto"]  # which takes what it came to
         if differ:
@@ -178,6 +186,7 @@ class Run:
             for name in also:
                 _link(new, self.folder / name)
             os.replace(new, path)  # last: a run that is killed before goes on from the one before, and writes all again
+        gc.collect(1)  # torch.save leaves cycles that hold all tensors, which would stay until memory is looked through
         return path
 
 
@@ -303,23 +312,25 @@ def digest(tree: Any) -> str:
     """The SHA-256 of nested dicts, lists and tuples of plain values and of tensors, with their dtypes and shapes."""
     tensors: list[Tensor] = []
 
-    def skeleton(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-            return (str(value.dtype), *value.shape)
-        if isinstance(value, dict):
-            return [(key, skeleton(each)) for key, each in value.items()]
-        return [skeleton(each) for each in value] if isinstance(value, list | tuple) else value
-
     def content(tensor: Tensor) -> bytes:
         flat = tensor.detach().cpu().contiguous().flatten()
         return hashlib.sha256(flat.view(torch.uint8).numpy()).digest()
 
-    whole = hashlib.sha256(repr(skeleton(tree)).encode())
+    whole = hashlib.sha256(repr(_skeleton(tree, tensors)).encode())
     with ThreadPoolExecutor() as pool:  # it is what takes the time
         for part in pool.map(content, tensors):
             whole.update(part)
     return whole.hexdigest()
+
+
+def _skeleton(value: Any, tensors: list[Tensor]) -> Any:
+    """`value` with dtypes and shapes in place of its tensors, which `tensors` gets."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return (str(value.dtype), *value.shape)
+    if isinstance(value, dict):
+        return [(key, _skeleton(each, tensors)) for key, each in value.items()]
+    return [_skeleton(each, tensors) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -339,6 +350,15 @@ def _settings(path: Path) -> dict[str, Any]:
 def _remove_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
+
+
+def _completed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, and of `defaults` what they do not name, in nested ones as well."""
+    found = {**defaults, **settings}
+    for name, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(found[name], Mapping):
+            found[name] = _completed(found[name], default)
+    return found
 
 
 def _fixed(settings: dict[str, Any]) -> dict[str, Any]:

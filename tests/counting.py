@@ -3,12 +3,14 @@
 from collections import Counter
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "resize_", "set_"}
 """They allocate memory, or say what it holds."""
 _WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item"}
-"""The host needs a value, or a size that depends on values."""
+_INDEXED = {"index", "index_put", "index_put_"}
+"""The host needs a value, or a size that depends on values; of an index, where it is a mask."""
 
 
 class Counting(TorchDispatchMode):
@@ -23,7 +25,8 @@ class Counting(TorchDispatchMode):
         name = func._schema.name.split("::")[1]
         arguments = [each for each in func._schema.arguments if each.alias_info is not None]
         view = bool(arguments) and not any(each.alias_info.is_write for each in arguments)
-        if name in _WAITS:
+        masked = name in _INDEXED and any(mask is not None and mask.dtype == torch.bool for mask in args[1])
+        if name in _WAITS or masked:
             self.waits += 1
         if not view and name not in _NO_LAUNCH:
             self.launches[name] += 1

@@ -1,6 +1,7 @@
 """The front door for models: outputs of every form as logits, losses of the user's own, every precision."""
 
 import copy
+import math
 from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
 
@@ -9,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from test_attacks import assert_equal, every
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
 from toys import BatchNormNet, Wavy, labels, linear, samples, traces
 
 import fastadv
 from fastadv import adapt
-from fastadv.attacks import CW, DIFGSM, FGSM, PGD, TPGD, AutoAttack, DeepFool, Square, checked_logits
+from fastadv.attacks import CW, DIFGSM, FGSM, PGD, TPGD, AutoAttack, DeepFool, DynamicPGD, Square, checked_logits
 from fastadv.evaluation import corruption_accuracy, features, gradient_norms, landing, swept_curve, transfer
 from fastadv.models import Normalize
-from fastadv.trainers import Blind, Standard
+from fastadv.trainers import DAT, METHODS, Blind, FGSMTraining, Madry, PGDTraining, Standard
 
 pytestmark = pytest.mark.usefixtures("seed_zero")
 
@@ -220,8 +223,6 @@ def test_evaluate_takes_labels_of_any_kind():
     assert swept_curve(model, data, PGD(0.02), [0.02]).correct.tolist() == found.natural.right.tolist()
     with pytest.raises(TypeError, match=r"y must be integers, .*adapt\(model, loss="):
         fastadv.evaluate(net, data)
-    with pytest.raises(ValueError, match="needs labels"):
-        landing(model, data, PGD())
 
 
 def test_wrong_losses_are_refused():
@@ -247,8 +248,207 @@ def test_wrong_losses_are_refused():
         PGD().run(net, X, y, source=model)
     with pytest.raises(ValueError, match="limit 2 is for a loss"):
         adapt(net, limit=2.0)
-    with pytest.raises(ValueError, match="fit trains classifiers"):
-        fastadv.fit(model, Standard(), (X, Y))
+    data = fastadv.Dataset(X, torch.zeros(12, 4), classes=())
+    with pytest.raises(ValueError, match="landing shows between which classes samples move"):
+        landing(model, data, PGD())
+    with pytest.raises(ValueError, match="label 'pred' is the class that the model predicts"):
+        fastadv.evaluate(model, data, {}, label="pred")
+    with pytest.raises(ValueError, match="saved samples have classes for labels"):
+        fastadv.evaluate(model, data, {}, save=fastadv.evaluation.SampleFolder("nowhere"))
+
+
+# ---------------------------------------------------------------------------------------- losses of one's own: training
+
+
+def squared(z: Tensor, y: Tensor) -> Tensor:
+    return (z.squeeze(1) - y).square()
+
+
+def regression(n: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
+    x = samples(n, 3, 4, 4)
+    return linear(48, 1), x, x.flatten(1).sum(1) / 48
+
+
+def descent(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def test_standard_training_descends_the_own_loss():
+    """Of a linear regression, the step is ``-lr 2/N X' (X w + b - y)``; label smoothing has no part in it."""
+    net, x, y = regression()
+    weight, bias = (p.detach().clone() for p in net.parameters())
+    rest = net(x).detach().squeeze(1) - y
+    model = adapt(net, loss=squared, limit=float(rest.square().median()))
+    how = {"epochs": 1, "batch_size": 24, "lr": 0.01, "optimizer": descent(net, 0.01)}
+    (row,) = fastadv.fit(model, Standard(0.3), (x, y), **how)
+    torch.testing.assert_close(net[1].weight, weight - 0.01 * 2 / 24 * rest @ x.flatten(1))
+    torch.testing.assert_close(net[1].bias, bias - 0.01 * 2 * rest.mean())
+    assert row["loss"] == pytest.approx(float(rest.square().mean()), rel=1e-5)
+    assert row["clean_accuracy"] == 0.5
+
+
+STEPS = {"eps": 0.1, "alpha": 0.04, "steps": 3, "random_start": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "clean", "steps"),
+    [
+        (FGSMTraining(attack=FGSM(0.1)), 1.0, [0.1]),
+        (PGDTraining(attack=PGD(**STEPS), beta=0.5), 1.0, [0.04] * 3),
+        (Madry(attack=PGD(**STEPS)), 0.0, [0.04] * 3),
+        (DAT(attack=DynamicPGD(**STEPS), fosc=0.0), 0.0, [0.04] * 3),
+    ],
+)
+@pytest.mark.parametrize("kind", ["several", "numbers"])
+def test_adversarial_training_is_what_autograd_finds_by_hand(method, clean, steps, kind):
+    if kind == "several":
+        net, x = Wavy(48, 4), samples(24, 3, 4, 4)
+        y = torch.randint(2, (24, 4), generator=torch.Generator().manual_seed(5)).float()
+
+        def loss(z: Tensor, y: Tensor) -> Tensor:
+            return F.binary_cross_entropy_with_logits(z, y, reduction="none").mean(1)
+    else:
+        (_, x, y), net, loss = regression(), Wavy(48, 1), squared
+    by_hand = copy.deepcopy(net)
+    sgd = descent(by_hand, 0.05)
+    for _ in range(2):
+        x_adv = x
+        for step in steps:
+            at = x_adv.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(loss(by_hand(at), y).sum(), at)
+            x_adv = torch.clamp((x_adv + step * grad.sign()).clamp(x - 0.1, x + 0.1), 0, 1)
+        sgd.zero_grad()
+        share = getattr(method, "beta", 1.0)
+        (clean * loss(by_hand(x), y).mean() + share * loss(by_hand(x_adv), y).mean()).backward()
+        sgd.step()
+    fastadv.fit(adapt(net, loss=loss), method, (x, y), epochs=2, batch_size=24, lr=0.05, optimizer=descent(net, 0.05))
+    for trained, expected in zip(net.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(trained, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_an_own_loss_or_says_why_not(name):
+    net, x, y = regression()
+    model, before = adapt(net, loss=squared, limit=0.1), traces(net)
+    options = {"label": "true"} if hasattr(METHODS[name], "label") else {}  # by default that of deepfool is pred
+    method = METHODS[name](**options)
+    if method.needs_classes:
+        message = f"{type(method).__name__} cannot train with a loss of your own: {method.needs_classes}"
+        with pytest.raises(ValueError, match=message):
+            fastadv.fit(model, method, (x, y))
+        assert traces(net) == before
+        return
+    other, states = adapt(copy.deepcopy(net), loss=squared, limit=0.1), []
+    how = {"epochs": 2, "batch_size": 9, "lr": 1e-3, "ema": 0.5}
+    (*_, row) = fastadv.fit(model, method, (x, y), **how, on_save=states.append, save_every=2)
+    assert 0 < row["loss"] < float("inf")
+    assert model.training
+    again = fastadv.fit(other, METHODS[name](**options), (x, y), **how, resume=states[0])
+    assert again[-1]["loss"] == row["loss"]
+    assert_equal_weights(other, model)
+
+
+def assert_equal_weights(one: nn.Module, other: nn.Module) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_training_with_an_own_loss_cannot_do_is_said_first():
+    net, x, y = regression()
+    model = adapt(net, loss=squared)
+    for method, settings, message in (
+        (Madry(attack=TPGD()), {}, "Madry cannot train.*its attack's loss kl compares predictions"),
+        (PGDTraining(label="pred"), {}, "PGDTraining cannot train.*away from the class predicted"),
+        (Standard(), {"precision": "bfloat16"}, "precision is for classifiers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastadv.fit(model, method, (x, y), **settings)
+    with pytest.raises(ValueError, match=r"one floating-point number a sample, \[24\], got \(\)"):
+        fastadv.fit(adapt(net, loss=lambda z, y: squared(z, y).mean()), Standard(), (x, y))
+
+
+class Tagged(TorchDataset):
+    """Samples of three channels with three labels each, by place."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        return self.x[place], self.y[place]
+
+
+class Flowing(IterableDataset):
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __iter__(self):
+        return zip(self.x, self.y, strict=True)
+
+
+OWN_DATA = {
+    "tensors": lambda x, y: (x, y),
+    "loader": lambda x, y: DataLoader(Tagged(x, y), batch_size=7),
+    "list": lambda x, y: [*zip(x.split(9), y.split(9), strict=True)],
+    "generator": lambda x, y: zip(x.split(9), y.split(9), strict=True),
+    "places": Tagged,
+    "iterable": Flowing,
+    "stream": lambda x, y: fastadv.data.Stream(lambda: zip(x.split(9), y.split(9), strict=True), count=len(x)).take(40),
+    "indexed": lambda x, y: fastadv.data.Indexed(Tagged(x, y)).take(40),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_DATA)
+@pytest.mark.parametrize("numbers", [False, True])
+def test_own_labels_come_from_data_of_any_kind(kind, numbers):
+    """With the results of the same data in memory; of as many labels as channels, or one number a sample."""
+    x = samples(40, 3, 4, 4)
+    net, loss = (linear(48, 1), within) if numbers else (linear(48, 3), several_labels)
+    z = net(x).detach()
+    y = z.squeeze(1) + samples(40, low=-1, high=1) if numbers else (z > 0).float()
+    model, attacks = adapt(net, loss=loss, limit=0.5 if numbers else 0.0), {"pgd": PGD(0.02), "deepfool": DeepFool()}
+    expected = fastadv.evaluate(model, fastadv.Dataset(x, y, classes=()), attacks, batch_size=16, checks=8)
+    found = fastadv.evaluate(model, OWN_DATA[kind](x, y), attacks, batch_size=16, checks=8)
+    assert expected.results["pgd"].accuracy < expected.clean
+    assert torch.equal(found.natural.right, expected.natural.right)
+    for name, result in found.results.items():
+        assert torch.equal(result.right, expected.results[name].right)
+    if kind in ("tensors", "places", "indexed"):
+        nets = [adapt(copy.deepcopy(net), loss=loss) for _ in range(2)]
+        for each, data in zip(nets, (fastadv.Dataset(x, y, classes=()), OWN_DATA[kind](x, y)), strict=True):
+            fastadv.fit(each, Standard(), data, epochs=2, batch_size=16)
+        assert_equal_weights(*nets)
+        assert not torch.equal(nets[0].model[1].weight, net[1].weight)
+    if kind == "loader":
+        fastadv.fit(adapt(net, loss=loss), Standard(), OWN_DATA[kind](x, y), epochs=1)
+
+
+def test_everything_else_that_takes_an_own_loss():
+    net, x = linear(48, 3), samples(40, 3, 4, 4)
+    model, y = adapt(net, loss=several_labels), (net(x).detach() > 0).float()
+    other = adapt(linear(48, 3, seed=2), loss=several_labels)
+    data, right = DataLoader(Tagged(x, y), batch_size=7), several_labels(other(x), y) <= 0
+    rows = transfer({"one": model, "other": other}, data, {"pgd": PGD(0.02)})
+    assert [row.accuracy for row in rows[:2]] == [1.0, float(right.double().mean())]
+    wrong = several_labels(other(PGD(0.02, seed=0)(model, x, y)), y) > 0
+    assert rows[3].accuracy == pytest.approx(1 - float(wrong.double().mean()))
+    assert corruption_accuracy(other, [("none", 1, data)]).accuracy["none"][1] == float(right.double().mean())
+    found = features(model, data, {"pgd": PGD(0.02)}, ["model.1"], batch_size=16)
+    assert torch.equal(found.y, y)
+    torch.testing.assert_close(found.outputs["model.1"]["natural"], net(x).detach())
+    natural, attacked = found.rows
+    assert natural.misclassified == 0
+    wrong = several_labels(net(PGD(0.02, seed=0)(model, x, y)), y) > 0
+    assert attacked.misclassified == float(wrong.double().mean())
+    assert math.isnan(natural.mixing)
+    assert math.isnan(attacked.cross_over)
+    hinge = adapt(net, loss=lambda z, y: F.multi_margin_loss(z, y, reduction="none"))  # whose labels are classes
+    classes = labels(40, 3)
+    mixed, plain = (
+        features(each, (x, classes), {}, [layer]).rows[0].mixing for each, layer in ((hinge, "model.1"), (net, "1"))
+    )
+    assert mixed == plain
 
 
 # ------------------------------------------------------------------------------------------------ precision and range

@@ -142,7 +142,7 @@ def nearest_hyperplane(model: nn.Sequential, x: Tensor, norm: str) -> tuple[Tens
     return distances.scatter(1, predicted.unsqueeze(1), torch.inf).min(1)
 
 
-@pytest.mark.parametrize("convention", ["cleverhans", "original"])
+@pytest.mark.parametrize("convention", ["cleverhans", "original", "foolbox"])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("classes", [2, 3, 10])
@@ -153,7 +153,7 @@ def test_deepfool_on_a_linear_model_is_the_nearest_hyperplane(classes, dtype, no
 
     found = DeepFool(overshoot=0, **options).run(model, x)
     assert 0 < found.x_adv.min() < found.x_adv.max() < 1, "the closed form needs samples away from the box"
-    beyond = 1e-4 if convention == "original" else 0.0
+    beyond = 0.0 if convention == "cleverhans" else 1e-4
     torch.testing.assert_close(found.norm, distance + beyond, atol=2e-5, rtol=0)
     assert torch.equal(found.target, nearest)
     assert found.success.all()
@@ -165,13 +165,16 @@ def test_deepfool_on_a_linear_model_is_the_nearest_hyperplane(classes, dtype, no
 
 
 def plain_deepfool(
-    model: nn.Module, x: Tensor, steps: int, overshoot: float, candidates: int, norm: str
+    model: nn.Module, x: Tensor, steps: int, overshoot: float, candidates: int, norm: str, clipped: bool
 ) -> tuple[Tensor, int]:
-    """The original DeepFool of one sample [1, ...], and the steps it made; the model is asked within the box."""
+    """The original DeepFool of one sample [1, ...], and the steps it made; the model is asked within the box.
+
+    `clipped`: it is linearised there, too.
+    """
     own, *rivals = model(x)[0].argsort(descending=True)[:candidates].tolist()
     total, made, found = torch.zeros_like(x), 0, x
     while made < steps and model(found).argmax() == own:
-        point = x + (1 + overshoot) * total
+        point = found if clipped else x + (1 + overshoot) * total
         z, slopes = model(point)[0], torch.autograd.functional.jacobian(model, point)[0]
         ways = []
         for k in rivals:
@@ -184,17 +187,18 @@ def plain_deepfool(
     return found, made
 
 
+@pytest.mark.parametrize("convention", ["original", "foolbox"])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_deepfool_in_its_original_convention(norm):
+def test_deepfool_in_its_original_convention_and_in_that_of_foolbox(norm, convention):
     model, x = Wavy(48, 10), samples(64, *SHAPE, dtype=torch.float64)
-    attack = DeepFool(steps=8, overshoot=0.05, candidates=4, norm=norm, convention="original")
+    attack = DeepFool(steps=8, overshoot=0.05, candidates=4, norm=norm, convention=convention)
     found = attack.run(model, x)
     for i in range(64):
-        x_adv, made = plain_deepfool(model, x[i : i + 1], 8, 0.05, 4, norm)
+        x_adv, made = plain_deepfool(model, x[i : i + 1], 8, 0.05, 4, norm, convention == "foolbox")
         torch.testing.assert_close(found.x_adv[i : i + 1], x_adv)
         assert (found.steps[i], found.grads[i]) == (made, 3 * made)
     assert (found.steps > 2).sum() >= 3
-    one, other = (dataclasses.replace(attack, steps=1, convention=c)(model, x) for c in ("original", "cleverhans"))
+    one, other = (dataclasses.replace(attack, steps=1, convention=c)(model, x) for c in (convention, "cleverhans"))
     apart = ops.row_norms(other, norm, one)
     assert (apart < 1.06e-4).all()  # the first step is the same, but for how far beyond the boundary it goes
     assert (apart > 0.9e-4).any()
@@ -1622,7 +1626,7 @@ def test_wrong_budgets(kind, options, message):
         (DeepFool, {"overshoot": float("inf")}, "overshoot must be finite and not negative, got inf"),
         (DeepFool, {"candidates": 1}, "candidates must be a whole number of at least 2"),
         (DeepFool, {"norm": "l1"}, "norm must be one of l2, linf, got 'l1'"),
-        (DeepFool, {"convention": "torch"}, "convention must be one of cleverhans, original, got 'torch'"),
+        (DeepFool, {"convention": "torch"}, "convention must be one of cleverhans, original, foolbox, got 'torch'"),
     ],
 )
 def test_wrong_options(kind, options, message):

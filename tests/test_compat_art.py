@@ -37,6 +37,10 @@ OPTIONS = {
         "confidence": 0.0, "targeted": False, "learning_rate": 0.01, "binary_search_steps": 10, "max_iter": 10,
         "initial_const": 0.01, "max_halving": 5, "max_doubling": 5, "batch_size": 1, "verbose": True,
     },
+    "CarliniLInfMethod": {
+        "confidence": 0.0, "targeted": False, "learning_rate": 0.01, "max_iter": 10, "decrease_factor": 0.9,
+        "initial_const": 1e-5, "largest_const": 20.0, "const_factor": 2.0, "batch_size": 1, "verbose": True,
+    },
     "AutoProjectedGradientDescent": COMMON
     | {
         "max_iter": 100, "targeted": False, "nb_random_init": 5, "batch_size": 32, "loss_type": None, "verbose": True,
@@ -63,7 +67,7 @@ OPTIONS = {
     "PixelAttack": {"th": None, "es": 1, "max_iter": 100, "targeted": False, "verbose": False},
 }  # fmt: skip
 CLASSIFIERS = (
-    "DeepFool", "CarliniL2Method", "ElasticNet", "HopSkipJump", "SaliencyMapMethod", "PixelAttack",
+    "DeepFool", "CarliniL2Method", "CarliniLInfMethod", "ElasticNet", "HopSkipJump", "SaliencyMapMethod", "PixelAttack",
 )  # fmt: skip
 CASES = [
     (art.ProjectedGradientDescent(MODEL, eps=0.1, max_iter=3), attacks.PGD(0.1, 0.1, 3, 0.0)),
@@ -81,7 +85,11 @@ CASES = [
     (art.DeepFool(MODEL, 20), attacks.DeepFool(20, 1e-6, 10)),
     (
         art.CarliniL2Method(MODEL, max_iter=5, binary_search_steps=3, batch_size=8),
-        attacks.CW(steps=5, lr=0.01, initial_const=0.01, binary_search_steps=3),
+        attacks.CW(steps=35, lr=0.01, initial_const=0.01, binary_search_steps=3),
+    ),
+    (
+        art.CarliniLInfMethod(MODEL, max_iter=5, decrease_factor=0.7, batch_size=8),
+        attacks.CWLinf(steps=5, lr=0.01, initial_const=1e-5, decrease=0.7),
     ),
     (
         art.ElasticNet(MODEL, max_iter=5, binary_search_steps=3, batch_size=8),
@@ -112,6 +120,13 @@ def test_options(name):
     assert parameters[0].name == ("classifier" if name in CLASSIFIERS else "estimator")
     assert {p.name: p.default for p in parameters[1:]} == OPTIONS[name]
     assert [p.name for p in parameters[1:]] == [*OPTIONS[name]]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", OPTIONS)
+def test_estimators_are_those_of_art(name):
+    evasion = pytest.importorskip("art.attacks.evasion")
+    assert getattr(art, name)._estimator_requirements == getattr(evasion, name)._estimator_requirements
 
 
 @pytest.mark.thorough
@@ -282,6 +297,11 @@ ARRAY = np.array([0.1, 0.2])
         ("ElasticNet", {"decision_rule": 1.0}, ValueError, "decision must be one of l1, en, got '1.0'"),
         ("SquareAttack", {"p_init": "1.0"}, ValueError, "p_init must be a number, got '1.0'"),
         ("SquareAttack", {"p_init": -1}, ValueError, "p must be a share of the pixels"),
+        ("CarliniLInfMethod", {"const_factor": -1}, ValueError, "const_factor must be greater than 1, got -1"),
+        ("CarliniLInfMethod", {"const_factor": "1.0"}, ValueError, "const_factor must be a number, got '1.0'"),
+        ("BoundaryAttack", {"num_trial": -1}, ValueError, "num_trial must be at least 0, got -1"),
+        ("BoundaryAttack", {"min_epsilon": "1.0"}, ValueError, "min_epsilon must be a number, got '1.0'"),
+        ("HopSkipJump", {"init_eval": 10, "max_eval": 1}, ValueError, "max_eval must be at least init_eval, got"),
         ("AutoAttack", {"attacks": [1]}, ValueError, "attacks is not supported here: leave it None"),
     ],
 )
@@ -297,8 +317,19 @@ def test_what_is_refused(name, options, error, message):
 
 
 def test_what_is_no_estimator_or_option():
-    with pytest.raises(TypeError, match=r"must be a torch module, or have one .* got str"):
-        art.ProjectedGradientDescent("model")
+    other = SimpleNamespace(model="one of scikit-learn's")
+    for wrong, got in (("model", "str"), (other, "SimpleNamespace"), (object, "type")):
+        for kind in (art.ProjectedGradientDescent, art.DeepFool):
+            with pytest.raises(
+                art.exceptions.EstimatorError, match=f"{kind.__name__}: .* a torch module, .* got {got}"
+            ) as caught:
+                kind(wrong)
+            error = caught.value
+            assert isinstance(error, TypeError)
+            assert (error.this_class, error.classifier_given) == (kind, wrong)
+            assert error.class_expected_list == kind._estimator_requirements
+            assert not kind.is_estimator_valid(wrong)
+    assert art.DeepFool.is_estimator_valid(SimpleNamespace(model=MODEL))
     with pytest.raises(ValueError, match="targeted: give the classes"):
         art.ProjectedGradientDescent(MODEL, targeted=True).generate(X.numpy())
     with pytest.raises(ValueError, match="targeted: give the classes"):
@@ -364,6 +395,33 @@ def test_masks(name, options, mask):
         assert sizes.max() <= options["eps"] * (1 + 1e-5)
 
 
+def test_where_art_would_begin_means_nothing():
+    attack = art.BasicIterativeMethod(MODEL, 0.1, 0.02, 5)
+    assert np.array_equal(attack.generate(X.numpy(), x_init=1 - X.numpy()), attack.generate(X.numpy()))
+    lists = attack.generate(X.tolist(), np.eye(5)[Y].tolist())
+    assert np.array_equal(lists, attack.generate(X.numpy(), Y.numpy()))
+
+
+def test_a_batch_with_a_mask_is_a_batch():
+    """A mask, and a budget for each feature, are no reason to attack samples one by one."""
+    sizes = []
+
+    class Seen(Wavy):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    attack = art.BasicIterativeMethod(Seen(48, 5), 0.1, 0.02, 2)
+    attack.generate(X.numpy(), Y.numpy(), mask=ONE)
+    attack.set_params(eps=np.full((3, 1, 1), 0.1), eps_step=np.full((3, 1, 1), 0.02))
+    attack.generate(X.numpy(), Y.numpy())
+    assert {*sizes} == {24}
+    own = np.linspace(0.1, 0.2, 24).reshape(24, 1, 1, 1)
+    attack.set_params(eps=own, eps_step=own / 5)
+    attack.generate(X.numpy(), Y.numpy())
+    assert {*sizes} == {24, 1}, "samples with budgets of their own are attacked one by one"
+
+
 def test_a_mask_of_ones_changes_nothing():
     attack = art.ProjectedGradientDescent(MODEL, eps=0.1, eps_step=0.03, max_iter=5, num_random_init=1)
     attack.seed = 0
@@ -389,6 +447,8 @@ def test_a_budget_for_each_sample_or_feature():
         ):
             found = attack.generate(X.numpy(), y.numpy())
             assert np.allclose(found, expected, atol=1e-6)
+    known = art.FastGradientMethod(model, eps=some, eps_step=some + 1, batch_size=5).generate(X.numpy(), y.numpy())
+    assert np.array_equal(known, art.FastGradientMethod(model, eps=some, eps_step=some + 1).generate(X.numpy()))
     ones = np.full((4,), 0.1)
     whole = art.ProjectedGradientDescent(MODEL, eps=0.1, eps_step=0.02, max_iter=5).generate(X.numpy(), Y.numpy())
     array = art.ProjectedGradientDescent(MODEL, eps=ones, eps_step=0.2 * ones, max_iter=5)
@@ -446,6 +506,15 @@ def test_saliency_maps_reach_what_those_of_art_reach():
     assert reached[1] >= reached[0] > 5
 
 
+def test_what_does_not_broadcast():
+    with pytest.raises(ValueError, match=r"mask must broadcast against x, \(24, 3, 4, 4\); got \(5,\)"):
+        art.DeepFool(MODEL).generate(X.numpy(), mask=np.ones(5))
+    with pytest.raises(ValueError, match=r"eps must broadcast against x, \(24, 3, 4, 4\); got \(5,\)"):
+        art.FastGradientMethod(MODEL, eps=np.ones(5), eps_step=np.ones(5)).generate(X.numpy())
+
+
 def test_no_samples():
+    eps = np.full((3, 1, 1), 0.1)
+    assert art.FastGradientMethod(MODEL, eps=eps, eps_step=eps).generate(X[:0].numpy()).shape == (0, 3, 4, 4)
     assert art.SaliencyMapMethod(MODEL).generate(X[:0].numpy()).shape == (0, 3, 4, 4)
     assert art.DeepFool(MODEL).generate(X[:0].numpy()).shape == (0, 3, 4, 4)

@@ -1,6 +1,7 @@
 """fastadv.compat.autoattack: the worst case over a data set, and runs that are interrupted and go on."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_what_a_constructor_refuses():
     for options, message in (
         ({"version": "fast"}, "version must be one of standard, plus, rand, custom, got 'fast'"),
         ({"attacks_to_run": ["square"]}, "attacks_to_run are for version custom"),
-        ({"norm": "L1"}, "norm must be one of linf, l2, got 'l1'"),
+        ({"norm": "L1"}, "norm L1 is there for fab and fab-t alone: fastadv has no APGD or Square in it yet"),
         ({"norm": "L0", "version": "custom"}, "norm must be one of Linf, L2, L1, got 'L0'"),
         ({"is_tf_model": True}, "is_tf_model must be False"),
         ({"version": "custom", "attacks_to_run": ["pgd"]}, "'pgd', which is none of apgd-ce, apgd-dlr"),
@@ -139,8 +140,8 @@ def test_options_of_the_attacks():
     made.square.n_queries, made.square.n_restarts, made.seed, made.eps = 30, 2, 5, 0.2
     assert made.attacks == {
         "apgd-ce": attacks.APGD(0.2, 7, 2, eot=3, seed=5),
-        "fab": attacks.FAB(enough=0.2, restarts=2, seed=6),
-        "fab-t": attacks.FABT(enough=0.2, targets=3, seed=7),
+        "fab": attacks.FAB(enough=0.2, early=False, restarts=2, seed=6),
+        "fab-t": attacks.FABT(enough=0.2, early=False, targets=3, seed=7),
         "apgd-t": attacks.APGDT(0.2, targets=4, seed=8),
         "square": attacks.Square(0.2, 30, restarts=2, seed=9),
     }
@@ -150,14 +151,60 @@ def test_options_of_the_attacks():
 
 def test_fab_alone_knows_l1():
     made = AutoAttack(MODEL, "L1", 0.3, 0, True, ["fab-t"], "custom", False, "cpu", None)
-    assert made.attacks == {"fab-t": attacks.FABT(enough=0.3, norm="l1", seed=0)}
+    assert made.attacks == {"fab-t": attacks.FABT(enough=0.3, early=False, norm="l1", seed=0)}
     found = made.run_standard_evaluation(X, Y)
     sizes = (found - X).abs().flatten(1).sum(1)
     assert 0 < sizes.max() <= 0.3 * (1 + 1e-6)
     assert (MODEL(found)[sizes > 0].argmax(1) != Y[sizes > 0]).all()
     made.attacks_to_run.append("apgd-ce")
-    with pytest.raises(ValueError, match="norm must be one of linf, l2, got 'l1'"):
+    with pytest.raises(ValueError, match="norm L1 is there for fab and fab-t alone"):
         made.run_standard_evaluation(X, Y)
+    with pytest.raises(ValueError, match="norm L1 is there for fab and fab-t alone"):
+        made.square.perturb(X, Y)
+
+
+BY_ITSELF = {
+    "apgd": attacks.APGD(0.1, 20, 2, loss="dlr", seed=3),
+    "apgd_targeted": attacks.APGDT(0.1, 20, targets=2, seed=3),
+    "fab": attacks.FAB(20, enough=0.1, early=False, seed=3),
+    "square": attacks.Square(0.1, 30, seed=3),
+}
+
+
+@pytest.mark.parametrize("name", BY_ITSELF)
+def test_an_attack_by_itself(name):
+    """What succeeds within the budget; other samples are what they were."""
+    made = AutoAttack(MODEL, eps=0.1, seed=3)
+    made.apgd.n_restarts, made.apgd.loss, made.square.n_queries = 2, "dlr", 30
+    made.apgd.n_iter = made.apgd_targeted.n_iter = made.fab.n_iter = 20
+    made.apgd_targeted.n_target_classes = 2
+    made.eps = 0.05 if name == "apgd" else 0.02
+    ours = BY_ITSELF[name]
+    ours = replace(ours, enough=made.eps) if name == "fab" else replace(ours, eps=made.eps)
+    for labels in (Y, None):
+        found = ours.run(MODEL, X, labels)
+        won = found.success & (found.norm <= made.eps * (1 + 1e-6))
+        assert 0 < won.sum() < len(X)
+        expected = torch.where(won.view(-1, 1, 1, 1), found.x_adv, X)
+        assert torch.equal(getattr(made, name).perturb(X, labels), expected)
+
+
+def test_fab_by_itself_towards_each_class():
+    made = AutoAttack(MODEL, eps=0.02, seed=3)
+    made.fab.targeted, made.fab.n_restarts, made.fab.n_iter, made.fab.n_target_classes = True, 2, 10, 3
+    assert made.fab.build() == attacks.FABT(10, 2, enough=0.02, early=False, targets=3)
+    assert made.attacks["fab-t"] == attacks.FABT(10, enough=0.02, early=False, targets=3, seed=5)  # as there: one
+    assert made.fab.n_restarts == 2
+
+
+def test_in_l1_the_versions_have_the_published_options():
+    made = AutoAttack(MODEL, "L1", version="custom")
+    with pytest.raises(ValueError, match="norm L1"):
+        made.apgd.build()
+    made.set_version("standard")
+    assert (made.apgd.n_restarts, made.apgd_targeted.n_target_classes, made.fab.n_target_classes) == (5, 5, 9)
+    made.set_version("plus")
+    assert (made.apgd.n_restarts, made.apgd_targeted.n_target_classes) == (5, 9)
 
 
 def random_evaluation(seed: int | None = None) -> AutoAttack:

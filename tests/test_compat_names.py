@@ -9,13 +9,14 @@ ORIGINALS = {
     "autoattack": "autoattack autopgd_base checks fab_base fab_pt other_utils square state utils_tf attacks",
     "torchattacks.attack": "attack wrapper_method",
     "art": "estimators defences metrics utils config AdversarialPatch evasion",
+    "art.exceptions": "annotations Type",
     "art.attacks": "attack extraction inference poisoning",
     "art.attacks.evasion": "fast_gradient AdversarialPatch",
     "foolbox": "Distance TensorFlowModel devutils distances plot zoo",
     "foolbox.attacks": "base ddn deepfool projected_gradient_descent AdamPGD attacks",
     "foolbox.criteria": "Misclassified",
     "foolbox.models": "base pytorch TensorFlowModel",
-    "foolbox.types": "Preprocessing",
+    "foolbox.types": "BoundsInput",
     "foolbox.utils": "os",
 }
 """Names that the libraries have at that place, some of them modules."""

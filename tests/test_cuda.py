@@ -114,7 +114,12 @@ VARIANTS: dict[str, list[Attack]] = {
     "ddn": [DDN(**FEW), DDN(**FEW, targeted=True)],
     "deepfool": [
         DeepFool(steps=5, norm=norm, convention=convention, candidates=candidates)
-        for norm, convention, candidates in (("l2", "cleverhans", 10), ("linf", "original", 3), ("l2", "original", 2))
+        for norm, convention, candidates in (
+            ("l2", "cleverhans", 10),
+            ("linf", "original", 3),
+            ("l2", "original", 2),
+            ("l2", "foolbox", 3),
+        )
     ],
     "difgsm": [DIFGSM(0.1, resize=r, decay=d, random_start=1 - d, **STEPS) for r, d in ((0.5, 0.0), (0.7, 1.0))]
     + [DIFGSM(0.1, targeted=True, **STEPS)],
@@ -184,7 +189,7 @@ VARIANTS: dict[str, list[Attack]] = {
 CHOICES = {
     "base": ("random", "best"),
     "bisect": ("true", "literal"),
-    "convention": ("cleverhans", "original"),
+    "convention": ("cleverhans", "original", "foolbox"),
     "law": ("uniform", "sign", "gaussian"),
     "loss": ("ce", "margin", "slm", "dlr", "kl", "spat"),
     "mapping": MAPPINGS,
@@ -693,7 +698,8 @@ def test_commands(data: str, tmp_path: Path, device: torch.device) -> None:
     assert main(["transfer", *models, *where, "--attacks", "pgd", "--out", str(tmp_path / "transferred")]) == 0
     assert main(["features", str(run), *where, "--reduction", "pca", "--out", str(tmp_path / "features")]) == 0
     assert main(["landing", str(run), *where, "--out", str(tmp_path / "landing")]) == 0
-    assert main(["patch", str(run), *where, "--epochs", "1", "--out", str(tmp_path / "patch")]) == 0
+    for command in ("patch", "universal"):
+        assert main([command, str(run), *where, "--epochs", "1", "--out", str(tmp_path / command)]) == 0
     few = ["--corruptions", "gaussian_noise,fog", "--severities", "1,5"]
     assert main(["corruptions", str(run), *where, *few, "--out", str(tmp_path / "corruptions")]) == 0
 

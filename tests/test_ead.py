@@ -40,7 +40,7 @@ def plain(model: Wavy, x: Tensor, y: int, attack: EAD) -> Tensor:
         z = ahead - attack.lr * math.sqrt(1 - k / attack.steps) * grad
         new = torch.where(z - x > attack.beta, (z - attack.beta).clamp(max=1), x)
         new = torch.where(z - x < -attack.beta, (z + attack.beta).clamp(min=0), new)
-        ahead, point = new + (k + 1) / (k + 4) * (new - point), new
+        ahead, point = new + k / (k + 3) * (new - point), new
         size = (point - x).abs().sum().item()
         if attack.decision == "en":
             size = (point - x).square().sum().item() + attack.beta * size

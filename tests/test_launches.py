@@ -16,8 +16,9 @@ import yaml
 from counting import Counting
 from torch import Tensor, nn
 
-from fastadv import ops
+from fastadv import attacks, ops
 from fastadv.attacks import (
+    ANPGD,
     APGD,
     APGDT,
     CW,
@@ -29,9 +30,12 @@ from fastadv.attacks import (
     EPGD,
     FAB,
     FABT,
+    FGSM,
+    JSMA,
     MIFGSM,
     NIFGSM,
     PGD,
+    RFGSM,
     SINIFGSM,
     SPSA,
     TIFGSM,
@@ -39,11 +43,15 @@ from fastadv.attacks import (
     VMIFGSM,
     VNIFGSM,
     Attack,
+    Boundary,
     CWLinf,
     DeepFool,
     DynamicPGD,
     FriendlyPGD,
+    HopSkipJump,
+    Noise,
     OnePixel,
+    OneStepTargeted,
     Pixle,
     Square,
     _ascend,
@@ -56,6 +64,8 @@ pytestmark = pytest.mark.skipif(bool(ops.MISSING["cpu"]), reason=f"no compiled k
 
 SMALL = {"eps": 1e-4, "seed": 0}
 STEP = SMALL | {"alpha": 1e-5}
+STARTS = {"starts": torch.full((16, 1, 8, 8), 0.9), "bounds": (-9.0, 9.0), "seed": 0}
+"""Of attacks by decisions alone, which walk along a boundary; see `Half`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +73,19 @@ class Case:
     """An attack that no sample falls to, and its passes a step beside the one forward and backward.
 
     `most`: what a step may launch beyond them, of a class where `classes` says how many it looks at. `field`: what
-    counts the steps, compared at `few` of them and twice as many.
+    counts the steps, each `unit` of it, compared at `few` of them and twice as many; without one, a call is counted.
+    `waits`: how often a step may wait; by default once every three.
     """
 
     attack: Attack
     most: int
-    forward: int = 1
+    forward: float = 1
     backward: int = 1
     classes: int = 1
     field: str = "steps"
     few: int = 12
+    unit: float = 1
+    waits: float = 0.34
 
 
 ATTACKS = {
@@ -115,7 +128,19 @@ ATTACKS = {
     "pixle": Case(Pixle(steps=1, seed=0), 55, backward=0, field="restarts"),
     "square": Case(Square(**SMALL), 10, backward=0, field="queries"),
     "square l2": Case(Square(**SMALL, norm="l2"), 90, backward=0, field="queries"),
+    "jsma": Case(JSMA(), 90, forward=2, backward=2, field="gamma", few=6, unit=2 / 64, waits=1.34),
+    "boundary": Case(Boundary(**STARTS), 60, forward=1.1, backward=0, few=30),
+    # A point whose class is asked for, leaps until one succeeds, and 9 halvings of the way back.
+    "hopskipjump": Case(HopSkipJump(queries=1, most=1, **STARTS), 320, forward=11, backward=0, few=4, waits=17),
+    "anpgd": Case(ANPGD(**SMALL, bisections=0), 3),
+    "fgsm": Case(FGSM(eps=1e-4), 30, field="", waits=1),
+    "rfgsm": Case(RFGSM(**SMALL), 30, field="", waits=1),
+    "noise": Case(Noise(**SMALL), 20, forward=1, backward=0, field="", waits=1),
+    "onestep": Case(OneStepTargeted(**SMALL), 30, forward=2, field="", waits=1),
 }
+
+OF_OTHERS = {"autoattack": "the lines of its attacks", "multi": "the lines of those it is given"}
+"""Attacks without a line."""
 
 
 class Sure(nn.Module):
@@ -127,6 +152,22 @@ class Sure(nn.Module):
         self.layer = nn.Linear(64, 10)
         with torch.no_grad():
             self.layer.bias[3] += 100
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1))
+
+
+class Half(nn.Module):
+    """One layer, of class 3 where the entries of a sample sum to less than 40: `images` do, and `STARTS` do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        with torch.no_grad():
+            self.layer.weight.zero_()
+            self.layer.weight[3] -= 1
+            self.layer.bias.zero_()
+            self.layer.bias[3] += 40
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.flatten(1))
@@ -166,9 +207,15 @@ def counted(run: Callable[[int], Any], few: int) -> dict[str, float]:
 
 def of_attack(name: str) -> dict[str, float]:
     """Of a step, beyond the network's own passes."""
-    case, model = ATTACKS[name], Sure()
-    x, y = images(16)
-    found = counted(lambda number: dataclasses.replace(case.attack, **{case.field: number})(model, x, y), case.few)
+    case = ATTACKS[name]
+    model, (x, y) = Half() if hasattr(case.attack, "starts") else Sure(), images(16)
+
+    def run(steps: int) -> None:
+        longer = {case.field: case.unit * steps} if case.field else {}
+        for _ in range(1 if case.field else steps):
+            dataclasses.replace(case.attack, **longer)(model, x, y)
+
+    found = counted(run, case.few if case.field else 1)
     return found | {"launches": round(found["launches"] - case.forward - case.backward, 2)}
 
 
@@ -206,9 +253,17 @@ def test_no_batch_of_a_method_launches_more_than_it_did(name: str) -> None:
 def test_steps_keep_their_promises(name: str) -> None:
     case, stored = ATTACKS[name], table()["attacks"][name]
     assert stored["launches"] / case.classes <= case.most
-    assert stored["waits"] <= 0.34  # one every three steps
+    assert stored["waits"] <= case.waits
     if name.split()[0] in ("pgd", "mifgsm", "dra", "epgd", "ddn"):
         assert stored["waits"] == 0
+
+
+def test_every_attack_has_a_line() -> None:
+    kinds = {type(case.attack) for case in ATTACKS.values()}
+    missing = [name for name, kind in attacks.ATTACKS.items() if kind not in kinds and name not in OF_OTHERS]
+    assert not missing, f"add a case for {', '.join(missing)} to ATTACKS, and run python tests/test_launches.py"
+    assert [*table()["attacks"]] == [*ATTACKS]
+    assert [*table()["methods"]] == [*METHODS]
 
 
 def test_launches_and_waits_are_seen() -> None:

@@ -40,7 +40,7 @@ BELOW = {
     "evaluation": f"_processes _progress _frames ops losses models float32 attacks runs {TYPES}",
     "recipes": "ops losses attacks data models runs trainers evaluation",
     "report": f"ops losses attacks {TYPES} runs trainers evaluation recipes",
-    "compat": "ops models runs attacks",
+    "compat": "ops models runs attacks threats",
     "commands": "_processes _progress memory ops losses models hub data runs info attacks threats trainers evaluation "
     "recipes report",
     "__main__": "info memory trainers commands",

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import json
 import math
 import multiprocessing
@@ -136,6 +137,56 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
         Run(tmp_path / "run", config.replace("limit: 10", "limit: 20"), {}, resume=True)
 
 
+def test_a_setting_that_an_earlier_version_did_not_have_had_its_default(tmp_path):
+    before, now = (
+        "lr: 0.1\nattack: {init_args: {eps: 0.3}}\n",
+        "lr: 0.1\nattack: {init_args: {eps: 0.3, new: 1}}\nsize: 0\n",
+    )
+    known = {"lr": 0.5, "attack": {"init_args": {"eps": 0.1, "new": 1}}, "size": 0}
+    Run(tmp_path / "run", before, {})
+    Run(tmp_path / "run", now, {}, resume=True, defaults=known)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    with pytest.raises(ValueError, match="size was 0 and is now 64"):
+        Run(tmp_path / "run", now.replace("size: 0", "size: 64"), {}, resume=True, defaults=known)
+    with pytest.raises(ValueError, match=r"'new': 1.*is now.*'new': 2"):
+        Run(tmp_path / "run", now.replace("new: 1", "new: 2"), {}, resume=True, defaults=known)
+    with pytest.raises(ValueError, match=r"lr was 0.1 and is now 0.5"):  # which was given then
+        Run(tmp_path / "run", now.replace("lr: 0.1", "lr: 0.5"), {}, resume=True, defaults=known)
+
+
+def without(path: Path, *names: str) -> None:
+    """Takes settings out of a ``config.yaml``, as an earlier version wrote it."""
+    lines = [line for line in path.read_text().splitlines() if line.split(":")[0].strip() not in names]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("method", ["friendly", "dra"])
+def test_a_run_of_an_earlier_version_goes_on(method, tmp_path, capfd):
+    """Its config.yaml lacks options of the run, of its method, of the attack within that and of the test."""
+    first = [*command(method, tmp_path / "run"), "--attack.steps", "2"]
+    assert command_line.main([*first, "--epochs", "1"]) == 0
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("epochs: 1\n", "epochs: 2\n"))
+    before = config.read_text()
+    without(config, "resize", "crop", "clip", "omega", "random_start", "eps_warmup", "alternate", "at_once", "theta")
+    assert len(config.read_text()) < len(before)
+    assert command_line.main([*first, "--clip", "8"]) == 2
+    assert "clip was 0.0 and is now 8.0" in capfd.readouterr().err
+    assert command_line.main(first) == 0
+    assert load_checkpoint(tmp_path / "run")["epoch"] == 2
+
+
+def test_an_evaluation_of_an_earlier_version_goes_on(tmp_path, capfd):
+    assert command_line.main(command("standard", tmp_path / "run", "--epochs", "1")) == 0
+    again = ["evaluate", str(tmp_path / "run"), "--attacks", "fgsm", "--limit", "10", "--checks", "0"]
+    again += ["--out", str(tmp_path / "out"), "--resume", "true"]
+    assert command_line.main(again) == 0
+    without(tmp_path / "out" / "config.yaml", "resize", "crop", "memory_format", "samples_as")
+    assert command_line.main(again) == 0
+    assert command_line.main([*again, "--memory-format", "contiguous"]) == 2
+    assert "is now 'contiguous'" in capfd.readouterr().err
+
+
 def test_metrics_stand_in_the_column_of_their_name(tmp_path):
     run = Run(tmp_path / "run", "epochs: 2\n", {})
     run.log({"epoch": 1, "gradients": 5.0, "accuracy": 0.25})
@@ -174,6 +225,20 @@ def test_a_kill_after_a_damaged_checkpoint_leaves_the_good_one(tmp_path, monkeyp
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_checkpoint_does_not_stay_in_memory(tmp_path):
+    """Also where no one looks for cycles: every epoch of a large network would keep a copy of it."""
+    run, size = Run(tmp_path / "run", "epochs: 9\n", {}), 4 * 12345
+    gc.collect()
+    gc.disable()
+    try:
+        for epoch in range(3):
+            run.save({**checkpoint(epoch), "state": {"weight": torch.zeros(12345)}})
+        kept = [each for each in gc.get_objects() if type(each) in (Tensor, torch.UntypedStorage)]
+        assert not [each for each in kept if (each.nbytes if isinstance(each, Tensor) else each.nbytes()) == size]
+    finally:
+        gc.enable()
 
 
 def test_the_previous_checkpoint_stands_in_for_a_missing_one(tmp_path):

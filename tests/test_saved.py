@@ -1,6 +1,7 @@
 """Adversarial samples in files: as they were made, whole, and checked against every claim."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from toys import Wavy, labels, samples
 
 from fastadv.__main__ import main
 from fastadv.attacks import PGD, Attack, DeepFool, Noise
+from fastadv.attacks._grid import rounded
 from fastadv.data import Dataset
 from fastadv.evaluation import SampleFolder, evaluate, open_saved, verify
 from fastadv.evaluation._saved import _rounded
@@ -45,17 +47,16 @@ def test_what_is_saved_is_what_was_made_and_every_claim_of_it_holds(encoding: st
     assert torch.equal(stored.dataset("l2").y, DATA.y)
     for name, attack in ATTACKS.items():
         x_adv = attack.within(DATA.bounds).seeded(0)(MODEL, DATA.x, DATA.y, torch.arange(20))
-        step = 0.5 / 255 if encoding == "png" else 0
+        step = (1.0 if name == "l2" else 0.5) / 255 if encoding == "png" else 0  # some are rounded towards x
         assert (stored.dataset(name).x - x_adv).abs().max() <= step + 1e-6
     claims = {row.attack: row for row in verify(tmp_path / "s", MODEL, batch_size=3)}
     assert all(row.hold for row in claims.values())
     assert [(row.samples, row.damaged) for row in claims.values()] == [(20, 0)] * 3
-    assert claims["pgd/20"].within == claims["df"].within == 20
+    assert claims["pgd/20"].within == claims["df"].within == claims["l2"].within == 20
     if encoding != "png":
         assert {name: row.fooled for name, row in claims.items()} == {
             name: int((~result.right).sum()) for name, result in found.results.items()
         }
-        assert claims["l2"].within == 20
     assert sorted(path.suffix for path in (tmp_path / "s").rglob("*") if path.is_file()) == sorted(
         [".json"] * 13 + [f".{encoding}"] * (80 if encoding == "png" else 12)
     )
@@ -115,6 +116,16 @@ def test_rounding_keeps_the_linf_budget_where_a_level_is_within_it() -> None:
     assert (255 * tight).tolist() == [[0]]  # no level is within: the nearest
     twice = _rounded(2 * x_adv - 1, (-1, 1))
     torch.testing.assert_close(twice, 2 * _rounded(x_adv, (0, 1)) - 1, atol=2e-7, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_rounding_keeps_other_budgets_with_as_few_values_as_it_takes(norm: str) -> None:
+    exact = torch.tensor([[3.6, 4.9, 0.3, 1.55], [3.6, 4.9, 0.3, 1.55]], dtype=torch.float64)
+    clean, sizes = torch.zeros(2, 4, dtype=torch.float64), {"l1": (11, 10.5), "l2": (math.sqrt(45), math.sqrt(42.5))}
+    budget = torch.tensor(sizes[norm], dtype=torch.float64).unsqueeze(1)
+    nearest, turned = [4, 5, 0, 2], [4, 5, 0, 1]  # 1.55 is the nearest to the middle between two levels
+    assert rounded(exact, clean, norm, budget).tolist() == [nearest, turned]
+    assert rounded(exact, clean, "l0", 1.0).tolist() == [nearest, nearest]
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])

@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from counting import Counting
 from PIL import Image
 from test_attacks import CASES, SHAPE, assert_equal, linf
@@ -33,7 +35,8 @@ from fastadv.attacks import (
     Noise,
     Square,
 )
-from fastadv.data import Dataset
+from fastadv.commands._networks import load_model
+from fastadv.data import Dataset, open_samples
 from fastadv.threats import Patch, ThreatModel, Universal
 
 pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
@@ -614,11 +617,99 @@ def test_the_command_trains_a_patch_and_prints_it(run, target, tmp_path, capsys)
         assert written.size == (100, 100)
     with (out / "patch.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["images"] for row in rows] == ["without the patch", "with the patch"]
+    assert [row["samples"] for row in rows] == ["without the patch", "with the patch"]
     assert all(0 <= float(row["right"]) <= 1 for row in rows)
+    assert float(rows[0]["changed"]) == 0 <= float(rows[1]["changed"])
     assert all((row["target"] == "") == (target is None) for row in rows)
     assert main(command) == 2
     assert "never overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"), [([], "npz"), (["--target", "3", "--delta-as", "safetensors"], "safetensors")]
+)
+def test_the_command_finds_a_universal_perturbation(run, flags, kind, tmp_path, capsys):
+    """What it writes is the perturbation that its table is of."""
+    if kind == "safetensors":
+        pytest.importorskip("safetensors")
+    out = tmp_path / "out"
+    command = ["universal", run, "--eps", "0.3", *flags, "--epochs", "2", "--batch-size", "50", "--out", str(out)]
+    assert main([*command, "--limit", "40", "--at-once", "16"]) == 0
+    told = capsys.readouterr().out
+    led = "towards class 3" if flags else "away from the labels"
+    assert f"universal perturbation, linf 0.3, {led}: 2 epochs of 200 training samples, then tried on 40 test" in told
+    found = Universal.load(out / f"universal.{kind}")
+    assert (found.eps, found.norm, found.bounds) == (0.3, "linf", (0.0, 1.0))
+    train, test = (open_samples(str(Path(run).parent / "small.npz"), split) for split in ("train", "test"))
+    model = load_model(run, test)[0]
+    how = {"epochs": 2, "batch_size": 50, "target": 3 if flags else None}
+    assert torch.equal(found.delta, Universal.fit(model, train, 0.3, **how).delta)
+    test = test.take(40)
+    before, after = (model(x).argmax(1) for x in (test.x, found(model, test.x, test.y)))
+    with (out / "universal.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["samples"] for row in rows] == ["without the perturbation", "with the perturbation"]
+    for row, classes in zip(rows, (before, after), strict=True):
+        assert float(row["right"]) == pytest.approx(float((classes == test.y).double().mean()))
+        assert float(row["changed"]) == pytest.approx(float((classes != before).double().mean()))
+        assert row["target"] == "" if not flags else float(row["target"]) == float((classes == 3).double().mean())
+    with Image.open(out / "universal.png") as picture:
+        levels = torch.from_numpy(np.array(picture)).double()
+    assert ((levels / 255 * 2 - 1) * found.delta.abs().max() - found.delta[0]).abs().max() <= 0.3 / 255 + 1e-6
+    assert main(command) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--target", "cat"], "unknown class 'cat'"),
+        (["--eps", "2"], "Universal: eps must be between 0 and 1, got 2"),
+        (["--norm", "l2"], "usual budgets are L-infinity ones: give --eps with --norm l2"),
+        (["--alpha", "0"], "alpha must be positive and finite, got 0"),
+        (["--epochs", "0"], "epochs must be a whole number of at least 1"),
+    ],
+)
+def test_bad_flags_of_universal_get_one_clear_line_and_no_folder(run, flags, message, tmp_path, capsys):
+    assert main(["universal", run, *flags, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("fastadv: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_saved_universal_perturbations(kind, tmp_path):
+    if kind == "safetensors":
+        pytest.importorskip("safetensors")
+    delta = torch.linspace(-0.2, 0.1, 48).view(SHAPE)
+    found, path = Universal(delta, 0.2, norm="l2", bounds=(-1.0, 1.0)), tmp_path / f"it.{kind}"
+    found.save(path)
+    again = Universal.load(path)
+    assert torch.equal(again.delta, delta)
+    assert (again.eps, again.norm, again.bounds) == (0.2, "l2", (-1.0, 1.0))
+    found.save(tmp_path / "it.png")
+    with Image.open(tmp_path / "it.png") as picture:
+        levels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    assert torch.equal(levels, ((delta.double() + 0.2) / 0.4 * 255).round().byte())  # grey for 0, black for -0.2
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="holds no universal perturbation"):
+        Universal.load(path)
+    with pytest.raises(ValueError, match=r"saved as .npz, .safetensors or .png, got 'it.jpg'"):
+        found.save("it.jpg")
+    with pytest.raises(ValueError, match=r"only images of 1 or 3 channels are PNG, got \(48,\)"):
+        Universal(delta.flatten()).save("it.png")
+    with pytest.raises(FileNotFoundError):
+        Universal.load(tmp_path / "none.npz")
+
+
+def test_every_step_of_a_universal_perturbation_is_told():
+    model, x = linear(48, 5), samples(30, *SHAPE, low=0.4, high=0.6)
+    told, y = [], labels(30, 5)
+    Universal.fit(model, [(x[:20], y[:20]), (x[20:], y[20:])], 0.1, epochs=2, on_step=lambda *step: told.append(step))
+    assert [number for number, _ in told] == [1, 2, 3, 4]
+    assert told[0][1] == pytest.approx(float(F.cross_entropy(model(x[:20]).detach(), y[:20])), rel=1e-5)
+    assert told[2][1] > told[0][1]
 
 
 @pytest.mark.parametrize(
@@ -629,7 +720,7 @@ def test_the_command_trains_a_patch_and_prints_it(run, target, tmp_path, capsys)
         (["--mm", "0"], "mm and dpi must make at least one dot"),
         (["--least", "0.6"], "scale must be (least, greatest)"),
         (["--epochs", "0"], "epochs must be a whole number of at least 1"),
-        (["--data", "two-circles"], "patches are for images"),
+        (["--data", "two-circles"], "a patch is for images"),
     ],
 )
 def test_bad_flags_get_one_clear_line_and_no_folder(run, flags, message, tmp_path, capsys):

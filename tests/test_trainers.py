@@ -32,6 +32,7 @@ from fastadv.trainers import (
     SMD,
     SPAT,
     TRADES,
+    AdversarialTraining,
     AttackMethod,
     Batch,
     Bilateral,
@@ -1379,7 +1380,8 @@ def test_batch_statistics_see_each_step_once(method):
     fit(model, method(), data, epochs=2, batch_size=4)
     assert model.training
     assert all(module.training for module in model.modules())
-    passes = 12 if issubclass(method, PairedTraining | SPAT) else 6  # a pass each for natural and adversarial samples
+    paired = issubclass(method, AdversarialTraining | PairedTraining | SPAT)
+    passes = 12 if paired else 6  # a pass each for natural and adversarial samples
     if method not in (SMD, MMA):  # no pass of adversarial samples where none is classified correctly
         assert model[1].num_batches_tracked == model[4].num_batches_tracked == passes
 

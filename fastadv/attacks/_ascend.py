@@ -163,8 +163,8 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1, y: Tensor |
     if own_loss(model):
         if y is None:
             raise ValueError(
-                "the model has a loss of its own, which needs labels: give y. Only attacks and evaluate take such a "
-                "model"
+                "the model has a loss of its own, which needs labels: give y. Attacks, fit, evaluate, transfer, "
+                "corruption_accuracy and features take such a model"
             )
         output = model.judged(output, y)
     logits = as_logits(output, x)

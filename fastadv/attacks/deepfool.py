@@ -22,9 +22,10 @@ class DeepFool(Attack):
     point, every iterate is clipped to the box, and the overshoot multiplies the sum of the steps but is not linearised
     at. In the convention ``original``, that of the authors' code, they are the best classes at x, and every iterate has
     the overshoot in it, goes 1e-4 of the inputs' range beyond the boundary and may leave the box; only the result is
-    clipped, which the authors do not do.
+    clipped, which the authors do not do. The convention ``foolbox`` is that of foolbox: as ``original``, but every
+    iterate is clipped.
 
-    In both, a sample is finished, and leaves the batch, as soon as the point that would be returned has another class;
+    In all, a sample is finished, and leaves the batch, as soon as the point that would be returned has another class;
     cleverhans asks the point before the overshoot, which creeps up to the boundary for twice as many steps and is no
     nearer in the end. Samples whose predicted class is not `y` to begin with are returned as they are.
 
@@ -33,7 +34,7 @@ class DeepFool(Attack):
         overshoot: the accumulated perturbation is multiplied by ``1 + overshoot``.
         candidates: how many of the best classes are considered, the attacked one included.
         norm: ``l2`` or ``linf``.
-        convention: ``cleverhans`` or ``original``.
+        convention: ``cleverhans``, ``original`` or ``foolbox``.
     """
 
     steps: int = 50
@@ -52,12 +53,12 @@ class DeepFool(Attack):
             raise ValueError(f"DeepFool: overshoot must be finite and not negative, got {self.overshoot}")
         check_count(self, "candidates", self.candidates, 2)
         check_choice(self, "norm", self.norm, ("l2", "linf"))
-        check_choice(self, "convention", self.convention, ("cleverhans", "original"))
+        check_choice(self, "convention", self.convention, ("cleverhans", "original", "foolbox"))
 
     def perturb(self, rows: Rows) -> None:
         wide = torch.promote_types(rows.x.dtype, torch.float32)
         rows.delta = torch.zeros_like(rows.x, dtype=wide)  # the sum of the steps, never clipped
-        if self.convention == "original":
+        if self.convention != "cleverhans":
             rows.rivals = self._rivals(rows, rows.scores())
         ascend(self, rows, self.steps, self._step, None if rows.own_labels else rows.predictions() == rows.y)
 
@@ -74,7 +75,7 @@ class DeepFool(Attack):
             grads,
             torch.zeros_like(live.y),  # the place of y among them
             self.overshoot,
-            _BEYOND * self.unit if self.convention == "original" else 0.0,
+            0.0 if self.convention == "cleverhans" else _BEYOND * self.unit,
             self.norm,
             *self.bounds,
             live.active,
@@ -88,7 +89,6 @@ class DeepFool(Attack):
 
     def _point(self, live: Rows) -> torch.Tensor:
         """Where the model is linearised."""
-        original = self.convention == "original"
-        point = live.x + (1 + self.overshoot if original else 1) * live.delta
+        point = live.x + (1 if self.convention == "cleverhans" else 1 + self.overshoot) * live.delta
         # Into x's own layout: with one channel, sums lose channels_last, and convolutions their speed.
-        return torch.empty_like(live.x).copy_(point if original else point.clamp(*self.bounds))
+        return torch.empty_like(live.x).copy_(point if self.convention == "original" else point.clamp(*self.bounds))

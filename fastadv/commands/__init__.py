@@ -8,11 +8,11 @@ from ._help import ATTACK, DATA, FILES, NETWORK, RUN, SETTINGS, SPEED, TEST, TRA
 from ._landing import LandingTest, land
 from ._launch import broken, joined, launched
 from ._parser import Parser, completion, number
-from ._patch import PatchTest, make_patch
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
 from ._terminal import said_aloud
+from ._threats import PatchTest, UniversalTest, find_universal, make_patch
 from ._train import train
 from ._transfer import transfer_between
 from ._trust import trusting
@@ -40,11 +40,13 @@ __all__ = [
     "Reproduction",
     "Testing",
     "Training",
+    "UniversalTest",
     "broken",
     "compare",
     "completion",
     "diagnose",
     "evaluate_model",
+    "find_universal",
     "joined",
     "land",
     "launched",

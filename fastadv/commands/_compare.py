@@ -17,7 +17,7 @@ from ._jobs import Job, check_executor, command_line, run_all
 from ._launch import launched
 from ._parser import unknown
 from ._plan import plan_evaluation, plan_training
-from ._settings import Testing, Training, as_yaml
+from ._settings import Testing, Training, as_yaml, defaults
 from ._terminal import asked_to_stop, console, drawn, say
 
 
@@ -63,7 +63,8 @@ def compare(names: Sequence[str], options: Training, testing: Testing, how: Comp
         return
     say(f"eps {testing.eps:.4g} in the test, and in the training of methods that have a budget")
     config = as_yaml(options, testing, how, methods=names)
-    run = Run(options.run_folder("compare"), config, environment(), resume=bool(options.resume))
+    known = defaults(options, testing, how)
+    run = Run(options.run_folder("compare"), config, environment(), bool(options.resume), known)
     folder = run.folder
     jobs: dict[tuple[str, int], Job] = {}
     for name, plan in plans.items():

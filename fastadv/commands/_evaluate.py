@@ -18,7 +18,7 @@ from ._batches import Batches, fingerprint
 from ._networks import load_model, trained_on
 from ._parser import number
 from ._plan import EvaluationPlan, plan_evaluation
-from ._settings import Data, Testing, as_yaml, listed
+from ._settings import Data, Testing, as_yaml, defaults, listed
 from ._terminal import console, drawn, say
 from ._train import conclude
 
@@ -125,11 +125,12 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
     samples = None
     if options.save_samples:
         samples = SampleFolder(options.save_samples, options.samples_as, resume=options.resume)
-        samples.check(test)
+        samples.check(test, model)
     folder = Path(options.out) if options.out else None
     if folder:
         config = as_yaml(source, plan.testing, options, checkpoint=given)
-        run = shared(lambda: Run(folder, config, environment(), resume=options.resume))
+        known = defaults(source, plan.testing, options)
+        run = shared(lambda: Run(folder, config, environment(), options.resume, known))
         folder = run.folder
     say(f"{name}: {plan.budgets}")
     kept = Batches(folder / "batches" / fingerprint(model, other)) if folder else None

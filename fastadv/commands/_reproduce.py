@@ -26,7 +26,7 @@ from ._corruptions import CorruptionTest
 from ._jobs import Job, check_executor, command_line, run_all
 from ._networks import load_weights
 from ._plan import TrainingPlan, plan_training, split
-from ._settings import Data, Training, as_yaml, check_samples, listed, of_classes
+from ._settings import Data, Training, as_yaml, check_samples, defaults, listed, of_classes
 from ._terminal import asked_to_stop, console, drawn, progress, say
 from ._train import History, train_one
 
@@ -154,7 +154,7 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
         plan_training(recipe.name, options.method(recipe), training, data)
 
     out = Path(options.out or Path("runs", f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}"))
-    whole = Run(out, as_yaml(options, names=list(names)), environment(), options.resume)
+    whole = Run(out, as_yaml(options, names=list(names)), environment(), options.resume, defaults(options))
     folder = whole.folder
     for name in experiments:
         run_experiment(name, options.epochs, folder / name)
@@ -240,7 +240,7 @@ def run_recipes(
             method = options.method(recipe.at(found.eps) if found else recipe)
             if recipe.weights:
                 training = dataclasses.replace(training, weights=str(folder / recipe.weights))
-            run = Run(folder / name, as_yaml(method, training), environment(), resume=True)
+            run = Run(folder / name, as_yaml(method, training), environment(), True, defaults(method, training))
             data = training_data(training.data, training.classes, training.per_class)
             rules = recipes.protocol(recipe.evaluation)
             if not (

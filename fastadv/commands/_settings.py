@@ -256,6 +256,19 @@ def as_yaml(*settings: Any, **more: Any) -> str:
     return yaml.safe_dump(json.loads(json.dumps(values | more)), sort_keys=False)
 
 
+def defaults(*settings: Any) -> dict[str, Any]:
+    """What ``config.yaml`` has of `settings` where none are given; attacks stay of their kinds."""
+    return yaml.safe_load(as_yaml(*map(_not_given, settings)))
+
+
+def _not_given(settings: Any) -> Any:
+    plain = type(settings)()
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    attacks = {name: type(value) for name, value in values.items() if isinstance(value, Attack)}
+    others = {name: kind() for name, kind in attacks.items() if type(getattr(plain, name)) is not kind}
+    return dataclasses.replace(plain, **others) if others else plain
+
+
 def _plain(settings: Any, key: str) -> Any:
     value = getattr(settings, key)
     if isinstance(value, Attack):

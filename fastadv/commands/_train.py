@@ -16,7 +16,7 @@ from ._estimate import estimate
 from ._loggers import LOGGERS
 from ._networks import load_weights
 from ._plan import EvaluationPlan, TrainingPlan, plan_evaluation, plan_training
-from ._settings import Testing, Training, as_yaml, listed
+from ._settings import Testing, Training, as_yaml, defaults, listed
 from ._terminal import asked_to_stop, console, drawn, figures, progress, say
 
 History = list[dict[str, float]]
@@ -30,7 +30,8 @@ def train(name: str, method: Method, options: Training, testing: Testing) -> Non
         say(f"{name}: {estimate(plan)}")
         return
     config = as_yaml(plan.method, options, test=dataclasses.asdict(measurement.testing))
-    run = shared(lambda: Run(options.run_folder(name), config, environment(), resume=bool(options.resume)))
+    known = defaults(plan.method, options) | {"test": defaults(measurement.testing)}
+    run = shared(lambda: Run(options.run_folder(name), config, environment(), bool(options.resume), known))
     say(f"{name}: {measurement.budgets}")
     model, history = train_one(plan, run)
     memory_format = run.settings.get("memory_format", "preserve")

@@ -9,8 +9,9 @@ differs, on purpose:
   state of other data, another model or other settings is refused. It holds tensors and plain values only.
 - Lines go to ``logging.getLogger("fastadv.autoattack")``, level INFO, and to `log_path`; nothing is printed.
 - The model stays where it is, and batches go there; `device` says where that is if it cannot be seen.
-- `apgd`, `apgd_targeted`, `fab` and `square` hold the published options, and refuse any other. `attacks` takes attacks
-  of fastadv. In norm L1 there are `fab` and `fab-t` alone. TensorFlow models (``is_tf_model``) are not supported.
+- `apgd`, `apgd_targeted`, `fab` and `square` hold the published options, and refuse any other; model, norm, budget and
+  seed are the evaluation's. `attacks` takes attacks of fastadv. In norm L1 there are `fab` and `fab-t` alone.
+  TensorFlow models (``is_tf_model``) are not supported.
 - Where a logit is NaN, a sample is misclassified, its label is -1, and a warning says so.
 """
 
@@ -18,23 +19,25 @@ import hashlib
 import logging
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import __version__
 from .. import attacks as ours
-from ..attacks import Attack, Model
+from ..attacks import Attack, AttackResult, Model
+from ..ops import as_rows
 from ..runs import replace_file
 from ._models import drawn, of_model
 from ._names import only
 
-__all__ = ["APGDOptions", "AutoAttack", "FABOptions", "SquareOptions", "TargetedAPGDOptions"]
+__all__ = ["APGDAttack", "AutoAttack", "FABAttack", "SquareAttack", "TargetedAPGDAttack"]
 
 __getattr__, __dir__ = only(__name__, __all__)
 
@@ -45,18 +48,56 @@ _CLEAN = ours.PGD(steps=0, random_start=0.0, seed=0)
 
 
 @dataclass(slots=True)
-class APGDOptions:
-    """``adversary.apgd``: of ``apgd-ce`` and ``apgd-dlr``."""
+class _Live(ABC):
+    """An attack of `evaluation`, whose model, norm, budget and seed it has at each call."""
+
+    evaluation: "AutoAttack" = field(repr=False, compare=False)
+
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
+
+    @abstractmethod
+    def build(self) -> Attack:
+        """fastadv's attack with these options."""
+
+    def perturb(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The adversarial samples of `x` [N, ...], on its device: away from `y` or the model's predictions.
+
+        A sample is returned as it is where the attack fails, or its perturbation is larger than the budget.
+        """
+        attack = self.build()
+        attack = attack if self.evaluation.seed is None else attack.seeded(self.evaluation.seed)
+        found, won = self.evaluation._outcome(attack, x, y, torch.arange(len(x)))
+        return torch.where(as_rows(won, found.x_adv), found.x_adv, x.detach().to(found.x_adv)).to(x.device)
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        norm = self.evaluation.norm
+        if norm not in self.norms:
+            raise ValueError(
+                f"AutoAttack: norm {norm} is there for fab and fab-t alone: fastadv has no APGD or Square in it yet. "
+                "Choose version custom with attacks_to_run=['fab-t'], or another norm"
+            )
+        return {"norm": norm.lower()}
+
+
+@dataclass(slots=True)
+class APGDAttack(_Live):
+    """``adversary.apgd``: ``apgd-ce`` and ``apgd-dlr``; by itself, with its `loss`, ``ce`` or ``dlr``."""
 
     n_restarts: int = 5
     n_iter: int = 100
     eot_iter: int = 1
     rho: float = 0.75
+    loss: str = "ce"
+
+    def build(self) -> Attack:
+        how = {"restarts": self.n_restarts, "rho": self.rho, "eot": self.eot_iter, "loss": self.loss}
+        return ours.APGD(self.evaluation.eps, self.n_iter, **how, **self._common)
 
 
 @dataclass(slots=True)
-class TargetedAPGDOptions:
-    """``adversary.apgd_targeted``: of ``apgd-t``."""
+class TargetedAPGDAttack(_Live):
+    """``adversary.apgd_targeted``: ``apgd-t``."""
 
     n_restarts: int = 1
     n_iter: int = 100
@@ -64,10 +105,14 @@ class TargetedAPGDOptions:
     rho: float = 0.75
     n_target_classes: int = 9
 
+    def build(self) -> Attack:
+        how = {"restarts": self.n_restarts, "rho": self.rho, "eot": self.eot_iter, "targets": self.n_target_classes}
+        return ours.APGDT(self.evaluation.eps, self.n_iter, **how, **self._common)
+
 
 @dataclass(slots=True)
-class FABOptions:
-    """``adversary.fab``: of ``fab`` and ``fab-t``, which always has one restart."""
+class FABAttack(_Live):
+    """``adversary.fab``: ``fab``, and ``fab-t``, which always has one restart; by itself, as `targeted` says."""
 
     n_restarts: int = 5
     n_iter: int = 100
@@ -75,15 +120,27 @@ class FABOptions:
     eta: float = 1.05
     beta: float = 0.9
     n_target_classes: int = 9
+    targeted: bool = False
+
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+
+    def build(self) -> Attack:
+        how = {"steps": self.n_iter, "alpha_max": self.alpha_max, "eta": self.eta, "beta": self.beta}
+        how |= {"restarts": self.n_restarts, "enough": self.evaluation.eps, "early": False, **self._common}
+        return ours.FABT(targets=self.n_target_classes, **how) if self.targeted else ours.FAB(**how)
 
 
 @dataclass(slots=True)
-class SquareOptions:
-    """``adversary.square``: of ``square``."""
+class SquareAttack(_Live):
+    """``adversary.square``: ``square``."""
 
     n_restarts: int = 1
     n_queries: int = 5000
     p_init: float = 0.8
+
+    def build(self) -> Attack:
+        how = {"p": self.p_init, "restarts": self.n_restarts, **self._common}
+        return ours.Square(self.evaluation.eps, self.n_queries, **how)
 
 
 class AutoAttack:
@@ -101,9 +158,9 @@ class AutoAttack:
         device: where the batches go; by default where the model's parameters are.
         log_path: a file to which lines are added.
 
-    All of these are attributes, and so are the options of the attacks, `apgd`, `apgd_targeted`, `fab` and `square`. An
-    evaluation looks at them when it begins. An attack without a budget has found something where its perturbation is
-    within `eps`.
+    All of these are attributes, and so are the attacks, `apgd`, `apgd_targeted`, `fab` and `square`, with their
+    options. An evaluation looks at them when it begins; ``adversary.apgd.perturb(x, y)`` is one attack by itself. An
+    attack without a budget has found something where its perturbation is within `eps`.
     """
 
     def __init__(
@@ -124,8 +181,8 @@ class AutoAttack:
         if is_tf_model:
             raise ValueError("AutoAttack: is_tf_model must be False: models of TensorFlow are not supported")
         self.model, self.norm, self.eps, self.seed, self.verbose = model, norm, eps, seed, verbose
-        self.apgd, self.apgd_targeted = APGDOptions(), TargetedAPGDOptions()
-        self.fab, self.square = FABOptions(), SquareOptions()
+        self.apgd, self.apgd_targeted = APGDAttack(self), TargetedAPGDAttack(self)
+        self.fab, self.square = FABAttack(self), SquareAttack(self)
         self.attacks_to_run = list(attacks_to_run)
         self._own: dict[str, Attack] = {}
         if attacks_to_run and version != "custom":
@@ -147,7 +204,10 @@ class AutoAttack:
         if version == "custom":
             return
         self.attacks_to_run = list(ours.AutoAttack.VERSIONS[version])
-        self.apgd.n_restarts = self.fab.n_restarts = 5 if version == "plus" else 1
+        sparse = self.norm == "L1" and version == "standard"
+        self.apgd.n_restarts = 5 if version == "plus" or sparse else 1
+        self.apgd_targeted.n_target_classes = 5 if sparse else 9
+        self.fab.n_restarts = 5 if version == "plus" else 1
         self.apgd.eot_iter = 20 if version == "rand" else 1
 
     @property
@@ -177,20 +237,14 @@ class AutoAttack:
         return suite
 
     def _published(self) -> dict[str, Callable[[], Attack]]:
-        norm, apgd, targeted, fab, square = self.norm.lower(), self.apgd, self.apgd_targeted, self.fab, self.square
-        every = {"steps": apgd.n_iter, "restarts": apgd.n_restarts, "rho": apgd.rho, "eot": apgd.eot_iter}
-        each = {"steps": targeted.n_iter, "restarts": targeted.n_restarts, "rho": targeted.rho}
-        each |= {"eot": targeted.eot_iter, "targets": targeted.n_target_classes}
-        near = {"steps": fab.n_iter, "alpha_max": fab.alpha_max, "eta": fab.eta, "beta": fab.beta, "enough": self.eps}
-        blind = {"queries": square.n_queries, "p": square.p_init, "restarts": square.n_restarts}
-        common = {"norm": norm, "seed": None}
+        fab, fab_t = replace(self.fab, targeted=False), replace(self.fab, targeted=True, n_restarts=1)
         return {
-            "apgd-ce": lambda: ours.APGD(self.eps, loss="ce", **every, **common),
-            "apgd-dlr": lambda: ours.APGD(self.eps, loss="dlr", **every, **common),
-            "fab": lambda: ours.FAB(restarts=fab.n_restarts, **near, **common),
-            "square": lambda: ours.Square(self.eps, **blind, **common),
-            "apgd-t": lambda: ours.APGDT(self.eps, **each, **common),
-            "fab-t": lambda: ours.FABT(restarts=1, targets=fab.n_target_classes, **near, **common),
+            "apgd-ce": replace(self.apgd, loss="ce").build,
+            "apgd-dlr": replace(self.apgd, loss="dlr").build,
+            "fab": fab.build,
+            "square": self.square.build,
+            "apgd-t": self.apgd_targeted.build,
+            "fab-t": fab_t.build,
         }
 
     def run_standard_evaluation(
@@ -261,17 +315,23 @@ class AutoAttack:
         self._warn(state)
         return (x_adv, state.y_adv.to(y)) if return_labels else x_adv
 
+    def _outcome(self, attack: Attack, x: Tensor, y: Tensor | None, ids: Tensor) -> tuple[AttackResult, Tensor]:
+        """What `attack` makes of a batch `x` [B, ...], and where it succeeds within the budget, [B]."""
+        device = self.device or x.device
+        found = attack.outcome(self.model, x.to(device), None if y is None else y.to(device), ids.to(device))
+        won = found.success if attack.has_budget else found.success & (found.norm <= self.eps)
+        return found, won
+
     def _round(self, state: "_State", number: int, attack: Attack, x: Tensor, y: Tensor, bs: int) -> Iterator[str]:
         """`attack` on the samples that are left and have not met it yet; says after every batch what came of it."""
         parts = (state.robust & (state.rounds < number)).nonzero().squeeze(1).split(bs)
         for part, index in enumerate(parts if len(parts[0]) else (), 1):
             started = time.perf_counter()
-            device = self.device or x.device
             with warnings.catch_warnings():
                 if attack is _CLEAN:  # the state tells of NaN, for all samples at once
                     warnings.simplefilter("ignore", RuntimeWarning)
-                found = attack.outcome(self.model, x[index].to(device), y[index].to(device), index.to(device))
-            won = (found.success if attack.has_budget else found.success & (found.norm <= self.eps)).cpu()
+                found, won = self._outcome(attack, x[index], y[index], index)
+            won = won.cpu()
             state.rounds[index], state.robust[index] = number, ~won
             state.x_adv[index[won]] = found.x_adv.to(x.device)[won]
             state.y_adv[index[won]] = found.target.to(state.y_adv)[won]

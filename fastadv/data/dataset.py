@@ -55,6 +55,9 @@ class Dataset(Placed):
     def named(self, classes: Sequence[str]) -> "Dataset":
         return replace(self, classes=tuple(classes))
 
+    def with_own_labels(self) -> "Dataset":
+        return self.named(()) if self.classes else self
+
     def at(self, ids: Tensor) -> Batch:
         return Batch(self.x[ids], self.y[ids], ids)
 

@@ -37,6 +37,7 @@ class Indexed(Placed):
         bounds: the least and the greatest value that a sample may hold.
         name: what messages and reports call the data.
         labels: [N], where they are known without reading the samples.
+        own_labels: whether labels are what a loss of the user's own takes, of any type and shape, and no classes.
 
     Errors of `Dataset` are raised by the batch that has what is wrong.
     """
@@ -46,6 +47,7 @@ class Indexed(Placed):
     bounds: tuple[float, float] = (0.0, 1.0)
     name: str = "data"
     labels: Tensor | None = None
+    own_labels: bool = False
     device: torch.device = CPU
     index: Tensor | None = None
 
@@ -88,12 +90,15 @@ class Indexed(Placed):
                     " size and as many channels; images can be resized and cropped"
                 )
             x[row] = one
-            labels.append(torch.as_tensor(label).reshape(-1))
+            labels.append(torch.as_tensor(label))
         if x is None:  # of no places
             raise ValueError(f"{self.name}: at least one sample is needed, got none")
-        if any(len(label) != 1 for label in labels):
-            raise ValueError(f"{self.name}: a sample has {len(labels[0])} labels: one class index is wanted")
-        x, y = checked(x, torch.cat(labels), self.classes or None, self.bounds, self.name)
+        if not self.own_labels:
+            labels = [label.reshape(-1) for label in labels]
+            if any(len(label) != 1 for label in labels):
+                raise ValueError(f"{self.name}: a sample has {len(labels[0])} labels: one class index is wanted")
+            labels = [label[0] for label in labels]
+        x, y = checked(x, torch.stack(labels), () if self.own_labels else self.classes or None, self.bounds, self.name)
         return Batch(laid_out_on(self.device, x), y.to(self.device), ids.to(self.device))
 
     def to(self, device: torch.device | str) -> "Indexed":
@@ -102,16 +107,19 @@ class Indexed(Placed):
     def named(self, classes: Sequence[str]) -> "Indexed":
         return replace(self, classes=tuple(classes))
 
+    def with_own_labels(self) -> "Indexed":
+        return replace(self, classes=(), own_labels=True)
+
     def subset(self, index: Tensor | Sequence[int] | slice) -> "Indexed":
         return replace(self, index=self.index[index.cpu() if isinstance(index, Tensor) else index])
 
     def held(self) -> Dataset:
         """The same data in memory."""
-        x = torch.empty(len(self), *self.sample_shape, device=self.device)
-        y = torch.empty(len(self), dtype=torch.int64, device=self.device)
+        x, labels = torch.empty(len(self), *self.sample_shape, device=self.device), []
         for batch in self.batches(64):
-            x[batch.ids], y[batch.ids] = batch.x, batch.y
-        return Dataset(x, y, self.classes, self.bounds, self.name)
+            x[batch.ids] = batch.x
+            labels.append(batch.y)
+        return Dataset(x, torch.cat(labels), self.classes, self.bounds, self.name)
 
 
 class Stream(Samples):
@@ -140,7 +148,8 @@ class Stream(Samples):
         count: int | None = None,
     ):
         self.classes, self.bounds, self.name = tuple(classes), bounds, name
-        self._source, self._count = batches, count
+        self._source, self._count, self.own_labels = batches, count, False
+        self._from: Callable[[bool], Iterator[Batch]] | None = None  # what gives the batches of another stream
         self._device: torch.device | None = None
         self._begun: tuple[Batch, Iterator[Batch]] | None = None  # a walk of which the first part was looked at
         self._spent = False
@@ -165,8 +174,9 @@ class Stream(Samples):
             self._begun = first, parts
         return self._begun[0]
 
-    def _parts(self) -> Iterator[Batch]:
-        """What the source gives, checked, in its own sizes."""
+    def _parts(self, own_labels: bool = False) -> Iterator[Batch]:
+        """What the source gives, checked, in its own sizes; `own_labels`: with labels as they are."""
+        own_labels |= self.own_labels
         if self._begun is not None:
             (first, rest), self._begun = self._begun, None
             yield first
@@ -174,7 +184,9 @@ class Stream(Samples):
             yield from rest
             return
         source = self._source() if callable(self._source) else self._source
-        if iter(source) is source and not callable(self._source):
+        if self._from:
+            source = self._from(own_labels)
+        elif iter(source) is source and not callable(self._source):
             if self._spent:
                 raise ValueError(
                     f"{self.name}: a generator or iterator can be walked over once, and was: give a list, a DataLoader,"
@@ -185,15 +197,15 @@ class Stream(Samples):
         for item in source:
             x, y, ids = _parted(item, self.name)
             y = torch.as_tensor(y)
-            if y.dim() == 0:  # a sample by itself
+            if y.dim() == 0 or (own_labels and isinstance(source, IterableDataset)):  # a sample by itself
                 x, y, ids = [x], y.unsqueeze(0), None if ids is None else torch.as_tensor(ids).reshape(1)
             x = [_numbers(one, self.name) for one in x] if isinstance(x, list | tuple) else _numbers(x, self.name)
             x = x if isinstance(x, Tensor) else torch.stack(x)
             if len(y) == 0:
                 continue
-            x, y = checked(x, y, self.classes or None, self.bounds, self.name)
+            x, y = checked(x, y, () if own_labels else self.classes or None, self.bounds, self.name)
             ids = torch.arange(seen, seen + len(y)) if ids is None else ids
-            if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != y.shape:
+            if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != y.shape[:1]:
                 raise ValueError(f"{self.name}: what comes beside (x, y) must be the samples' ids, int64, one a sample")
             seen += len(y)
             part = Batch(x, y, ids.to(y.device))
@@ -223,10 +235,10 @@ class Stream(Samples):
         x = laid_out_on(self._device, x)
         return Batch(x, y.to(x.device), ids.to(x.device))
 
-    def _of(self, parts: Callable[[], Iterator[Batch]], **changed: Any) -> "Stream":
+    def _of(self, parts: Callable[[bool], Iterator[Batch]], **changed: Any) -> "Stream":
         how = {"classes": self.classes, "bounds": self.bounds, "name": self.name, "count": self._count} | changed
-        found = Stream(parts, **how)
-        found._device = self._device
+        found = Stream((), **how)
+        found._from, found._device, found.own_labels = parts, self._device, self.own_labels
         return found
 
     def to(self, device: torch.device | str) -> "Stream":
@@ -237,13 +249,18 @@ class Stream(Samples):
     def named(self, classes: Sequence[str]) -> "Stream":
         return self._of(self._parts, classes=tuple(classes))
 
+    def with_own_labels(self) -> "Stream":
+        found = self._of(self._parts, classes=())
+        found.own_labels = True
+        return found
+
     def take(self, n: int) -> "Stream":
         if n < 1:
             raise ValueError(f"{self.name}: take needs at least one sample, got {n}")
 
-        def first() -> Iterator[Batch]:
+        def first(own_labels: bool) -> Iterator[Batch]:
             left = n
-            for part in self._parts():
+            for part in self._parts(own_labels):
                 yield Batch(*(column[:left] for column in part))
                 left -= min(left, len(part.y))
                 if left == 0:
@@ -252,8 +269,8 @@ class Stream(Samples):
         return self._of(first, count=None if self._count is None else min(n, self._count))
 
     def only(self, classes: Sequence[int]) -> "Stream":
-        def chosen() -> Iterator[Batch]:
-            for x, y, ids in self._parts():
+        def chosen(own_labels: bool) -> Iterator[Batch]:
+            for x, y, ids in self._parts(own_labels):
                 kept = torch.isin(y, torch.tensor(classes, device=y.device))
                 yield Batch(x[kept], y[kept], ids[kept])
 

@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Samples `x` [B, ...], labels `y` [B] int64, and `ids` [B] int64, by which random numbers are keyed."""
+    """Samples `x` [B, ...], labels `y` [B] int64, and `ids` [B] int64, by which random numbers are keyed.
+
+    With a loss of the user's own, `y` is what that takes, [B, ...].
+    """
 
     x: Tensor
     y: Tensor
@@ -58,6 +61,10 @@ class Samples(ABC):
     @abstractmethod
     def named(self, classes: Sequence[str]) -> Self:
         """The same data with these names of the classes."""
+
+    @abstractmethod
+    def with_own_labels(self) -> Self:
+        """The same data with labels as they are, [N, ...] of any type, which a loss of the user's own takes."""
 
     @abstractmethod
     def batches(self, size: int) -> Iterator[Batch]:

@@ -153,7 +153,7 @@ def evaluate(
         ValueError: for an unknown `label`, a targeted attack, or what the attacks find wrong with model or data.
         TypeError: for `data` of another kind, or an attack that is none.
     """
-    check_label(label)
+    check_label(label, model)
     if checks < 0:
         raise ValueError(f"checks must be a number of samples, or 0 for none, got {checks}")
     if batch_size < 1:
@@ -164,7 +164,7 @@ def evaluate(
     plan = {CLEAN: None} | {name: fitted(attack, data, seed) for name, attack in attacks.items()}
     memory_format = _settled(memory_format, source or model, data, plan.values(), kept, processes)
     if save:
-        save.check(data)
+        save.check(data, model)
     seen = Seen(data, checks, train, kept is not None)
     mine, share = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if processes else (0, 1)
     in_all = None if data.count is None else _share(-(-data.count // batch_size), len(plan), mine, share)
@@ -349,7 +349,7 @@ def swept_curve(
     is fooled at all larger ones, and not attacked again. `data`, `label`, `batch_size`, `source` and `seed` are those
     of `evaluate`. Raises TypeError for an attack that has no budget, and what `evaluate` raises.
     """
-    check_label(label)
+    check_label(label, model)
     data = beside(model, data)
     budgets = sorted({eps for eps in budgets if eps})
     fitted(attack, data, seed)  # raises for what is no attack

@@ -31,11 +31,12 @@ def device_of(model: Model) -> torch.device | None:
 def beside(model: Model, data: AnyData) -> Samples:
     """`data` (see `samples_of`) on the device of `model`, as tensors that autograd can save.
 
-    Where they do not name their classes, these are the numbers of the model's outputs, unless the model has a loss of
-    its own, to which labels are no classes. Call it within `measuring`: what is computed in inference mode cannot be
-    saved either. Raises TypeError for what is no data.
+    Where they do not name their classes, these are the numbers of the model's outputs. Where the model has a loss of
+    its own, labels are what that takes, and no classes. Call it within `measuring`: what is computed in inference mode
+    cannot be saved either. Raises TypeError for what is no data.
     """
     data = samples_of(data)
+    data = data.with_own_labels() if own_loss(model) else data
     data = data.to(device_of(model) or data.device)
     if not (data.classes or own_loss(model)):
         with isolated(model), torch.no_grad():
@@ -59,10 +60,12 @@ def fitted(attack: Attack, data: Samples, seed: int) -> Attack:
     return attack.within(data.bounds).seeded(seed)
 
 
-def check_label(label: str) -> None:
-    """Raises ValueError unless attacks can move away from it."""
+def check_label(label: str, *models: Model) -> None:
+    """Raises ValueError unless attacks on `models` can move away from it."""
     if label not in ("true", "pred"):
         raise ValueError(f"label must be 'true' or 'pred', got {label!r}")
+    if label == "pred" and any(map(own_loss, models)):
+        raise ValueError("label 'pred' is the class that the model predicts: with a loss of your own, leave it 'true'")
 
 
 class Portions:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .._frames import frame
 from ..attacks import Model, classify
 from ..data import AnyData
+from ..models.adapted import expected
 from ._common import beside, measuring
 
 if TYPE_CHECKING:
@@ -57,6 +58,6 @@ def corruption_accuracy(
 def _accuracy(model: Model, data: AnyData, batch_size: int) -> float:
     data, right, count = beside(model, data), 0, 0
     for x, y, _ in data.batches(batch_size):
-        right += int((classify(model, x, len(data.classes) - 1) == y).sum())
+        right += int((classify(model, x, len(data.classes) - 1, y) == expected(model, y)).sum())
         count += len(y)
     return right / count

@@ -1,6 +1,7 @@
 """What a network's layers give for natural and for adversarial samples, and how far classes mix there (FAT, 4.2)."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .._frames import frame_of_rows
-from ..attacks import Attack, isolated, predicted
+from ..attacks import Attack, classify, isolated, predicted
 from ..data import AnyData
-from ..models.adapted import as_input, as_logits
+from ..models.adapted import as_input, as_logits, expected, own_loss
 from ._common import beside, fitted, measuring
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ _ROWS = 1024  # samples whose distances to all others are held at a time
 class MixingRow(NamedTuple):
     """How far classes mix in the outputs of one layer on one kind of samples; see `fastadv.evaluation.mixing`.
 
-    `mixing`: among these samples. `cross_over`: between them and the natural ones. `misclassified`: the share of these
-    samples that the network gets wrong.
+    `mixing`: among these samples. `cross_over`: between them and the natural ones. Both are NaN where labels are no
+    classes. `misclassified`: the share of these samples that the network gets wrong.
     """
 
     layer: str
@@ -65,6 +66,8 @@ def features(
 ) -> Features:
     """The outputs of `layers` on `data` and on the samples that `attacks` make of it, away from the true labels.
 
+    With a loss of the user's own, labels that are integers from 0, one a sample, are classes here, and others are not.
+
     Args:
         model: samples to logits; in eval mode, on the device it is on, and left as it was.
         data: the samples, as `evaluate` takes them; attacks run within their bounds (see `Attack.within`).
@@ -80,26 +83,31 @@ def features(
     data = beside(model, data)
     made = {"natural": None, **{name: fitted(attack, data, seed) for name, attack in attacks.items()}}
     in_all = None if data.count is None else len(made) * -(-data.count // batch_size)
-    names = [*layers, ""]  # "" is the model itself
-    parts: dict[str, dict[str, list[Tensor]]] = {name: {kind: [] for kind in made} for name in names}
+    own = own_loss(model)
+    names = [*layers] if own else [*layers, ""]  # "" is the model itself
+    parts: dict[str, dict[str, list[Tensor]]] = {name: {kind: [] for kind in made} for name in layers}
+    wrong: dict[str, list[Tensor]] = {kind: [] for kind in made}
     labels, done = [], 0
     for batch in data.batches(batch_size):
         labels.append(batch.y)
         for kind, attack in made.items():
             x = attack.rows(model, *batch).x_adv if attack else batch.x
-            for name, found in layer_outputs(model, x, names, batch_size=batch_size).items():
-                parts[name][kind].append(found)
+            found = layer_outputs(model, x, names, batch_size=batch_size)
+            seen = classify(model, x, y=batch.y) if own else predicted(found.pop(""))
+            wrong[kind].append(seen != expected(model, batch.y))
+            for name, each in found.items():
+                parts[name][kind].append(each)
             done += 1
             if on_step:
                 on_step(done, in_all)
     y = torch.cat(labels)
     outputs = {name: {kind: torch.cat(found) for kind, found in kinds.items()} for name, kinds in parts.items()}
-    logits, rows = outputs.pop(""), []
+    classes, rows = not own or (y.dtype == torch.int64 and y.dim() == 1 and int(y.min()) >= 0), []
     for layer, found in outputs.items():
         for kind in made:
-            wrong = float((predicted(logits[kind]) != y).double().mean())
-            crossed = mixing(found[kind], y, natural=found["natural"])
-            rows.append(MixingRow(layer, kind, mixing(found[kind], y), crossed, wrong))
+            others = None, found["natural"]
+            mixed = [mixing(found[kind], y, natural=other) if classes else math.nan for other in others]
+            rows.append(MixingRow(layer, kind, *mixed, float(torch.cat(wrong[kind]).double().mean())))
     return Features(outputs, y, rows)
 
 

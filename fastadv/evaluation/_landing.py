@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .._frames import frame_of_rows
 from ..attacks import Attack, Model, checked_logits, classify, isolated, predicted
 from ..data import AnyData
+from ..models.adapted import own_loss
 from ._common import beside, fitted, measuring
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def landing(model: Model, data: AnyData, attack: Attack, *, batch_size: int = 50
         seed: of random numbers, for an attack that has none of its own.
 
     Raises:
-        ValueError: for a targeted attack, a model of another number of classes than `data` has, or what the attack
-            finds wrong with model or data.
+        ValueError: for a targeted attack, a model with a loss of its own or of another number of classes than `data`
+            has, or what the attack finds wrong with model or data.
     """
+    if own_loss(model):
+        raise ValueError("landing shows between which classes samples move: with a loss of your own there are none")
     data = beside(model, data)
     attack = fitted(attack, data, seed)
     count, found = len(data.classes), []

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from .. import __version__, ops
 from ..attacks import Attack, Model, classify
+from ..attacks._grid import LEVELS, from_levels, rounded, to_levels
 from ..data import Batch, Dataset, Samples
+from ..models.adapted import own_loss
 from ..runs import make_folder, replace_file, write_text
 from ._common import device_of, measuring
 
@@ -37,9 +39,9 @@ class SampleFolder:
     comes last, when all is there. No file holds code, and each appears complete or not at all.
 
     Everything is claimed of the samples as they are stored. For PNG clean samples are rounded to the nearest of 256
-    levels, and adversarial ones to the nearest; under an L-infinity budget, to the nearest that is within it, if there
-    is one. The manifest says how many adversarial samples that cost, how many left the budget, and how far clean
-    samples moved: nowhere, if they had 8 bits.
+    levels, and adversarial ones to the nearest within their budget, if there are some. The manifest says how many
+    adversarial samples that cost, how many left the budget, and how far clean samples moved: nowhere, if they had 8
+    bits.
 
     Args:
         folder: it must not exist, or be empty; with `resume`, it may hold the beginning of the same evaluation.
@@ -60,8 +62,10 @@ class SampleFolder:
                 f"{folder} exists, and saved samples are never overwritten: choose another or remove it"
             )
 
-    def check(self, data: Samples) -> None:
-        """Raises ValueError where samples of this kind cannot be encoded."""
+    def check(self, data: Samples, model: Model) -> None:
+        """Raises ValueError where samples of this kind, or what is claimed of them, cannot be written."""
+        if own_loss(model):
+            raise ValueError("saved samples have classes for labels: with a loss of your own, leave save out")
         shape = data.sample_shape
         if self.encoding == "png" and (len(shape) != 3 or shape[0] not in (1, 3)):
             raise ValueError(
@@ -312,21 +316,13 @@ def _sizes(
 def _rounded(
     x_adv: Tensor, bounds: tuple[float, float], x: Tensor | None = None, attack: Attack | None = None
 ) -> Tensor:
-    """`x_adv` on the nearest of 256 levels; within the L-infinity budget of `attack` around `x` where a level is."""
-    low, width = bounds[0], bounds[1] - bounds[0]
-    levels = ((x_adv.double() - low) / width * 255).round()
-    eps = None if attack is None or attack.norm != "linf" else _eps(attack)
-    if x is not None and eps is not None:
-        middle, most = (x.double() - low) / width * 255, eps / width * 255
-        least, greatest = (middle - most - 1e-4).ceil(), (middle + most + 1e-4).floor()
-        levels = torch.where(least <= greatest, torch.clamp(levels, least, greatest), levels)
-    return _from_levels(levels.clamp(0, 255), bounds).to(x_adv.dtype)
-
-
-def _from_levels(levels: Tensor, bounds: tuple[float, float]) -> Tensor:
-    if bounds == (0, 1):
-        return levels.to(torch.float32) / 255  # as 8-bit images are read
-    return (bounds[0] + levels.double() / 255 * (bounds[1] - bounds[0])).to(torch.float32)
+    """`x_adv` on the nearest of 256 levels; within the budget of `attack` around `x` where some are."""
+    grid = bounds[0], bounds[1] - bounds[0]
+    eps = None if attack is None else _eps(attack)
+    budget = None if eps is None else eps / grid[1] * LEVELS
+    clean = None if x is None else to_levels(x, *grid)
+    levels = rounded(to_levels(x_adv, *grid), clean, "" if attack is None else attack.norm, budget)
+    return from_levels(levels.clamp(0, LEVELS), *grid).to(x_adv.dtype)
 
 
 def _encoded(x: Tensor, encoding: Encoding, bounds: tuple[float, float]) -> Iterator[tuple[int, bytes]]:
@@ -341,8 +337,8 @@ def _encoded(x: Tensor, encoding: Encoding, bounds: tuple[float, float]) -> Iter
     else:
         from PIL import Image
 
-        levels = ((values.astype(np.float64) - bounds[0]) / (bounds[1] - bounds[0]) * 255).round().astype(np.uint8)
-        for row, image in enumerate(levels):
+        levels = to_levels(x, bounds[0], bounds[1] - bounds[0]).round().to(torch.uint8)
+        for row, image in enumerate(levels.numpy(force=True)):
             file = io.BytesIO()
             Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "png")
             yield row, file.getvalue()
@@ -358,7 +354,7 @@ def _decoded(contents: Sequence[bytes], encoding: Encoding, bounds: tuple[float,
 
     images = [np.array(Image.open(io.BytesIO(content), formats=["PNG"])) for content in contents]
     images = [image[None] if image.ndim == 2 else image.transpose(2, 0, 1) for image in images]
-    return _from_levels(torch.from_numpy(np.stack(images)), bounds)
+    return from_levels(torch.from_numpy(np.stack(images)), bounds[0], bounds[1] - bounds[0]).to(torch.float32)
 
 
 def _safetensors() -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..attacks import Attack, Model, classify
 from ..data import AnyData, Batch
+from ..models.adapted import expected
 from ._common import Portions, beside, check_label, fitted, measuring
 from ._results import Outcome
 
@@ -56,7 +57,7 @@ def transfer(
     """
     if len(models) < 2:
         raise ValueError(f"transfer is between models: give at least two, got {len(models)}")
-    check_label(label)
+    check_label(label, *models.values())
     data = beside(next(iter(models.values())), data)
     made = {name: fitted(attack, data, seed) for name, attack in attacks.items()}
     plan = [("clean", "")] + [(attack, source) for attack in attacks for source in models]
@@ -69,7 +70,8 @@ def transfer(
         x, y, ids = batch
         if source:
             x = made[name].rows(models[source], x, y if label == "true" else None, ids).x_adv
-        return torch.stack([classify(model, x, len(data.classes) - 1) == y for model in models.values()]).cpu()
+        found = [(model, classify(model, x, len(data.classes) - 1, y)) for model in models.values()]
+        return torch.stack([classes == expected(model, y) for model, classes in found]).cpu()
 
     for batch in data.batches(batch_size):
         for each in plan:

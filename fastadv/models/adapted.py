@@ -35,18 +35,26 @@ class Adapted(nn.Module):
             return as_logits(output, x)
         return _logits_among(output, len(x), strict=False)
 
-    def judged(self, output: Any, y: Tensor) -> Tensor:
-        """Two logits [B, 2], 0 and how far the loss of the user's own is above its limit: above 0, a sample is wrong.
+    def around(self, network: Callable[[Tensor], Any]) -> "Adapted":
+        """`network`, another form of this model, with the same loss."""
+        return Adapted(network, None, self.loss, self.limit)
 
-        Raises ValueError where the loss is not one number a sample.
-        """
+    def losses(self, output: Any, y: Tensor) -> Tensor:
+        """The loss of the user's own of every sample, [B]. Raises ValueError where it is not one number a sample."""
         loss = self.loss(output, y)
         if not isinstance(loss, Tensor) or loss.shape != y.shape[:1] or not loss.is_floating_point():
             raise ValueError(
                 f"adapt: loss must return one floating-point number a sample, [{len(y)}], got {_kind(loss)}: "
                 "take the mean over everything but the batch, and reduction='none'"
             )
-        return F.pad((loss - self.limit).unsqueeze(1), (1, 0))
+        return loss
+
+    def judged(self, output: Any, y: Tensor) -> Tensor:
+        """Two logits [B, 2], 0 and how far the loss of the user's own is above its limit: above 0, a sample is wrong.
+
+        Raises what `losses` raises.
+        """
+        return F.pad((self.losses(output, y) - self.limit).unsqueeze(1), (1, 0))
 
     def extra_repr(self) -> str:
         given = {"output": self.output, "loss": self.loss}
@@ -80,7 +88,8 @@ def adapt(
     With a `loss` of your own, labels are whatever it takes: several labels a sample, numbers to predict, masks. Attacks
     raise that loss, or lower it if they are targeted, and a sample is wrong where it is above `limit`. To attacks this
     is a network with two classes, whose logits are 0 and ``loss - limit``; predictions are 0 for right and 1 for wrong.
-    ``evaluate`` takes the labels from a `Dataset` without classes: ``Dataset(x, y, classes=())``.
+    ``evaluate`` takes such labels from data of any kind, and a `Dataset` is made with ``classes=()``. ``fit`` minimises
+    the mean loss, by the methods that need no classes.
 
     Args:
         model: a network or another callable. It is not changed, and shares its parameters with the result.
@@ -123,9 +132,10 @@ def as_input(model: object, x: Tensor) -> Tensor:
     return x if dtype is None else x.to(dtype)
 
 
-def logits_of(model: Callable[[Tensor], Any], x: Tensor) -> Tensor:
-    """The logits [B, K] of `model` at `x` [B, ...], with their history; see `adapt`."""
-    return as_logits(model(as_input(model, x)), x)
+def logits_of(model: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """The logits [B, K] of `model` at `x` [B, ...], with their history; what a loss takes that is the user's own."""
+    output = model(as_input(model, x))
+    return output if own_loss(model) else as_logits(output, x)
 
 
 def as_logits(output: Any, x: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import Attack, Model, Rows, checked_logits
+from ..attacks._grid import LEVELS, from_levels, rounded, to_levels
 from ._features import PerFeature, over_features, over_samples
 
-_LEVELS = 255
 _TRIED = {True: (1.0, 0.97, 0.93, 0.85), False: (1.0, 1.05, 1.1, 1.25, 1.5, 2.0)}
 """By what perturbations are multiplied before they are rounded, in turn: with a budget, and without one."""
 
@@ -191,30 +191,27 @@ class ThreatModel(Attack):
 
     def _levels(self, x: Tensor) -> Tensor:
         """Which multiple of 1/255 of the range the values of `x` are, float64. ValueError where they are none."""
-        lowest, width = self._range(x)
-        exact = (x.double() - lowest) / width * _LEVELS
-        whole = exact.round()
+        exact = to_levels(x, *self._range(x))
+        whole = rounded(exact)
         off = int(((exact - whole).abs() > 0.02).sum())
         if off:
             raise ValueError(
-                f"ThreatModel: quantise needs x on the grid, multiples of 1/{_LEVELS} of the range, but {off} of "
-                f"{x.numel()} values are not: round them first, (x * {_LEVELS}).round() / {_LEVELS}"
+                f"ThreatModel: quantise needs x on the grid, multiples of 1/{LEVELS} of the range, but {off} of "
+                f"{x.numel()} values are not: round them first, (x * {LEVELS}).round() / {LEVELS}"
             )
         return whole
 
     def _round(self, rows: Rows, levels: Tensor) -> None:
         """Rounds `rows.x_adv` to the grid, in the first of a few ways that fools the model within the budget."""
-        lowest, width = self._range(rows.x)
         shares = self._shares(rows.x)
-        far = (rows.x_adv.double() - lowest) / width * _LEVELS - levels
+        far = to_levels(rows.x_adv, *self._range(rows.x)) - levels
         far = torch.where((far - far.round()).abs() < 1e-3, far.round(), far)
         inward = far.trunc()
-        tried = [(share * far).round() for share in _TRIED[self.has_budget]]
+        tried = [rounded(share * far) for share in _TRIED[self.has_budget]]
         if self.has_budget:
             size = ops.row_norms(far / shares, self.norm)
             if self.norm == "linf":
-                most = (ops.as_rows(size, far) * shares + 1e-6).floor()
-                tried = [step.clamp(-most, most) for step in tried[:1]]
+                tried = [rounded(far, torch.zeros_like(far), "linf", ops.as_rows(size, far) * shares)]
             tried.append(inward)
         else:
             tried.append(far.sign() * far.abs().ceil())
@@ -223,7 +220,7 @@ class ThreatModel(Attack):
         rows.x_adv = self._on_grid(rows.x, levels, last)
         for step in tried:
             part = rows.take(pending)
-            step = step[pending].clamp(-levels[pending], _LEVELS - levels[pending])
+            step = step[pending].clamp(-levels[pending], LEVELS - levels[pending])
             part.x_adv = self._on_grid(part.x, levels[pending], step)
             won = part.fooled(part.predictions())
             if self.has_budget:
@@ -234,9 +231,7 @@ class ThreatModel(Attack):
                 break
 
     def _on_grid(self, x: Tensor, levels: Tensor, step: Tensor) -> Tensor:
-        lowest, width = self._range(x)
-        value = lowest + (levels + step) / _LEVELS * width
-        return torch.where(step == 0, x, value.to(x.dtype))
+        return torch.where(step == 0, x, from_levels(levels + step, *self._range(x)).to(x.dtype))
 
 
 class _Space(NamedTuple):

@@ -4,15 +4,15 @@ import dataclasses
 import typing
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import Attack, Rows
-from ..models.adapted import logits_of
-from ._method import Batch, Method, Source, accuracy, check_count, check_share, check_weight
+from ..models.adapted import logits_of, own_loss
+from ._method import Batch, Method, Source, accuracy, check_count, check_share, check_weight, error
 
 
 @dataclass
@@ -55,6 +55,15 @@ class AttackMethod(Method):
         if not (self.attack.has_budget and self.attack.norm == "linf"):
             return None
         return float(self.attack.eps) / self.attack.unit
+
+    def check_own_loss(self) -> None:
+        super().check_own_loss()
+        loss = getattr(self.attack, "loss", None)
+        if loss in ("kl", "spat"):
+            raise ValueError(
+                f"{type(self).__name__} cannot train with a loss of your own: its attack's loss {loss} compares "
+                "predictions of classes. Leave that out"
+            )
 
     def at(self, eps: float) -> "AttackMethod":
         if not self.attack.has_budget:
@@ -101,6 +110,8 @@ class AttackMethod(Method):
 class PairedTraining(AttackMethod):
     """A method whose loss compares what the network says of natural samples and of their adversarial ones."""
 
+    needs_classes = "it compares predictions of classes"
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean, adversarial = both(model, batch.x, self.examples(model, batch))
         report(batch, clean, adversarial)
@@ -111,25 +122,28 @@ class PairedTraining(AttackMethod):
         """The loss, a scalar, from the logits [B, K] of either kind and the labels [B]."""
 
 
-def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Any, Any]:
     """The logits of `x` and of `x_adv`, from one forward pass.
 
-    From one for each, as published, where a batch norm in train mode would mix the statistics of the two.
+    From one for each, as published, where a batch norm in train mode would mix the statistics of the two; and for a
+    loss of the user's own, whose outputs can be anything.
     """
-    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+    if own_loss(model) or any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         return logits_of(model, x), logits_of(model, x_adv)
     clean, adversarial = logits_of(model, torch.cat((x, x_adv))).chunk(2)
     return clean, adversarial
 
 
-def report(batch: Batch, clean: Tensor, adversarial: Tensor) -> None:
-    """Puts the accuracies of both kinds of logits [B, K] into the batch's `stats`."""
-    batch.stats["clean_accuracy"] = accuracy(clean, batch.y)
-    batch.stats["adversarial_accuracy"] = accuracy(adversarial, batch.y)
+def report(batch: Batch, clean: Any, adversarial: Any, model: nn.Module | None = None) -> None:
+    """Puts the accuracies of both kinds of logits [B, K] into the batch's `stats`; those of `model`, if it has its own
+    loss.
+    """
+    batch.stats["clean_accuracy"] = accuracy(clean, batch.y, model)
+    batch.stats["adversarial_accuracy"] = accuracy(adversarial, batch.y, model)
 
 
 @dataclass
-class AdversarialTraining(PairedTraining):
+class AdversarialTraining(AttackMethod):
     """Clean loss plus loss on attacked samples, for any attack.
 
     The loss is ``L(x, y) + beta L(x_adv, y)``, with beta 1 that of Xie et al., section 2.1.
@@ -148,6 +162,8 @@ class AdversarialTraining(PairedTraining):
     label: str = dataclasses.field(default="true", kw_only=True)
     beta: float = dataclasses.field(default=1.0, kw_only=True)
 
+    needs_classes = ""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("label_smoothing", self.label_smoothing)
@@ -158,7 +174,17 @@ class AdversarialTraining(PairedTraining):
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.attacked(model, batch, batch.y if self.label == "true" else None).x_adv
 
-    def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        loss = F.cross_entropy(adversarial, y, label_smoothing=self.label_smoothing)
+    def check_own_loss(self) -> None:
+        super().check_own_loss()
+        if self.label == "pred":
+            raise ValueError(
+                f"{type(self).__name__} cannot train with a loss of your own: its attack leads away from the class "
+                "predicted. Leave label true"
+            )
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        clean, adversarial = both(model, batch.x, self.examples(model, batch))
+        report(batch, clean, adversarial, model)
+        loss = error(model, adversarial, batch.y, self.label_smoothing)
         loss = loss if self.beta == 1 else self.beta * loss
-        return F.cross_entropy(clean, y, label_smoothing=self.label_smoothing) + loss
+        return error(model, clean, batch.y, self.label_smoothing) + loss

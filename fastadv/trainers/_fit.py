@@ -71,8 +71,8 @@ def fit(
     same network.
 
     Args:
-        model: any network from samples to logits, in whatever form (see `fastadv.adapt`); it is trained on the device
-            it is on, and left in train mode.
+        model: any network from samples to logits, in whatever form, or one with a loss of your own, which is minimised
+            (see `fastadv.adapt` for both); it is trained on the device it is on, and left in train mode.
         method: what is minimised, one of `fastadv.trainers`.
         train: a data set with random access (a `Dataset`, or one of PyTorch or Hugging Face; see
             `fastadv.data.samples_of`), tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader has its own
@@ -96,16 +96,20 @@ def fit(
         settings: the fields of `Settings`.
 
     Raises:
-        ValueError: for settings out of range, `patience` or `collapse` with nothing to watch, a `validate` whose
-            figures have taken names, or a `resume` of another network or optimiser.
+        ValueError: for settings out of range, a method that needs classes where the model has a loss of its own,
+            `patience` or `collapse` with nothing to watch, a `validate` whose figures have taken names, or a `resume`
+            of another network or optimiser.
         TypeError: for a setting or a `train` of an unknown kind.
         FloatingPointError: when a loss or a weight is NaN or infinite; what was saved last is from before.
         Stopped: when `stop` says so.
     """
-    if own_loss(model):
-        raise ValueError("fit trains classifiers: a model with a loss of its own can be attacked and evaluated only")
     name = optimizer if isinstance(optimizer, str) else Settings.optimizer
     how = Settings(optimizer=name, **settings)
+    if own_loss(model):
+        method.check_own_loss()
+        for name in ("precision", "graphs"):
+            if getattr(how, name) != getattr(Settings, name):
+                raise ValueError(f"{name} is for classifiers: with a loss of your own, leave it out")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if (how.patience or how.collapse) and not validate:
         name = "patience" if how.patience else "collapse"
@@ -122,7 +126,7 @@ def fit(
             raise ValueError(f"{name} works on GPUs only: leave it out")
     if how.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is a single layer
-    source = source_of(train, how.batch_size, bounds, device, indexed=bool(method.per_sample))
+    source = source_of(train, how.batch_size, bounds, device, bool(method.per_sample), own_loss(model))
     descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
     memory_format = resume.get("memory_format", "preserve") if resume else how.memory_format
     run = _Run(model, method, descent, how, device, source, memory_format)
@@ -211,16 +215,17 @@ class _Run:
             # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
             loss = getattr(getattr(method, "attack", None), "loss", None)
             network = Autocast(network, dtype, attacks=loss not in ("kl", "spat"))
+        around = model.around if own_loss(model) else lambda network: network
         if memory_format == "auto":
             gradients = how.epochs * self.samples * (1 + getattr(getattr(method, "attack", None), "steps", 0))
             of = source.sample_shape, torch.get_default_dtype(), device, gradients
-            memory_format = shared(lambda: chosen_format(network, *of))
+            memory_format = shared(lambda: chosen_format(around(network), *of))
         self.memory_format = memory_format
         if memory_format == "channels_last" and device.type == "cuda":
             model.to(memory_format=torch.channels_last)
         if how.graphs:
             network = Tuned(network, graphs=True)
-        self.network = wrapped(network, device)
+        self.network = around(wrapped(network, device))
         self.network.train()
 
     def train(self, part: Part, size: int, batches: int, augment: Augment | None) -> Stats:

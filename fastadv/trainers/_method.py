@@ -4,13 +4,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._processes import processes
 from ..attacks import Rows, predicted
+from ..models.adapted import expected, own_loss
 
 Stats = dict[str, Tensor]
 Row = dict[str, float]
@@ -30,11 +32,12 @@ class Source(Protocol):
 class Batch:
     """What a method sees of the data at one step.
 
-    `x` [B, ...] and `y` [B] on the model's device; `index` [B], the samples' places in the data set; `ids` [B], which
-    name the samples to random numbers: new every epoch in `fit`, by default their places; `epoch`, and the `step` in
-    it, from 0. `stats`: scalars that the method reports; their means over the epoch go into the history. `made`: where
-    it is a list, the attack that the first call of `loss` made goes into it, and the second call takes it. `size`: the
-    samples of the whole batch, where several processes share it and `x` is the part of one; by default as many in each.
+    `x` [B, ...] and `y` [B] on the model's device, or what a loss of the user's own takes; `index` [B], the samples'
+    places in the data set; `ids` [B], which name the samples to random numbers: new every epoch in `fit`, by default
+    their places; `epoch`, and the `step` in it, from 0. `stats`: scalars that the method reports; their means over the
+    epoch go into the history. `made`: where it is a list, the attack that the first call of `loss` made goes into it,
+    and the second call takes it. `size`: the samples of the whole batch, where several processes share it and `x` is
+    the part of one; by default as many in each.
     """
 
     x: Tensor
@@ -60,9 +63,18 @@ class Method(ABC):
     kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
     repeatable: ClassVar[bool] = True  # whether `loss` may be called twice for a batch, and attacks once
     per_sample: ClassVar[tuple[str, ...]] = ()  # those of them that are tensors [N], with an entry a sample
+    needs_classes: ClassVar[str] = "its loss compares logits with classes"  # why it takes no loss of the user's own
 
     def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
         """Raises ValueError for options out of range."""
+
+    def check_own_loss(self) -> None:
+        """Raises ValueError where the method cannot minimise a loss of the user's own; see `fastadv.adapt`."""
+        if self.needs_classes:
+            raise ValueError(
+                f"{type(self).__name__} cannot train with a loss of your own: {self.needs_classes}. Standard, "
+                "FGSMTraining, PGDTraining, DeepFoolTraining, Madry, CAT, DAT and Friendly can"
+            )
 
     @property
     def budget(self) -> float | None:
@@ -91,8 +103,17 @@ class Method(ABC):
         """
 
 
-def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """The share of `logits` [B, K] that are highest at the labels `y` [B], a scalar."""
+def error(model: nn.Module, logits: Any, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy of `logits` [B, K] with the labels `y` [B], or the loss of the user's own; a mean, a scalar."""
+    if own_loss(model):
+        return model.losses(logits, y).mean()
+    return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+
+
+def accuracy(logits: Any, y: Tensor, model: nn.Module | None = None) -> Tensor:
+    """The share of `logits` [B, K] that are highest at the labels `y` [B], or right by `model`'s own loss, a scalar."""
+    if own_loss(model):
+        logits, y = model.judged(logits, y), expected(model, y)
     return (predicted(logits) == y).float().mean()
 
 

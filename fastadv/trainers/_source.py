@@ -101,7 +101,7 @@ class Loaded:
             yield (x, y, places), len(y) * processes()
 
     def _check(self, places: Any, y: Tensor) -> None:
-        known = isinstance(places, Tensor) and places.dtype == torch.int64 and places.shape == y.shape
+        known = isinstance(places, Tensor) and places.dtype == torch.int64 and places.shape == y.shape[:1]
         if not known or (len(places) and not 0 <= places.min() <= places.max() < len(self)):
             if known:
                 got = f"{int(places.min())} to {int(places.max())}"
@@ -123,17 +123,21 @@ def source_of(
     bounds: tuple[float, float],
     device: torch.device,
     indexed: bool,
+    own_labels: bool = False,
 ) -> Shuffled | Loaded:
-    """`train` as a source of batches on `device`; `indexed` where a loader must tell samples apart.
+    """`train` as a source of batches on `device`; `indexed` where a loader must tell samples apart, `own_labels` where
+    labels are what a loss of the user's own takes.
 
     Raises TypeError for anything else than tensors, a loader, or a data set with random access.
     """
     if isinstance(train, tuple) and len(train) == 2:
         x, y = train
-        train = Dataset(x, y, classes=tuple(str(k) for k in range(int(y.max()) + 1)), bounds=bounds, name="train")
+        classes = () if own_labels else tuple(str(k) for k in range(int(y.max()) + 1))
+        train = Dataset(x, y, classes=classes, bounds=bounds, name="train")
     if isinstance(train, DataLoader):
         return Loaded(train, bounds, device, indexed)
     found = samples_of(train, name="train")
+    found = found.with_own_labels() if own_labels else found
     if not isinstance(found, Placed):
         raise TypeError(
             "train must be a fastadv Dataset, tensors (x, y) or a DataLoader, or a data set of PyTorch or Hugging Face "

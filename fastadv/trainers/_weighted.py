@@ -23,6 +23,7 @@ class WeightedTraining(Madry):
     burn_in: int = 0
 
     in_epochs = ("eps_warmup", "burn_in")
+    needs_classes = "it weighs samples by how their classes are predicted"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD, Attack
 from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
-from ._method import Batch, accuracy, check_share
+from ._method import Batch, accuracy, check_share, error
 
 
 @dataclass
@@ -26,11 +25,13 @@ class Madry(AttackMethod):
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10), kw_only=True)
     label_smoothing: float = field(default=0.0, kw_only=True)
 
+    needs_classes = ""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(model, self.examples(model, batch))
-        batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
-        return F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)
+        batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y, model)
+        return error(model, logits, batch.y, self.label_smoothing)

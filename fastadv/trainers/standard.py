@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.adapted import logits_of
-from ._method import Batch, Method, accuracy, check_share
+from ._method import Batch, Method, accuracy, check_share, error
 
 
 @dataclass
@@ -19,10 +18,12 @@ class Standard(Method):
 
     label_smoothing: float = 0.1
 
+    needs_classes = ""
+
     def __post_init__(self) -> None:
         check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(model, batch.x)
-        batch.stats["clean_accuracy"] = accuracy(logits, batch.y)
-        return F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)
+        batch.stats["clean_accuracy"] = accuracy(logits, batch.y, model)
+        return error(model, logits, batch.y, self.label_smoothing)

@@ -11,24 +11,28 @@ attack is made, and in `set_params`. What differs, on purpose:
   generator, or none where the attribute `seed` of an attack is an integer. It is keyed by that number and the sample's
   place in `x`, so that ``batch_size`` does not matter.
 - Steps and projections in L1 and L2 are those of fastadv's `PGD`.
-- CarliniL2Method moves the image by Adam, not its inverse tanh by a line search: ``max_halving`` and ``max_doubling``
-  mean nothing. ``learning_rate`` is a share of the width of ``clip_values``, and ``initial_const`` for a width of 1.
-- All attacks take a ``mask``; where it is 0, nothing moves. With one, or an ``eps`` that is an array, samples are
+- CarliniL2Method and CarliniLInfMethod move the image by Adam, not its inverse tanh. ``learning_rate`` is a share of
+  the width of ``clip_values``, or of the bound on the perturbation, and ``initial_const`` for a width of 1. For each
+  const, CarliniL2Method passes through the model as often as ART's, with its ``max_halving`` and ``max_doubling``, may
+  do. ``const_factor`` is ten.
+- All attacks take a ``mask``; where it is 0, nothing moves. With an ``eps`` that differs between samples, they are
   attacked one by one. An ``eps_step`` that is an array must be the same share of every ``eps``, for the norm np.inf.
 - ``BoundaryAttack`` makes ``max_iter * sample_size`` proposals, one after another, with the step sizes of its authors'
   code: ``num_trial`` means nothing. ``HopSkipJump`` has the paper's precision. Both approach ``x`` from their start by
   bisection. ``PixelAttack`` needs ``th``, knows differential evolution only (``es=1``), and returns its best try where
   none succeeds.
 - ``clip_values`` that differ between features are refused.
-- ``random_eps`` and ``summary_writer`` are not supported. ``verbose`` means nothing, nor does ``eps_step`` where the
-  attack has its own.
+- Other estimators raise an ``exceptions.EstimatorError``, which names ART's classes where ART is installed.
+- ``random_eps``, ``summary_writer``, the ``attacks`` of AutoAttack, and targets or the norm 1 of
+  AutoProjectedGradientDescent are not supported. ``verbose`` means nothing, nor does ``eps_step`` where the attack has
+  its own.
 """
 
 from .._names import only
-from . import attacks
+from . import attacks, exceptions
 from .attacks.evasion import *  # noqa: F403
 from .attacks.evasion import __all__ as _attacks
 
-__all__ = ["attacks", *_attacks]
+__all__ = ["attacks", "exceptions", *_attacks]
 
 __getattr__, __dir__ = only(__name__, __all__)

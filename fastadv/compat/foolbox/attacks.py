@@ -292,7 +292,8 @@ class L2DeepFoolAttack(Attack):
     def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
         if self.loss not in ("logits", "crossentropy"):  # whose differences between classes are the same
             raise ValueError(f"{type(self).__name__}: expected loss to be logits or crossentropy, got {self.loss!r}")
-        return ours.DeepFool(self.steps, self.overshoot, self.candidates or 2**31, norm=self.norm, **common)
+        how = {"norm": self.norm, "convention": "foolbox", **common}
+        return ours.DeepFool(self.steps, self.overshoot, self.candidates or 2**31, **how)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ... import attacks as ours
 from ... import ops
 from ...attacks import Model, checked_logits, isolated, predicted
+from ...attacks._grid import LEVELS, from_levels, rounded, to_levels
 from ...attacks.onestep import random_target
 from ...runs import replace_file
 from .._models import drawn, logits_at, normalised, of_model, seeded
@@ -246,8 +247,10 @@ class Attack:
         return report if return_verbose else None
 
     def _quantised(self, x_adv: Tensor, x: Tensor, norm: str, eps: Budget) -> Tensor:
-        """`x_adv` in 8 bits; see `_in_8_bits`."""
-        pixels = _in_8_bits(self._pixels(x_adv), self._pixels(x), norm, eps)
+        """`x_adv` in 8 bits, within the budget where `x` has them and is perturbed within it."""
+        exact, clean = (to_levels(self._pixels(each)) for each in (x_adv, x))
+        budget = LEVELS * ops.as_rows(ops.per_sample("save", "eps", eps, x).double(), x)
+        pixels = from_levels(rounded(exact, clean, norm, budget)).to(x_adv.dtype)
         return pixels if self.normalization_used is None else self.normalize(pixels)
 
     def _budget(self) -> tuple[str, Budget]:
@@ -275,28 +278,3 @@ class Attack:
                 mean, std = (torch.tensor([*normalize[part]]).view(-1, 1, 1) for part in ("mean", "std"))
                 stored[name] = (stored[name] - mean) / std
         return DataLoader(TensorDataset(*[stored[name] for name in names]), batch_size=batch_size, shuffle=shuffle)
-
-
-def _in_8_bits(x_adv: Tensor, x: Tensor, norm: str, eps: Budget) -> Tensor:
-    """`x_adv` [B, ...] in [0, 1], rounded to multiples of 1/255.
-
-    Where that takes a perturbation beyond `eps`, values are rounded towards `x` instead: for ``linf`` those that are
-    too far, for ``l1`` and ``l2`` the nearest to the middle between two multiples, as few as it takes. Images `x` of 8
-    bits, and those perturbed within `eps`, so remain within `eps`. In ``l0`` there is none.
-    """
-    levels, clean = 255 * x_adv.double(), 255 * x.double()
-    if norm == "l0":
-        return (levels.round() / 255).to(x_adv.dtype)
-    near, budget = levels.round(), 255 * ops.per_sample("save", "eps", eps, x).double()
-    towards_x = torch.where(near > clean, levels.floor(), levels.ceil())
-    if norm == "linf":
-        beyond = (near - clean).abs() > ops.as_rows(budget, x) + 1e-3  # of a level, for what rounding has left
-        return (torch.where(beyond, towards_x, near) / 255).to(x_adv.dtype)
-    power = {"l1": 1, "l2": 2}[norm]
-    gain = ((near - clean).abs() ** power - (towards_x - clean).abs() ** power).clamp_min(0).flatten(1)
-    excess = (near - clean).abs().flatten(1).pow(power).sum(dim=1) - budget**power
-    order = torch.where(gain > 0, (near - levels).abs().flatten(1), -1).argsort(dim=1, descending=True, stable=True)
-    gained = gain.gather(1, order)
-    needed = gained.cumsum(dim=1) - gained < excess.unsqueeze(1)
-    turned = torch.zeros_like(needed).scatter(1, order, needed & (gained > 0)).view_as(near)
-    return (torch.where(turned, towards_x, near) / 255).to(x_adv.dtype)

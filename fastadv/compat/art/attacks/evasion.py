@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from .... import attacks as ours
 from ....attacks import Model, predicted
 from ....attacks.onestep import random_target
+from ....threats import ThreatModel
 from ..._models import drawn, in_range, logits_at, normalised, of_model, seeded
 from ..._names import only
+from ..exceptions import EstimatorError, Requirements
 
 __all__ = [
     "Attack",
@@ -23,6 +25,7 @@ __all__ = [
     "BasicIterativeMethod",
     "BoundaryAttack",
     "CarliniL2Method",
+    "CarliniLInfMethod",
     "DeepFool",
     "ElasticNet",
     "FastGradientMethod",
@@ -30,6 +33,8 @@ __all__ = [
     "MomentumIterativeMethod",
     "PixelAttack",
     "ProjectedGradientDescent",
+    "ProjectedGradientDescentNumpy",
+    "ProjectedGradientDescentPyTorch",
     "SaliencyMapMethod",
     "SquareAttack",
 ]
@@ -41,9 +46,11 @@ Budget = float | np.ndarray
 """One number, or an array that broadcasts against the inputs."""
 
 _COUNTS = {"batch_size": 1, "num_random_init": 0, "nb_random_init": 1, "max_halving": 1, "max_doubling": 1}
+_COUNTS |= {"num_trial": 0, "sample_size": 1}
 """Options that are whole numbers and which fastadv's attacks do not check, with the least that they may be."""
 _FLAGS = ("targeted", "verbose", "minimal")
-_NUMBERS = ("p_init", "epsilon", "confidence", "learning_rate", "initial_const", "beta")
+_NUMBERS = ("p_init", "epsilon", "confidence", "learning_rate", "initial_const", "beta", "min_epsilon")
+_NUMBERS += ("largest_const", "decrease_factor", "const_factor")
 _UNSUPPORTED = {"random_eps": False, "summary_writer": False, "attacks": None, "estimator_orig": None}
 _UNSUPPORTED |= {"parallel_pool_size": 0, "adv_criterion": None, "loss": None}
 """Options that must be what they are by default."""
@@ -58,10 +65,18 @@ class Attack(ABC):
     seed = None
     takes_labels: ClassVar[bool] = True
 
+    _estimator_requirements: ClassVar[Any] = Requirements("LossGradientsMixin")
+
     def __post_init__(self) -> None:
-        _module(self.estimator)
+        if not self.is_estimator_valid(self.estimator):
+            raise EstimatorError(type(self), self._estimator_requirements, self.estimator)
         _check_options(self)
-        _scalar(self, 1.0).build(bounds=(-math.inf, math.inf), seed=None)
+        self._in_numbers(1.0).build(bounds=(-math.inf, math.inf), seed=None)
+
+    @staticmethod
+    def is_estimator_valid(estimator: Any, estimator_requirements: Any = None) -> bool:
+        """Whether `estimator` is a torch module, or has one as its model; whatever ART requires of it besides."""
+        return isinstance(_module(estimator), nn.Module)
 
     def set_params(self, **params: Any) -> None:
         """Changes options, which are checked together first."""
@@ -79,72 +94,68 @@ class Attack(ABC):
         """The range that the attack keeps `x` in, of which the estimator has `given` what it knows."""
         return given
 
-    def generate(self, x: np.ndarray, y: np.ndarray | None = None, *, mask: np.ndarray | None = None) -> np.ndarray:
+    def generate(
+        self,
+        x: np.ndarray,
+        y: np.ndarray | None = None,
+        *,
+        mask: np.ndarray | None = None,
+        x_init: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The adversarial `x` [N, ...]: away from `y` or the model's predictions, or towards `y` if targeted.
 
-        `mask` broadcasts against `x`; features where it is 0 stay what they are, bit by bit.
+        `mask` broadcasts against `x`; features where it is 0 stay what they are, bit by bit. `x_init` means nothing, as
+        in ART.
         """
-        model, bounds = _seen(self.estimator)
+        model, given = _seen(self.estimator)
         inputs = torch.from_numpy(np.asarray(x, dtype=np.float32))
         goal = _classes(np.asarray(y)) if y is not None and self.takes_labels else None
         parameter = of_model(model)
         device = None if parameter is None else parameter.device
-        box, reach = self.bounds(x, bounds), _reach(self, inputs, mask)
-        seed = seeded(_scalar(self, 1.0).build(bounds=(-math.inf, math.inf), seed=self.seed)).seed
+        box = self.bounds(x, given)
+        free = None if mask is None else _laid("mask", np.asarray(mask) != 0, inputs)
+        eps = getattr(self, "eps", None)
+        each = _laid("eps", eps, inputs) if isinstance(eps, np.ndarray) else None
+        alike = each is None or bool((each == each[:1]).all())
+        seed = seeded(self._in_numbers(1.0).build(bounds=(-math.inf, math.inf), seed=self.seed)).seed
         found = [inputs[:0]]
-        for ids in torch.arange(len(inputs)).split(self.batch_size if reach is None else 1):
+        for ids in torch.arange(len(inputs)).split(self.batch_size if alike else 1) if len(inputs) else ():
+            numbers = self._in_numbers(1.0 if each is None else each[ids].max().item())
+            may, own = (None if part is None else part[ids].to(device) for part in (free, each))
+            attack = _held(numbers.build(bounds=box, seed=seed), may, own)
             part = inputs[ids].to(device), None if goal is None else goal[ids].to(device), ids.to(device)
-            if reach is None:
-                found.append(self.attacked(self.build(bounds=box, seed=seed), model, *part).cpu())
-            else:
-                found.append(self._alone(model, box, reach[ids].to(device), seed, *part).cpu())
+            found.append(numbers.attacked(attack, model, *part).cpu())
         return torch.cat(found).numpy()
 
     def attacked(self, attack: ours.Attack, model: Model, x: Tensor, y: Tensor | None, ids: Tensor) -> Tensor:
         """What `attack` makes of one batch."""
         return attack(model, x, y, ids)
 
-    def _alone(
-        self,
-        model: Model,
-        box: tuple[float, float],
-        reach: Tensor,
-        seed: int | None,
-        x: Tensor,
-        y: Tensor | None,
-        ids: Tensor,
-    ) -> Tensor:
-        """One sample, whose features may go as far as `reach`."""
-        most = reach.max().item()
-        if most == 0:
-            return x
-        moved = _Moved(model, x, reach / most, box)
-        alike = bool(((reach == 0) | (reach == most)).all())  # else the range of what is moved is not that of the whole
-        attack = _scalar(self, most).build(bounds=box if alike else (-math.inf, math.inf), seed=seed)
-        return moved.at(_scalar(self, most).attacked(attack, moved, x, y, ids)).clamp(*box)
+    def _in_numbers(self, most: float) -> "Attack":
+        """The same attack with the budget `most` where it has an array of them, and the step of the same share."""
+        if not isinstance(getattr(self, "eps", None), np.ndarray):
+            return self
+        return replace(self, eps=most, eps_step=(most or 1.0) * _step(self))
 
 
-class _Moved(nn.Module):
-    """`model` at inputs of which each feature goes its `share` of the way from `x` [1, ...], and not beyond `box`."""
+def _held(attack: ours.Attack, free: Tensor | None, each: Tensor | None) -> ours.Attack:
+    """`attack` where the mask `free` [B, ...] is True, within `each` [B, ...], which is that of all samples.
 
-    def __init__(self, model: Model, x: Tensor, share: Tensor, box: tuple[float, float]):
-        super().__init__()
-        self.model, self.x, self.share, self.box = model, x, share, box
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.model(self.at(inputs))
-
-    def at(self, inputs: Tensor) -> Tensor:
-        """Where the model is asked; gradients are those without the box, which would be 0 outside."""
-        moved = self.x + self.share * (inputs - self.x)
-        return moved + (moved.clamp(*self.box) - moved).detach()
+    None: everywhere, and within the attack's own budget, which is the largest of `each`.
+    """
+    if each is not None and each.any():
+        each = each.clamp(max=attack.bounds[1] - attack.bounds[0])  # nothing moves further than that
+        free = each > 0 if free is None else free & (each > 0)
+        return ThreatModel(attack, mask=free, shares=torch.where(each > 0, each / each.max(), 1.0)[0])
+    return attack if free is None else ThreatModel(attack, mask=free)
 
 
-def _scalar(attack: Attack, most: float) -> Attack:
-    """`attack` with the budget `most` where it has an array of them, and the step of the same share of that."""
-    if not isinstance(getattr(attack, "eps", None), np.ndarray):
-        return attack
-    return replace(attack, eps=most, eps_step=most * _step(attack))
+def _laid(name: str, value: np.ndarray, x: Tensor) -> Tensor:
+    """`value` for every feature of `x` [N, ...]. Raises ValueError where it does not broadcast against that."""
+    try:
+        return torch.from_numpy(np.array(np.broadcast_to(value, x.shape)))
+    except ValueError:
+        raise ValueError(f"{name} must broadcast against x, {tuple(x.shape)}; got {np.shape(value)}") from None
 
 
 def _step(attack: Any) -> float:
@@ -161,22 +172,6 @@ def _step(attack: Any) -> float:
             f"to {shares.max():g}"
         )
     return float(shares[0])
-
-
-def _reach(attack: Attack, x: Tensor, mask: np.ndarray | None) -> Tensor | None:
-    """How far each feature may go, [N, ...]: its eps, or 1 for attacks without, and 0 outside the mask.
-
-    None where there is no mask, and eps is one number.
-    """
-    eps = getattr(attack, "eps", 1.0)
-    if mask is None and not isinstance(eps, np.ndarray):
-        return None
-    reach = np.asarray(eps, dtype=np.float32) * (1.0 if mask is None else np.asarray(mask) != 0)
-    try:
-        return torch.from_numpy(np.broadcast_to(reach, x.shape).astype(np.float32))
-    except ValueError:
-        got = f"{np.shape(eps)} and {np.shape(mask)}"
-        raise ValueError(f"eps and mask must broadcast against x, {tuple(x.shape)}; got {got}") from None
 
 
 def _check_options(attack: Any) -> None:
@@ -214,12 +209,9 @@ def _check_budgets(attack: Any) -> None:
         raise ValueError(f"{name}: arrays eps and eps_step must have one shape, and norm np.inf; got {shapes}")
 
 
-def _module(estimator: Any) -> nn.Module:
-    """The module within an estimator. Raises TypeError where there is none."""
-    found = estimator if isinstance(estimator, nn.Module) else getattr(estimator, "model", None)
-    if found is None:
-        raise TypeError(f"estimator must be a torch module, or have one as its model; got {type(estimator).__name__}")
-    return found
+def _module(estimator: Any) -> Any:
+    """The module that `estimator` is, or has as its model; what else that may be, or None."""
+    return estimator if isinstance(estimator, nn.Module) else getattr(estimator, "model", None)
 
 
 def _seen(estimator: Any) -> tuple[Model, tuple[float, float]]:
@@ -297,6 +289,9 @@ class ProjectedGradientDescent(_Ascent):
     verbose: bool = True
 
 
+ProjectedGradientDescentNumpy = ProjectedGradientDescentPyTorch = ProjectedGradientDescent
+
+
 @dataclass
 class BasicIterativeMethod(_Ascent):
     estimator: Any
@@ -346,15 +341,33 @@ class FastGradientMethod(_Ascent):
         x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
         for number in range(1, math.floor(self.eps / self.eps_step * (1 + 1e-6)) + 1):
             eps = min(number * self.eps_step, attack.eps)
-            found = replace(attack, eps=eps, alpha=eps).run(model, x[left], None if y is None else y[left], ids[left])
+            part = attack.of_rows(left, x[left]).at(eps)
+            found = part.run(model, x[left], None if y is None else y[left], ids[left])
             x_adv[left] = found.x_adv
             if number * self.eps_step >= attack.eps or len(left := left[~found.success]) == 0:
                 break
         return x_adv
 
 
+class _OfClassifier(Attack):
+    """What calls its estimator a classifier."""
+
+    _estimator_requirements = Requirements("ClassGradientsMixin")
+
+    @property
+    def estimator(self) -> Any:
+        return self.classifier
+
+
+class _OfRange(Attack):
+    """What takes the range of its inputs as a unit, or draws from it; without ``clip_values``, that of `x`, as ART."""
+
+    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
+        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
+
+
 @dataclass
-class DeepFool(Attack):
+class DeepFool(_OfClassifier):
     classifier: Any
     max_iter: int = 100
     epsilon: float = 1e-6
@@ -364,16 +377,12 @@ class DeepFool(Attack):
 
     takes_labels = False
 
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
-
     def build(self, **common: Any) -> ours.Attack:
         return ours.DeepFool(self.max_iter, self.epsilon, self.nb_grads, **common)
 
 
 @dataclass
-class CarliniL2Method(Attack):
+class CarliniL2Method(_OfClassifier, _OfRange):
     classifier: Any
     confidence: float = 0.0
     targeted: bool = False
@@ -386,22 +395,38 @@ class CarliniL2Method(Attack):
     batch_size: int = 1
     verbose: bool = True
 
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
-
-    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
-        """Without ``clip_values``, the range of `x` itself, as in ART: the learning rate is a share of something."""
-        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
-
     def build(self, **common: Any) -> ours.Attack:
+        """As many passes through the model for each const as ART's: it takes two gradients and a search for a step."""
+        steps = self.max_iter * (2 + (self.max_halving + self.max_doubling) // 2)
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}
-        how |= {"steps": self.max_iter, "lr": self.learning_rate, "binary_search_steps": self.binary_search_steps}
+        how |= {"steps": steps, "lr": self.learning_rate, "binary_search_steps": self.binary_search_steps}
         return ours.CW(**how, **common)
 
 
 @dataclass
-class ElasticNet(Attack):
+class CarliniLInfMethod(_OfClassifier, _OfRange):
+    classifier: Any
+    confidence: float = 0.0
+    targeted: bool = False
+    learning_rate: float = 0.01
+    max_iter: int = 10
+    decrease_factor: float = 0.9
+    initial_const: float = 1e-5
+    largest_const: float = 20.0
+    const_factor: float = 2.0
+    batch_size: int = 1
+    verbose: bool = True
+
+    def build(self, **common: Any) -> ours.Attack:
+        if self.const_factor <= 1:
+            raise ValueError(f"CarliniLInfMethod: const_factor must be greater than 1, got {self.const_factor}")
+        how = {"kappa": self.confidence, "steps": self.max_iter, "lr": self.learning_rate, "targeted": self.targeted}
+        how |= {"initial_const": self.initial_const, "largest_const": self.largest_const}
+        return ours.CWLinf(decrease=self.decrease_factor, **how, **common)
+
+
+@dataclass
+class ElasticNet(_OfClassifier):
     classifier: Any
     confidence: float = 0.0
     targeted: bool = False
@@ -413,10 +438,6 @@ class ElasticNet(Attack):
     batch_size: int = 1
     decision_rule: str = "EN"
     verbose: bool = True
-
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
 
     def build(self, **common: Any) -> ours.Attack:
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "targeted": self.targeted}
@@ -437,6 +458,8 @@ class AutoProjectedGradientDescent(Attack):
     batch_size: int = 32
     loss_type: str | None = None
     verbose: bool = True
+
+    _estimator_requirements = Requirements("LossGradientsMixin", "ClassifierMixin")
 
     def build(self, **common: Any) -> ours.Attack:
         losses = {None: "ce", "cross_entropy": "ce", "difference_logits_ratio": "dlr"}
@@ -462,20 +485,15 @@ class SquareAttack(Attack):
     batch_size: int = 128
     verbose: bool = True
 
+    _estimator_requirements = Requirements("NeuralNetworkMixin")
+
     def build(self, **common: Any) -> ours.Attack:
         how = {"restarts": self.nb_restarts, "norm": (norm := _norm(self.norm))}
         return ours.Square(in_range(self.eps, norm, common["bounds"]), self.max_iter, self.p_init, **how, **common)
 
 
-class _OfDecisions(Attack):
-    """What draws noise from the whole range of its inputs; without ``clip_values``, from that of `x`, as in ART."""
-
-    def bounds(self, x: np.ndarray, given: tuple[float, float]) -> tuple[float, float]:
-        return given if math.isfinite(given[1] - given[0]) or not np.size(x) else (float(np.min(x)), float(np.max(x)))
-
-
 @dataclass
-class BoundaryAttack(_OfDecisions):
+class BoundaryAttack(_OfRange):
     estimator: Any
     batch_size: int = 64
     targeted: bool = True
@@ -489,6 +507,8 @@ class BoundaryAttack(_OfDecisions):
     min_epsilon: float = 0.0
     verbose: bool = True
 
+    _estimator_requirements = Requirements("ClassifierMixin")
+
     def build(self, **common: Any) -> ours.Attack:
         sizes = {"sphere": self.delta, "source": self.epsilon, "least": self.min_epsilon}
         how = {"adaptation": 1 / self.step_adapt, "tries": self.init_size, "targeted": self.targeted}
@@ -496,7 +516,7 @@ class BoundaryAttack(_OfDecisions):
 
 
 @dataclass
-class HopSkipJump(_OfDecisions):
+class HopSkipJump(_OfClassifier, _OfRange):
     classifier: Any
     batch_size: int = 64
     targeted: bool = False
@@ -507,26 +527,23 @@ class HopSkipJump(_OfDecisions):
     init_size: int = 100
     verbose: bool = True
 
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
+    _estimator_requirements = Requirements("ClassifierMixin")
 
     def build(self, **common: Any) -> ours.Attack:
+        if self.max_eval < self.init_eval:
+            evals = f"init_eval {self.init_eval} and max_eval {self.max_eval}"
+            raise ValueError(f"HopSkipJump: max_eval must be at least init_eval, got {evals}")
         how = {"norm": _norm(self.norm), "tries": self.init_size, "targeted": self.targeted}
         return ours.HopSkipJump(self.max_iter, self.init_eval, self.max_eval, **how, **common)
 
 
 @dataclass
-class SaliencyMapMethod(Attack):
+class SaliencyMapMethod(_OfClassifier):
     classifier: Any
     theta: float = 0.1
     gamma: float = 1.0
     batch_size: int = 1
     verbose: bool = True
-
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
 
     def generate(self, x: np.ndarray, y: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """The adversarial `x` [N, ...]: towards `y`, or towards any class but the predicted one, drawn at random."""
@@ -547,7 +564,7 @@ class SaliencyMapMethod(Attack):
 
 
 @dataclass
-class PixelAttack(Attack):
+class PixelAttack(_OfClassifier):
     classifier: Any
     th: int | None = None
     es: int = 1
@@ -555,11 +572,9 @@ class PixelAttack(Attack):
     targeted: bool = False
     verbose: bool = False
 
-    batch_size = 32
+    _estimator_requirements = Requirements("NeuralNetworkMixin", "ClassifierMixin")
 
-    @property
-    def estimator(self) -> Any:
-        return self.classifier
+    batch_size = 32
 
     def build(self, **common: Any) -> ours.Attack:
         if self.th is None or self.es != 1:
@@ -581,6 +596,8 @@ class AutoAttack(Attack):
     estimator_orig: None = None
     targeted: bool = False
     parallel_pool_size: int = 0
+
+    _estimator_requirements = Requirements("ClassifierMixin")
 
     def build(self, **common: Any) -> ours.Attack:
         if self.targeted:
