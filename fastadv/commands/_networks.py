@@ -142,7 +142,8 @@ def _from_archive(path: Path, kind: Literal["script", "export"]) -> nn.Module:
     verify_archive(path, f"file {form}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is; its files are still there
+            for category in (DeprecationWarning, FutureWarning):  # TorchScript is deprecated; its files are still there
+                warnings.simplefilter("ignore", category)
             if kind == "script":
                 return torch.jit.load(path)
             with path.open("rb") as file:  # whatever its name
