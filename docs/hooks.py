@@ -11,6 +11,7 @@ LINKED = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "REPRODUCTION.md": "reproduction-tables.md",
+    "SECURITY.md": "security.md",
 }
 
 

@@ -51,6 +51,7 @@ from .commands import (
     said_aloud,
     train,
     transfer_between,
+    trusting,
     verify_samples,
 )
 from .info import doctor
@@ -235,6 +236,11 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status, 2 after a message on standard error for bad input."""
+    with trusting(sys.argv[1:] if argv is None else argv):
+        return _obey(argv)
+
+
+def _obey(argv: Sequence[str] | None) -> int:
     cli = parser()
     chosen = cli.parse_args(argv)
     keep_freed_memory()

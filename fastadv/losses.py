@@ -30,7 +30,8 @@ def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
     `kappa` is the confidence in another class at which the loss stops growing. 0 stops at the decision boundary; 50,
     the usual value, is not reached in practice.
     """
-    return -(lead(logits, y) + kappa).clamp_min(0)
+    ahead = lead(logits, y) + kappa
+    return -torch.where(ahead < 0, 0.0, ahead)  # the slope of clamp at its bound changed in PyTorch 2.14
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def pixels(count: int, *shape: int) -> np.ndarray:
 def published(file: files.PublishedFile, folder: Path, **change: Any) -> files.PublishedFile:
     """What `file` would be if its authors had published the one in `folder`."""
     content = (folder / file.published).read_bytes()
-    return replace(file, size=len(content), md5=hashlib.md5(content).hexdigest(), **change)
+    return replace(file, size=len(content), digest=hashlib.sha256(content).hexdigest(), **change)
 
 
 def publish_mnist(folder: Path) -> dict[str, tuple[IdxFile, IdxFile]]:

@@ -16,6 +16,7 @@ import setuptools
 import torch
 
 from benchmarks.roofline import Kernel, compiled, nvdisasm
+from fastadv import ops
 
 ROOT = Path(__file__).parent.parent
 NVCC = shutil.which("nvcc", path=os.path.join(os.environ["CUDA_HOME"], "bin") if "CUDA_HOME" in os.environ else None)
@@ -124,7 +125,9 @@ def test_the_source_distribution_is_whole_and_needs_no_torch(
         ".gitignore",
         "CITATION.cff",
     }
-    wanted |= {f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "REPRODUCTION")} | {"LICENSE"}
+    wanted |= {f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "REPRODUCTION", "SECURITY")} | {
+        "LICENSE"
+    }
     assert {
         "tests/conftest.py",
         "tests/toys.py",
@@ -273,6 +276,16 @@ def test_cuda_glue_compiles_against_the_torch_headers(tmp_path: Path) -> None:
     subprocess.run([*command, ROOT / "csrc" / "cuda" / "glue.cpp", "-o", tmp_path / "glue.o"], check=True)
 
 
+@pytest.mark.skipif(bool(ops.MISSING["cpu"]) or shutil.which("objdump") is None, reason="no kernels, or no objdump")
+def test_kernels_load_with_the_glibc_that_torch_needs() -> None:
+    """What auditwheel asks of a manylinux_2_28 wheel. csrc/glibc.cpp has the functions that are newer."""
+    kernels = ROOT / "fastadv" / "_cpu.abi3.so"
+    table = subprocess.run(["objdump", "-T", kernels], capture_output=True, text=True, check=True).stdout
+    needed = {tuple(map(int, found.split("."))) for found in re.findall(r"\(GLIBC_([\d.]+)\)", table)}
+    assert max(needed) <= (2, 28)
+    assert "Py" not in re.findall(r"\*UND\*.* (\w{2})\w*$", table, re.MULTILINE)  # of no Python
+
+
 @pytest.mark.thorough
 def test_cpu_sources_compile_without_warnings(tmp_path: Path) -> None:
     if shutil.which("c++") is None:
@@ -290,5 +303,5 @@ def test_cpu_sources_compile_without_warnings(tmp_path: Path) -> None:
         *STABLE,
         *headers,
     ]
-    for source in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
+    for source in sorted([*(ROOT / "csrc" / "cpu").glob("*.cpp"), ROOT / "csrc" / "glibc.cpp"]):
         subprocess.run([*command, source, "-o", tmp_path / "out.o"], check=True)

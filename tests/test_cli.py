@@ -17,6 +17,7 @@ import torch
 import yaml
 from toys import stop_at_a_checkpoint
 
+import fastadv
 from fastadv import info, ops
 from fastadv.__main__ import main
 from fastadv.attacks import DDN, PGD, DeepFool, FriendlyPGD
@@ -182,10 +183,11 @@ def test_any_attack_can_be_chosen_by_its_name(images: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(("schedule", "kept"), [("[1]", [1]), ("math.isqrt", "math.isqrt")])
 def test_tau_is_scheduled_by_epochs_or_by_a_function(schedule, kept, images: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    flags = ["--data", images, "--epochs", "2", "--attack.steps", "3", "--test.attacks", "fgsm"]
+    flags = ["--data", images, "--epochs", "2", "--attack.steps", "3", "--test.attacks", "fgsm", "--trusted", "true"]
     assert main(["train", "friendly-mart", *flags, "--tau-schedule", schedule, "--out", str(first)]) == 0
     assert yaml.safe_load((first / "config.yaml").read_text())["tau_schedule"] == kept
-    assert main(["train", "friendly-mart", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
+    again = ["--config", str(first / "config.yaml"), "--trusted", "true"]
+    assert main(["train", "friendly-mart", *again, "--out", str(second)]) == 0
     a, b = load_checkpoint(first), load_checkpoint(second)
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
 
@@ -441,6 +443,37 @@ BUILT_FOR_CPU = {
     "cuda_architectures": "",
     "cuda_obstacle": "PyTorch 2.13.0+cpu is a CPU build",
 }
+
+
+def test_a_wheel_for_every_python_has_the_words_of_the_module_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = tmp_path / "_build.json"
+    recorded.write_text(json.dumps(BUILT_FOR_CPU | {"cpu_selected": "the builder's"}))
+    monkeypatch.setattr(ops._kernels, "RECORDED", recorded)
+    monkeypatch.setitem(sys.modules, "fastadv._info", None)
+    monkeypatch.delattr(fastadv, "_info", raising=False)
+    here = ops._kernels._selected(Path("/proc/cpuinfo").read_text())
+    assert ops.build_info() == BUILT_FOR_CPU | {"cpu_selected": here}
+    recorded.unlink()
+    assert "_info" in ops.build_info()
+
+
+AVX2_FLAGS = "avx avx2 bmi1 bmi2 f16c fma abm movbe"
+AVX512_FLAGS = f"{AVX2_FLAGS} avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("flags", "selected"),
+    [("sse4_2 avx", "x86-64"), (AVX2_FLAGS, "AVX2"), (AVX2_FLAGS + " avx512f", "AVX2"), (AVX512_FLAGS, "AVX-512")],
+)
+def test_instruction_sets_are_those_of_the_processor(flags: str, selected: str) -> None:
+    assert ops._kernels._selected(f"model name : x\nflags\t\t: fpu {flags} lm\nbugs : none\n") == selected
+
+
+def test_the_processor_is_told_as_the_compiler_tells_it() -> None:
+    info = pytest.importorskip("fastadv._info")
+    assert ops._kernels._selected(Path("/proc/cpuinfo").read_text()) == info.build()["cpu_selected"]
 
 
 @pytest.mark.parametrize("visible", [False, True])

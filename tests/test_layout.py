@@ -176,7 +176,7 @@ def test_public_names_exist():
 @pytest.mark.parametrize(
     ("folder", "shared"),
     [
-        ("fastadv/ops", "__init__ _kernels _op _reference"),
+        ("fastadv/ops", "__init__ _kernels _namespace _op _reference"),
         ("csrc/ops", "all hyperplane rows values"),
         ("tests/ops", "__init__ cases table balls every nonfinite properties"),
         ("benchmarks/ops", "__init__ _case"),

@@ -1,13 +1,4 @@
 // Registers the CPU kernels with torch.
-#include <torch/csrc/stable/tensor.h>
+#include "device.h"
 
-namespace {
-struct DeviceScope {
-  explicit DeviceScope(const torch::stable::Tensor&) {}
-  void* stream() const { return nullptr; }
-  static void check(const char*, int) {}
-};
-}  // namespace
-
-#define FASTADV_DEVICE CPU
 #include "../glue.h"

@@ -16,6 +16,7 @@ from ._terminal import said_aloud
 from ._threats import PatchTest, UniversalTest, find_universal, make_patch
 from ._train import train
 from ._transfer import transfer_between
+from ._trust import trusting
 from ._verify import verify_samples
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
     "said_aloud",
     "train",
     "transfer_between",
+    "trusting",
     "verify_samples",
 ]

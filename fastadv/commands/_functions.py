@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data import Dataset, Framing, Placed, Stream, samples_of
 from ._terminal import first_line
+from ._trust import require_trust
 
 
 def is_function(given: str) -> bool:
@@ -22,8 +23,9 @@ def is_function(given: str) -> bool:
 def call_function(given: str, *arguments: Any) -> Any:
     """What the function returns; the working directory is searched, too. Take code from people you trust: it is run.
 
-    Raises ValueError where it cannot be imported, or fails.
+    Raises ValueError where it cannot be imported, or fails, or may not run.
     """
+    require_trust(given, "a function")
     module, _, function = given.partition(":")
     here = os.getcwd()
     if here not in sys.path:

@@ -19,6 +19,7 @@ _VALUES = {
     "config": "FILE",
     "test": "FILE",
     "print_config": "",
+    "trusted": "true|false",
 }
 _KNOWN = {
     "help": "Show the most used options and exit.",
@@ -51,7 +52,7 @@ SPEED = Group("Speed and precision", "", "precision compiled graphs memory_forma
 ATTACK = Group("Test", "attacks eps limit", "label theta at_once")
 TEST = Group("Test", "test.attacks test.limit", "test.eps test.label test.theta test")
 RUN = Group("Run", "out resume estimate", "seed save_every keep_every log")
-SETTINGS = Group("Settings", "", "config print_config")
+SETTINGS = Group("Settings", "", "config print_config trusted")
 
 
 def help_text(parser: Any, groups: Sequence[Group], examples: Sequence[str], whole: bool) -> str:

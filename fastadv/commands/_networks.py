@@ -15,6 +15,7 @@ from ..data import Samples
 from ..runs import load_checkpoint, verify_archive
 from ._functions import call_function, is_function
 from ._terminal import first_line
+from ._trust import require_trust
 
 
 def build_network(
@@ -76,6 +77,7 @@ def load_model(
     """
     path, kind = Path(given), _archive(Path(given))
     if kind is None and given.partition(":")[0] in hub.HUBS and not path.exists():
+        require_trust(given, "a network of a hub")
         model, name = hub.load(given), given
     elif kind is None and is_function(given):
         model, name = _from_function(given), given
@@ -136,10 +138,12 @@ def _archive(path: Path) -> Literal["script", "export", "weights"] | None:
 
 def _from_archive(path: Path, kind: Literal["script", "export"]) -> nn.Module:
     form = "TorchScript" if kind == "script" else "of torch.export"
+    require_trust(str(path), f"a file {form}" if kind == "export" else form)
     verify_archive(path, f"file {form}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is; its files are still there
+            for category in (DeprecationWarning, FutureWarning):  # TorchScript is deprecated; its files are still there
+                warnings.simplefilter("ignore", category)
             if kind == "script":
                 return torch.jit.load(path)
             with path.open("rb") as file:  # whatever its name

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..attacks import ATTACKS
 from ._help import Group, help_text
+from ._trust import Trusted
 
 _PLAIN = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FRACTION = re.compile(rf"\s*([+-]?{_PLAIN})\s*(?:/\s*({_PLAIN})\s*)?")
@@ -115,8 +116,13 @@ class Parser(jsonargparse.ArgumentParser):
         self._negative_number_matcher = re.compile(rf"-{_FRACTION.pattern}$")  # what is a value and no flag
 
     def arrange(self, groups: Sequence[Group], examples: Sequence[str]) -> None:
-        """Orders the help, and adds ``--help-all``, which lists what ``--help`` leaves out."""
+        """Orders the help, and adds ``--help-all``, which lists what ``--help`` leaves out, and ``--trusted``."""
         self.help_groups, self.examples = groups, examples
+        self.add_argument(
+            "--trusted",
+            action=Trusted,
+            help="false: run no code of models, data or settings. true: run also classes outside fastadv.",
+        )
         self.add_argument("--help_all", action=_HelpAll, help="Show all options and exit.")
 
     def format_help(self, formatter: Any = None, whole: bool = False) -> str:
@@ -176,6 +182,8 @@ class Parser(jsonargparse.ArgumentParser):
             return self._unknown(".".join([*keys, found[1]]))
         if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.-]+)'", message):
             return self._unknown(f"{found[1]}.{found[2]}")
+        if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            return f"{where}: {found[1]} is not fastadv's, and its code would run: to allow that, give --trusted true"
         if found := re.search(r"(?:Got|Given) value: (.*)\s*$", message) or re.search("('.*') is no number", message):
             return f"{where} must be {_expected(message)}, got {found[1].strip()}"
         if found := re.search(r"Expected a dot import path string: (\S+)", message):

@@ -80,12 +80,14 @@ class CifarSplit(PublishedFile):
 
 
 def _cifar10(*members: str) -> CifarSplit:
-    archive = ("cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin")
+    digest = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+    archive = ("cifar-10-binary.tar.gz", 170_052_171, digest, "cifar-10-batches-bin")
     return CifarSplit(*archive, members, records=10_000, labels=1, classes=10)
 
 
 def _cifar100(member: str, records: int) -> CifarSplit:
-    archive = ("cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary")
+    digest = "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
+    archive = ("cifar-100-binary.tar.gz", 168_513_733, digest, "cifar-100-binary")
     return CifarSplit(*archive, (member,), records, labels=2, classes=100)
 
 

