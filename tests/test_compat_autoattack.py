@@ -124,7 +124,7 @@ def test_what_a_constructor_refuses():
     for options, message in (
         ({"version": "fast"}, "version must be one of standard, plus, rand, custom, got 'fast'"),
         ({"attacks_to_run": ["square"]}, "attacks_to_run are for version custom"),
-        ({"norm": "L1"}, "norm L1 is there for fab and fab-t alone: fastadv has no APGD or Square in it yet"),
+        ({"norm": "L1"}, "norm L1 is there for fab and fab-t alone: auto-attack's APGD begins with larger"),
         ({"norm": "L0", "version": "custom"}, "norm must be one of Linf, L2, L1, got 'L0'"),
         ({"is_tf_model": True}, "is_tf_model must be False"),
         ({"version": "custom", "attacks_to_run": ["pgd"]}, "'pgd', which is none of apgd-ce, apgd-dlr"),
