@@ -139,7 +139,7 @@ VARIANTS: dict[str, list[Attack]] = {
         EAD(steps=8, binary_search_steps=3, initial_const=0.1),
         EAD(steps=8, binary_search_steps=2, initial_const=0.1, decision="en", abort_early=False, targeted=True),
     ],
-    "fmn": [FMN(steps=60, norm=norm) for norm in ("linf", "l0", "l2", "l1")] + [FMN(steps=15, targeted=True)],
+    "fmn": [FMN(steps=60, norm=norm) for norm in ("linf", "l0", "l2")] + [FMN(steps=15, targeted=True)],
     "minimal": [Minimal(APGD(0.05, steps=3), 3), Minimal(PGD(0.5, norm="l1", alpha=0.3, steps=3), 3)],
     "pdgd": [PDGD(**FEW), PDGD(**FEW, targeted=True)],
     "pdpgd": [PDPGD(**FEW, norm=norm) for norm in ("l0", *NORMS)],

@@ -149,7 +149,7 @@ ATTACKS = {
     "jsma": Case(JSMA(), 90, forward=2, backward=2, field="gamma", few=6, unit=2 / 64, waits=1.34),
     "boundary": Case(Boundary(**STARTS), 60, forward=1.1, backward=0, few=30),
     # A point whose class is asked for, leaps until one succeeds, and 9 halvings of the way back.
-    "hopskipjump": Case(HopSkipJump(queries=1, most=1, **STARTS), 340, forward=11, backward=0, few=4, waits=17),
+    "hopskipjump": Case(HopSkipJump(queries=1, most=1, **STARTS), 330, forward=11, backward=0, few=4, waits=17),
     "anpgd": Case(ANPGD(**SMALL, bisections=0), 3),
     "fgsm": Case(FGSM(eps=1e-4), 30, field="", waits=1),
     "rfgsm": Case(RFGSM(**SMALL), 30, field="", waits=1),
