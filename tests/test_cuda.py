@@ -103,6 +103,7 @@ VARIANTS: dict[str, list[Attack]] = {
     "apgd": [
         *each(APGD, NORMS, steps=6, restarts=2),
         *each(APGD, loss="dlr", steps=6, eot=2),
+        *each(APGD, loss="pm", steps=6),
         dataclasses.replace(APGD(0.1, steps=6), eps=torch.linspace(0.05, 0.2, 24, dtype=torch.float64)),
     ],
     "apgdt": [*each(APGDT, NORMS, targets=2, restarts=2, steps=5)],
@@ -630,6 +631,10 @@ def claims(model: nn.Module, data: Dataset) -> object:
 
 
 MEASURED: dict[str, Callable[[nn.Module, Dataset], object]] = {
+    "anytime": lambda model, data: [
+        (name, found.results["autoattack"].right)
+        for name, found in evaluation.anytime(model, data, AutoAttack(0.02, "custom", ("apgd-ce", "fab-t")))
+    ],
     "calibrated": lambda model, data: evaluation.calibrated(model, data, DRA(0.02), PGD(0.02, 0.005, 5)),
     "corruption_accuracy": lambda model, data: evaluation.corruption_accuracy(
         model, [(name, 3, corrupted(data, name, 3, 0)) for name in ("gaussian_noise", "brightness")], data
@@ -654,7 +659,8 @@ MEASURED: dict[str, Callable[[nn.Module, Dataset], object]] = {
 def test_every_evaluation_is_measured() -> None:
     offered = {name for name in evaluation.__all__ if callable(getattr(evaluation, name)) and name.islower()}
     parts = {"check_mixable", "evaluate", "fitted", "last_layers", "layer_outputs", "mixing", "open_saved", "reducer"}
-    assert offered == MEASURED.keys() | parts | {"wilson"}
+    ranks = {"area", "ask", "contestants", "optimality", "pointwise_best", "robust_accuracy", "searched", "standings"}
+    assert offered == MEASURED.keys() | parts | ranks | {"wilson"}
 
 
 class Doubled(nn.Sequential):

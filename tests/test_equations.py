@@ -65,8 +65,9 @@ def test_a_changed_side_is_seen(rows):
             eps, alpha, steps, random_start=0), "Section 3.1"),
         (equations.friendly, "PGD", lambda eps, *_, **__: PGD(eps / 2, eps / 8, 20, random_start=0), "Lemma 1"),
         (equations.smd, "EPGD", lambda eps: PGD(eps, eps, 1, random_start=0), "9"),
-        (equations.thesis, "FGSMTraining.compare", lambda self, clean, adversarial, y: nn.functional.cross_entropy(
-            clean, y) + nn.functional.cross_entropy(adversarial, y), "2.11"),
+        (equations.thesis, "FGSMTraining.loss", lambda self, model, batch: nn.functional.cross_entropy(
+            model(batch.x), batch.y) + nn.functional.cross_entropy(model(self.examples(model, batch)), batch.y),
+            "2.11"),
     ],
 )  # fmt: skip
 def test_rows_fail_where_the_package_is_changed(rows, monkeypatch, part, place, changed, equation):

@@ -121,7 +121,7 @@ def wheel(folder: Path, name: str, **files: str) -> None:
 
 
 def test_what_is_missing_or_too_old_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    have = {"numpy": "2.1.0", "setuptools": "68.1", "jsonargparse": "4.49.1", "rich": "1.0"}
+    have = {"numpy": "2.1.0", "setuptools": "68.1", "jsonargparse": "4.52.1", "rich": "13.1"}
 
     def version(name: str) -> str:
         if name not in have:

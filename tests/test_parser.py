@@ -54,7 +54,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         ("--epochs 3 train pgd", "--epochs must follow the command"),
         ("train freindly-trades", "unknown method 'freindly-trades'; did you mean 'friendly_trades'?"),
         ("train zzz", f"unknown method 'zzz': choose among {', '.join(METHODS)}"),
-        ("train pgd --attack pdg", "--attack: unknown attack 'pdg'; did you mean 'PGD'?"),
+        ("train pgd --attack pgdd", "--attack: unknown attack 'pgdd'; did you mean 'PGD'?"),
         ("train pgd --attack.eps much", "--attack.eps must be a number such as 0.1 or 8/255, got 'much'"),
         ("train blind --rho much", "--rho must be a number such as 0.1 or 8/255, got 'much'"),
         ("train pgd --batch-size many", "--batch-size must be a whole number, got many"),
@@ -100,7 +100,7 @@ def test_no_command_takes_abbreviated_flags() -> None:
             "attack: {class_path: PGD, init_args: {ste: 3}}",
             "unknown setting 'attack.ste'; did you mean 'attack.steps'?",
         ),
-        ("attack: {class_path: PDG}", "--attack: unknown attack 'PDG'; did you mean 'PGD'?"),
+        ("attack: {class_path: PGDD}", "--attack: unknown attack 'PGDD'; did you mean 'PGD'?"),
         ("epochs: many", "--epochs must be a whole number, got many"),
         ("lr: 1/0", "--lr must be a number such as 0.1 or 8/255, got '1/0'"),
         ("- 1", "config"),
@@ -166,7 +166,7 @@ def test_a_budget_of_whole_grey_levels_is_refused(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("evaluate run --attacks pgd,pdg", "unknown attack 'pdg'; did you mean 'pgd'?"),
+        ("evaluate run --attacks pgd,pgdd", "unknown attack 'pgdd'; did you mean 'pgd'?"),
         ("compare standrd", "unknown method 'standrd'; did you mean 'standard'?"),
         ("corruptions run --out new --corruptions fogg", "unknown corruption 'fogg'; did you mean 'fog'?"),
         ("train standard --model lenet-5", "did you mean 'lenet5'?"),

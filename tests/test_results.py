@@ -202,7 +202,7 @@ def test_results_are_tables() -> None:
     }
     attacked = PGD(eps=0.1, steps=3).run(linear(4, 3), samples(6, 4), torch.arange(6) % 3)
     assert {name: len(values) for name, values in attacked.to_dataframe().items()} == dict.fromkeys(
-        ("success", "steps", "grads", "norm", "target"), 6
+        ("success", "steps", "queries", "grads", "norm", "target", "ended"), 6
     )
     weather = CorruptionAccuracy({"fog": {1: 0.5, 2: 0.25}, "snow": {1: 0.75}})
     assert weather.to_dataframe() == {

@@ -74,8 +74,8 @@ class _Live(ABC):
         norm = self.evaluation.norm
         if norm not in self.norms:
             raise ValueError(
-                f"AutoAttack: norm {norm} is there for fab and fab-t alone: auto-attack's APGD begins with larger budgets "
-                "there, which fastadv's does not, and fastadv's Square has no L1. Choose version custom with "
+                f"AutoAttack: norm {norm} is there for fab and fab-t alone: auto-attack's APGD begins with larger "
+                "budgets there, which fastadv's does not, and fastadv's Square has no L1. Choose version custom with "
                 "attacks_to_run=['fab-t'], another norm, or fastadv.attacks.APGD(norm='l1')"
             )
         return {"norm": norm.lower()}

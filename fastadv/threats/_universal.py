@@ -146,7 +146,8 @@ class Universal(Attack):
                 with _safetensors().safe_open(path, "numpy") as file:
                     delta, about = file.get_tensor("delta"), file.metadata()["about"]
             else:
-                with np.load(path, allow_pickle=False) as file:
+                # Opened here, for np.load leaves a file open that is none of its own.
+                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                     delta, about = file["delta"], str(file["about"])
             about = json.loads(about)
             found = {"eps": about["eps"], "norm": about["norm"], "bounds": tuple(about["bounds"])}
