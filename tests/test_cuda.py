@@ -111,7 +111,7 @@ VARIANTS: dict[str, list[Attack]] = {
         AutoAttack(0.1, "custom", ("apgd-ce",)),
         *each(AutoAttack, version="custom", attacks_to_run=("apgd-ce", "fab-t", "apgd-t")),
         AutoAttack(0.1, "custom", ("apgd-dlr", "fab", "square")),
-        *(AutoAttack(1.0, version) for version in ("standard", "plus", "rand")),  # so that all are soon fooled
+        *(AutoAttack(1.0, version) for version in ("standard", "plus", "rand", "fast")),  # so that all are soon fooled
     ],
     "boundary": [Boundary(30, sphere=0.1), Boundary(20, targeted=True)],
     "cw": [
@@ -140,16 +140,20 @@ VARIANTS: dict[str, list[Attack]] = {
         EAD(steps=8, binary_search_steps=3, initial_const=0.1),
         EAD(steps=8, binary_search_steps=2, initial_const=0.1, decision="en", abort_early=False, targeted=True),
     ],
-    "fmn": [FMN(steps=60, norm=norm) for norm in ("linf", "l0", "l2")] + [FMN(steps=15, targeted=True)],
+    "fmn": [
+        *(FMN(steps=60, norm=norm) for norm in ("linf", "l0", "l2")),
+        FMN(steps=60, first=0.1, norm="l1"),
+        FMN(steps=15, targeted=True),
+    ],
     "minimal": [Minimal(APGD(0.05, steps=3), 3), Minimal(PGD(0.5, norm="l1", alpha=0.3, steps=3), 3)],
     "pdgd": [PDGD(**FEW), PDGD(**FEW, targeted=True)],
-    "pdpgd": [PDPGD(**FEW, norm=norm) for norm in ("l0", *NORMS)],
+    "pdpgd": [*(PDPGD(**FEW, norm=norm) for norm in ("l0", *NORMS)), PDPGD(**FEW, targeted=True)],
     "sigmazero": [SigmaZero(**FEW), SigmaZero(**FEW, targeted=True)],
     "eotpgd": of_every_loss(EOTPGD),
     "epgd": [
         *each(EPGD, **FEW),
         EPGD(0.1, bisect="literal", loss="slm", alpha=0.05, **FEW),
-        *(EPGD(0.1, loss=loss, **FEW) for loss in ("margin", "dlr")),
+        *(EPGD(0.1, loss=loss, **FEW) for loss in ("margin", "dlr", "pm")),
     ],
     "fab": [FAB(steps=3, restarts=2, norm=norm) for norm in NORMS],
     "fabt": [FABT(steps=3, targets=2, norm=norm) for norm in NORMS],
@@ -192,7 +196,7 @@ VARIANTS: dict[str, list[Attack]] = {
     "pixle": [*(Pixle(2, 3, mapping=mapping) for mapping in MAPPINGS), Pixle(2, 3, targeted=True)],
     "rfgsm": [RFGSM(0.1, 0.05, steps=2), RFGSM(0.1, 0.05, targeted=True)],
     "spsa": [SPSA(0.1, samples=4, lr=0.03, targeted=targeted, **FEW) for targeted in (False, True)],
-    "square": [*each(Square, queries=40, restarts=2)],
+    "square": [*each(Square, queries=40, restarts=2), Square(0.1, queries=40, targeted=True)],
     "tifgsm": [
         *(TIFGSM(0.1, kernel=kernel, length=3, **STEPS) for kernel in ("gaussian", "linear", "uniform")),
         TIFGSM(0.1, probability=0.0, targeted=True, **STEPS),
