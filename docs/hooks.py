@@ -18,7 +18,7 @@ LINKED = {
 def on_page_markdown(markdown: str, **_: object) -> str:
     """The page with links to files outside docs/ as links to the pages that show them."""
     for path, page in LINKED.items():
-        markdown = re.sub(rf"\]\(((?:\.\./)*)\.\./{re.escape(path)}", rf"](\g<1>{page}", markdown)
+        markdown = re.sub(rf"\]\((?:((?:\.\./)*)\.\./)?{re.escape(path)}", rf"](\g<1>{page}", markdown)
     return markdown
 
 
