@@ -107,7 +107,8 @@ def by_autograd(name: str, z: Tensor, y: Tensor, sign: Tensor, natural: Tensor, 
     z = z.double().requires_grad_()
     values = sign * loss(z, y, natural.double(), goal)
     if "margin" in name:
-        values = torch.where(sign < 0, -(options.get("kappa", 50.0) - losses.lead(z, y)).clamp_min(0), values)
+        short = options.get("kappa", 50.0) - losses.lead(z, y)
+        values = torch.where(sign < 0, -torch.where(short < 0, 0.0, short), values)
     return torch.autograd.grad(values.sum(), z)[0], values.detach()
 
 
