@@ -129,7 +129,6 @@ class PDPGD(PDGD):
         weight = own.share / (1 - own.share) * rate / self.unit / largest
         low, high = ((bound - origin) / self.unit for bound in self.bounds)
         if self.norm == "l1":
-            near = torch.nn.functional.softshrink
             near = far.sign() * (far.abs() - ops.as_rows(weight, far) / metric).clamp(min=0)
         else:
             near, change = far, torch.full_like(weight, torch.inf)
