@@ -6,7 +6,8 @@ from ._op import Op, op
 from ._reference import as_rows, cleaned, compute, note, wide_type, write
 
 
-def _check(op: Op, given: dict) -> None:
+def check_moments(op: Op, given: dict) -> None:
+    """Adam's two moments are of the samples' shape, and its steps are counted from 1."""
     x = given["x_adv"]
     for name in ("mean", "square"):
         op.like(name, given[name], x.shape, wide_type(x), x)
@@ -20,7 +21,7 @@ def _check(op: Op, given: dict) -> None:
     "Tensor? active=None, Tensor(d!)? nonfinite=None) -> ()",
     samples=("x_adv", "grad", "slope"),
     budgets=("weight", "rate"),
-    check=_check,
+    check=check_moments,
 )
 def adam_step(
     x_adv: Tensor,

@@ -3,16 +3,9 @@
 import torch
 from torch import Tensor
 
-from ._op import Op, op
-from ._reference import as_rows, cleaned, compute, norm_of, note, wide_type, write
-
-
-def _check(op: Op, given: dict) -> None:
-    x = given["x_adv"]
-    for name in ("mean", "square"):
-        op.like(name, given[name], x.shape, wide_type(x), x)
-    if given["count"] < 1:
-        raise ValueError(f"{op.name}: count must be at least 1, got {given['count']}")
+from ._op import op
+from ._reference import as_rows, cleaned, compute, norm_of, note, write
+from .adam_step import check_moments
 
 
 @op(
@@ -21,7 +14,7 @@ def _check(op: Op, given: dict) -> None:
     "float lo=0., float hi=1., Tensor? active=None, Tensor(d!)? nonfinite=None) -> ()",
     samples=("x_adv", "grad", "x"),
     budgets=("threshold", "rate"),
-    check=_check,
+    check=check_moments,
 )
 def l0_adam_step(
     x_adv: Tensor,
