@@ -45,7 +45,7 @@ class GradAlign(Madry):
         here, there = (gradient(model, x, batch.y) for x in (batch.x, beside))
         known = here.any(1) & there.any(1)
         cosines = F.cosine_similarity(here, there).masked_fill(~known, 1)
-        batch.stats["alignment"] = cosines.mean()
+        batch.stats["alignment"] = cosines.detach().mean()
         return loss + self.align * (1 - cosines).mean()
 
 
