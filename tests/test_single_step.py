@@ -6,12 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from toys import Wavy, labels, samples
 
 from fastadv import Dataset, fit, ops
 from fastadv.attacks import FGSM, PGD
 from fastadv.trainers import FGSMPGI, FGSMRS, NFGSM, Batch, FreeAT, GradAlign
-
-from toys import Wavy, labels, samples
 
 pytestmark = pytest.mark.numerics
 

@@ -62,10 +62,19 @@ class FGSMPGI(Madry):
         self.momentum = torch.zeros_like(self.prior)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        before, x_adv = self.step(model, batch)
+        logits = logits_of(model, x_adv)
+        batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
+        return error(model, logits, batch.y, self.label_smoothing) + self.lam * F.mse_loss(logits, before)
+
+    def examples(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.step(model, batch)[1]
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits [B, K] at the start, and the samples to train on [B, ...]; priors and sums move on."""
         x, eps = batch.x, ops.per_sample("FGSMPGI", "eps", self.attack.eps, batch.x)
         start, momentum = self.start(batch, eps)
-        start = start.requires_grad_()
-        before = logits_of(model, start)
+        before = logits_of(model, start.requires_grad_())
         loss = error(model, before, batch.y, self.label_smoothing)
         grad = torch.autograd.grad(loss * len(x), start, retain_graph=True)[0]
         x_adv, ahead = start.detach().clone(), start.detach().clone()
@@ -73,10 +82,8 @@ class FGSMPGI(Madry):
         ops.linf_step(ahead, grad, x, eps, eps, *self.attack.bounds, momentum=momentum, decay=self.decay)
         self.prior[batch.index] = (ahead - x).to(self.prior.dtype)
         self.momentum[batch.index] = momentum.to(self.momentum.dtype)
-        logits = logits_of(model, x_adv)
-        batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         batch.stats["gradients"] = torch.ones((), device=x.device)
-        return error(model, logits, batch.y, self.label_smoothing) + self.lam * F.mse_loss(logits, before)
+        return before, x_adv
 
     def start(self, batch: Batch, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Where the samples' step begins and the sums of their gradients, both [B, ...]."""
