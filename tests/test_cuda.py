@@ -640,6 +640,14 @@ MEASURED: dict[str, Callable[[nn.Module, Dataset], object]] = {
         for name, found in evaluation.anytime(model, data, AutoAttack(0.02, "custom", ("apgd-ce", "fab-t")))
     ],
     "calibrated": lambda model, data: evaluation.calibrated(model, data, DRA(0.02), PGD(0.02, 0.005, 5)),
+    "certify": lambda model, data: [
+        evaluation.certify(model, data, method, batch_size=25)
+        for method in (
+            evaluation.IntervalBounds("linf"),
+            evaluation.IntervalBounds("l2"),
+            evaluation.RandomizedSmoothing(sigma=0.02, n0=5, n=20),
+        )
+    ],
     "corruption_accuracy": lambda model, data: evaluation.corruption_accuracy(
         model, [(name, 3, corrupted(data, name, 3, 0)) for name in ("gaussian_noise", "brightness")], data
     ),
