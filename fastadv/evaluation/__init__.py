@@ -40,6 +40,7 @@ from ._certify import Certificate, Certifier, IntervalBounds, RandomizedSmoothin
 from ._common import Portions, beside, check_label, fitted, measuring, without_leeway
 from ._contestants import LIBRARIES, Contestants, contestants
 from ._corruptions import CorruptionAccuracy, corruption_accuracy
+from ._crosscheck import SETTINGS, Crosscheck, CrosscheckPlan, Difference, Side, crosscheck, plan_crosscheck
 from ._curve import AACurve, radial_curve
 from ._features import (
     Features,
@@ -64,6 +65,7 @@ __all__ = [
     "LIBRARIES",
     "NORMS",
     "PROTOCOL",
+    "SETTINGS",
     "AACurve",
     "Asking",
     "Bench",
@@ -72,6 +74,9 @@ __all__ = [
     "Claims",
     "Contestants",
     "CorruptionAccuracy",
+    "Crosscheck",
+    "CrosscheckPlan",
+    "Difference",
     "Evaluation",
     "Failure",
     "Features",
@@ -88,6 +93,7 @@ __all__ = [
     "Result",
     "SampleFolder",
     "SavedSamples",
+    "Side",
     "Standing",
     "TransferRow",
     "WeightNorm",
@@ -99,6 +105,7 @@ __all__ = [
     "check_mixable",
     "contestants",
     "corruption_accuracy",
+    "crosscheck",
     "evaluate",
     "features",
     "fitted",
@@ -109,6 +116,7 @@ __all__ = [
     "mixing",
     "open_saved",
     "optimality",
+    "plan_crosscheck",
     "pointwise_best",
     "project",
     "radial_curve",
