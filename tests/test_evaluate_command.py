@@ -353,8 +353,6 @@ def linear_labels(x: np.ndarray) -> np.ndarray:
     ("flags", "message"),
     [
         (["--certify", "crown"], "certify must be interval or smoothing, or both with a comma between, got 'crown'"),
-        (["--certify", "smoothing", "--sigma", "0"], "sigma must be positive"),
-        (["--certify", "smoothing", "--draws", "0"], "n must be at least 1, got 0"),
         (["--certify", "interval", "--anytime", "true"], "anytime goes without transfer_from, save_samples, certify"),
     ],
 )

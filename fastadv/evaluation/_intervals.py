@@ -268,7 +268,7 @@ def _constant(x: Interval, value: Any) -> Tensor:
 
 def _shifted(x: Interval, value: Tensor) -> Interval:
     found = _widened(x.low + value, x.high + value, 1, value.abs())
-    if x.ball is not None:
+    if x.ball is not None and found.shape == x.shape:  # copies of an element are perturbed together
         error = x.ball.error + (found.high - found.low - (x.high - x.low)) / 2
         found.ball = x.ball._replace(center=x.ball.center + value, error=error)
     return found
@@ -277,7 +277,7 @@ def _shifted(x: Interval, value: Tensor) -> Interval:
 def _scaled(x: Interval, value: Tensor) -> Interval:
     ends = x.low * value, x.high * value
     found = _widened(torch.minimum(*ends), torch.maximum(*ends), 1)
-    if x.ball is not None:
+    if x.ball is not None and found.shape == x.shape:  # copies of an element are perturbed together
         wide = _gamma(1) * torch.maximum(found.low.abs(), found.high.abs())
         ball = x.ball._replace(error=x.ball.error * value.abs() + wide)
         found.ball = ball._replace(center=ball.center * value, scale=ball.scale * value.abs())
