@@ -23,6 +23,7 @@ from .commands import (
     Comparison,
     Conduct,
     CorruptionTest,
+    CrossTest,
     Data,
     Diagnosis,
     Group,
@@ -48,6 +49,7 @@ from .commands import (
     report_runs,
     reproduce,
     run_bench,
+    run_crosscheck,
     said_aloud,
     train,
     transfer_between,
@@ -92,13 +94,16 @@ def parser() -> Parser:
     sub.set_defaults(data=None)
     sub.add_argument("checkpoint", type=str, help=MODEL)
     conduct = Group(
-        "Evaluation", "out sweep steps transfer_from checks anytime save_samples", "samples_as resume memory_format"
+        "Evaluation",
+        "out sweep steps certify transfer_from checks anytime save_samples",
+        "sigma draws samples_as resume memory_format",
     )
     sub.arrange(
         [ATTACK, DATA, conduct, SETTINGS],
         [
             "fastadv evaluate runs/pgd --out results/pgd",
             "fastadv evaluate runs/pgd --attacks autoattack --eps 8/255 --limit 0",
+            "fastadv evaluate runs/pgd --certify interval --out results/both-sides",
             "fastadv evaluate my_package.models:build --data cifar10",
         ],
     )
@@ -127,6 +132,17 @@ def parser() -> Parser:
         [
             "fastadv attackbench runs/pgd --out bench",
             "fastadv attackbench runs/pgd runs/trades --norms l2 --attacks ddn,cw --libraries adv-lib --out bench",
+        ],
+    )
+
+    sub = add(commands, "crosscheck", "Run the same attacks in other libraries, and say where they differ.", CrossTest)
+    sub.add_argument("checkpoint", type=str, help=MODEL)
+    sub.add_argument("--out", type=str, required=True, help=NEW)
+    sub.arrange(
+        [Group("Attacks", "attacks libraries eps eps_l2 limit", "at_once seed"), DATA, RUN, SETTINGS],
+        [
+            "fastadv crosscheck runs/pgd --out crosscheck",
+            "fastadv crosscheck runs/pgd --attacks pgd,deepfool --libraries foolbox --out crosscheck",
         ],
     )
 
@@ -300,6 +316,8 @@ def run_command(cli: Parser, chosen: jsonargparse.Namespace) -> int:
         transfer_between(options.models, _build(Data, options), _build(Testing, options), options.out)
     elif command == "attackbench":
         run_bench(options.models, _build(BenchTest, options), options.out)
+    elif command == "crosscheck":
+        run_crosscheck(options.checkpoint, _build(CrossTest, options), options.out)
     elif command == "features":
         diagnose(options.checkpoint, _build(Data, options), _build(Diagnosis, options), options.out)
     elif command == "corruptions":

@@ -640,6 +640,10 @@ MEASURED: dict[str, Callable[[nn.Module, Dataset], object]] = {
         for name, found in evaluation.anytime(model, data, AutoAttack(0.02, "custom", ("apgd-ce", "fab-t")))
     ],
     "calibrated": lambda model, data: evaluation.calibrated(model, data, DRA(0.02), PGD(0.02, 0.005, 5)),
+    "certify": lambda model, data: [
+        evaluation.certify(model, data.take(6), method)
+        for method in (evaluation.IntervalBounds("l2"), evaluation.RandomizedSmoothing(sigma=0.02, n0=2, n=8))
+    ],
     "corruption_accuracy": lambda model, data: evaluation.corruption_accuracy(
         model, [(name, 3, corrupted(data, name, 3, 0)) for name in ("gaussian_noise", "brightness")], data
     ),
@@ -664,7 +668,7 @@ def test_every_evaluation_is_measured() -> None:
     offered = {name for name in evaluation.__all__ if callable(getattr(evaluation, name)) and name.islower()}
     parts = {"check_mixable", "evaluate", "fitted", "last_layers", "layer_outputs", "mixing", "open_saved", "reducer"}
     ranks = {"area", "ask", "contestants", "optimality", "pointwise_best", "robust_accuracy", "searched", "standings"}
-    assert offered == MEASURED.keys() | parts | ranks | {"wilson"}
+    assert offered == MEASURED.keys() | parts | ranks | {"crosscheck", "plan_crosscheck", "wilson"}
 
 
 class Doubled(nn.Sequential):

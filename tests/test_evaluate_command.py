@@ -308,6 +308,60 @@ def test_a_bound_that_is_told_and_stopped(place: Path, capsys, monkeypatch: pyte
 
 
 @pytest.mark.numerics
+def test_both_sides_of_the_truth(place: Path, capsys) -> None:
+    """Certified below attacked, in the table, per sample in evaluation.npz, and as a band in the report."""
+    np.savez("data.npz", **dict(np.load("data.npz")) | {"y_test": linear_labels(np.load("data.npz")["x_test"])})
+    flags = ["--attacks", "pgd,deepfool", "--eps", "0.15", "--certify", "interval,smoothing", "--draws", "20"]
+    assert main(["evaluate", "networks:linear", "--data", "data.npz", *flags, "--sigma", "0.05", "--out", "out"]) == 0
+    told = capsys.readouterr().out
+    assert "smoothing: certified of the smoothed classifier, not of the network, which the attacks are on" in told
+    found = rows("out", "certified.csv")
+    assert [list(row.values())[:4] for row in found] == [
+        ["interval-linf", "the network", "linf", "0.0"],
+        ["interval-linf", "the network", "linf", "0.15"],
+        ["interval-l2", "the network", "l2", "0.0"],
+        ["smoothing", "smoothed", "l2", "0.0"],
+    ]
+    assert 0 < float(found[1]["certified"]) <= float(found[1]["attacked"]) < float(found[0]["attacked"]) == 1
+    assert found[3]["attacked"] == ""  # no attack was on the smoothed classifier
+    with np.load("out/evaluation.npz") as arrays:
+        for norm in ("linf", "l2"):
+            radii, fooled = (
+                arrays[f"networks:linear/certificates/interval-{norm}/{key}"] for key in ("radii", "attacked")
+            )
+            assert (radii < fooled).all()
+            assert (radii > 0).all()
+        assert "networks:linear/certificates/smoothing/attacked" not in arrays
+    for name in ("certified_linf", "certified_l2", "certified_smoothed"):
+        assert Path(f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["report", "out", "--out", "page"]) == 0
+    page = Path("page/report.html").read_text()
+    for norm in ("linf", "l2"):
+        assert f"Both sides of the robust accuracy in {norm}: certified and attacked" in page
+        assert "certified to attacked" in Path(f"page/certified_{norm}.svg").read_text()
+    assert "It is another classifier than the network, whose robust accuracy this does not bound" in page
+    assert page.count("certified_") == 0  # what the evaluation drew is not shown a second time
+
+
+def linear_labels(x: np.ndarray) -> np.ndarray:
+    """The classes that `linear` in networks.py predicts."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))(torch.from_numpy(x)).argmax(1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--certify", "crown"], "certify must be interval or smoothing, or both with a comma between, got 'crown'"),
+        (["--certify", "interval", "--anytime", "true"], "anytime goes without transfer_from, save_samples, certify"),
+    ],
+)
+def test_certificates_that_make_no_sense(flags: list[str], message: str, place: Path, capsys) -> None:
+    assert evaluate("networks:linear", *flags, "--out", "out") == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_a_sweep_of_steps(place: Path, capsys) -> None:
     flags = ["--attacks", "pgd,fgsm,deepfool,mifgsm", "--steps", "20, 1,5"]
     assert evaluate("networks:linear", *flags, "--out", "out") == 0

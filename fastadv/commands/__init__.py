@@ -3,6 +3,7 @@
 from ._attackbench import BenchTest, run_bench
 from ._compare import Comparison, compare
 from ._corruptions import CorruptionTest, measure_corruptions
+from ._crosscheck import CrossTest, run_crosscheck
 from ._evaluate import Conduct, evaluate_model
 from ._features import Diagnosis, diagnose
 from ._help import ATTACK, DATA, FILES, NETWORK, RUN, SETTINGS, SPEED, TEST, TRAINING, Group
@@ -33,6 +34,7 @@ __all__ = [
     "Comparison",
     "Conduct",
     "CorruptionTest",
+    "CrossTest",
     "Data",
     "Diagnosis",
     "Group",
@@ -59,6 +61,7 @@ __all__ = [
     "report_runs",
     "reproduce",
     "run_bench",
+    "run_crosscheck",
     "said_aloud",
     "train",
     "transfer_between",

@@ -57,12 +57,17 @@ class BenchTest(Data):
 
     def contestants(self, bounds: tuple[float, float]) -> Contestants:
         """Raises ValueError for a name that is unknown, and for a library that is named and missing."""
-        names = {"all": list(LIBRARIES), "none": []}.get(self.libraries, listed(self.libraries))
+        names = libraries_named(self.libraries)
         how = {"attacks": listed(self.attacks), "libraries": names, "bounds": bounds, "seed": self.seed}
         found = contestants(listed(self.norms), self.queries, **how)
         if found.missing and self.libraries != "all":
             raise ValueError("; ".join(found.missing.values()))
         return found
+
+
+def libraries_named(text: str) -> list[str]:
+    """The names of libraries in a flag: some with commas between, ``all`` or ``none``."""
+    return {"all": list(LIBRARIES), "none": []}.get(text, listed(text))
 
 
 class Row(NamedTuple):

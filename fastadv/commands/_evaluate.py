@@ -13,7 +13,18 @@ from .._processes import rank, shared
 from ..attacks import Attack, AutoAttack
 from ..attacks._tuned import check_format
 from ..data import Dataset
-from ..evaluation import Evaluation, SampleFolder, SavedSamples, anytime, evaluate, open_saved, swept_curve
+from ..evaluation import (
+    Certifier,
+    Evaluation,
+    IntervalBounds,
+    RandomizedSmoothing,
+    SampleFolder,
+    SavedSamples,
+    anytime,
+    evaluate,
+    open_saved,
+    swept_curve,
+)
 from ..info import environment
 from ..runs import Run
 from ._batches import Batches, fingerprint
@@ -37,6 +48,11 @@ class Conduct:
         sweep: budgets at which accuracy is also measured. They apply to the attacks that have one.
         steps: numbers of attack steps at which accuracy is also measured. They apply to the attacks that have a budget
             and steps. Step sizes that do not follow the number of steps stay as they are.
+        certify: lower bounds beside the attacks: interval, smoothing or both. ``interval`` proves up to which size, in
+            the norms of the attacks, nothing fools the network. ``smoothing`` is about the smoothed classifier, which
+            is another one, in L2.
+        sigma: standard deviation of the noise of smoothing, as a share of the data's range.
+        draws: random draws of smoothing for every sample, beside 100 that choose the class. The paper takes 100,000.
         checks: samples for the checks for gradient masking, 0 for none. The checks look for mistakes in data and model,
             too.
         memory_format: layout of images: contiguous, channels_last, preserve or auto. It changes speed and rounding
@@ -56,6 +72,9 @@ class Conduct:
     std: float | list[float] = 1.0
     sweep: str = ""
     steps: str = ""
+    certify: str = ""
+    sigma: float = 0.25
+    draws: int = 1000
     checks: int = 64
     memory_format: str = "auto"
     anytime: bool = False
@@ -70,10 +89,24 @@ class Conduct:
         if self.checks < 0:
             raise ValueError(f"checks must be a number of samples, or 0 for none, got {self.checks}")
         check_format(self.memory_format)
-        if self.anytime and (self.transfer_from or self.save_samples or self.resume):
-            raise ValueError("anytime goes without transfer_from, save_samples and resume: leave them out")
+        if self.anytime and (self.transfer_from or self.save_samples or self.resume or self.certify):
+            raise ValueError("anytime goes without transfer_from, save_samples, certify and resume: leave them out")
+        for name in listed(self.certify):
+            if name not in ("interval", "smoothing"):
+                raise ValueError(f"certify must be interval or smoothing, or both with a comma between, got {name!r}")
+        RandomizedSmoothing(sigma=self.sigma, n=self.draws)
         self.budgets()
         self.numbers()
+
+    def certificates(self, attacks: Mapping[str, Attack]) -> dict[str, Certifier]:
+        """By name: of the network, in every norm of `attacks` but L0, or in L-infinity; and of the smoothed one."""
+        found: dict[str, Certifier] = {}
+        if "interval" in listed(self.certify):
+            norms = [norm for norm in ("linf", "l2", "l1") if any(each.norm == norm for each in attacks.values())]
+            found |= {f"interval-{norm}": IntervalBounds(norm) for norm in norms or ["linf"]}
+        if "smoothing" in listed(self.certify):
+            found["smoothing"] = RandomizedSmoothing(sigma=self.sigma, n=self.draws)
+        return found
 
     def budgets(self) -> list[float]:
         try:
@@ -149,6 +182,7 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
         "train": train,
         "kept": kept,
         "save": samples,
+        "certificates": options.certificates(plan.attacks),
     }
     found = falling(plan, model) if options.anytime else plan.measure(model, name, source=other, **how)
     if rank():
@@ -163,6 +197,8 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
         conclude(folder, [entry], [model], plan)
     else:
         console.print(report.table([entry], testing.theta))
+    if found.certificates:
+        tell_certified(found, sweeps.budgets, name, folder)
     how = {"label": testing.label, "batch_size": plan.batch_size, "source": other}
     if sweeps.budgets:
         curves = {name: swept_curve(model, test, each, sweeps.budgets, **how) for name, each in sweeps.swept.items()}
@@ -205,6 +241,24 @@ def rounding_in_words(saved: SavedSamples) -> Iterator[str]:
         lost = sets[name]["rounding"]
         successes, left = lost["successes_lost"], lost["left_the_budget"]
         yield f"8 bits: of {name}, {successes} samples are adversarial no more, and {left} left the budget"
+
+
+def tell_certified(found: Evaluation, budgets: Sequence[float], name: str, folder: Path | None) -> None:
+    """Prints what is certified of the model called `name`, beside what attacks leave, and writes and draws it."""
+    rows = report.certified_rows(found, budgets)
+    console.print(report.records_table(rows, "certified accuracy, its 95% interval, and the accuracy under attack"))
+    if "smoothing" in found.certificates:
+        say("smoothing: certified of the smoothed classifier, not of the network, which the attacks are on")
+    if folder:
+        written = [report.write_records(rows, folder / "certified.csv")]
+        for each in found.certificates.values():
+            norm = each.method.norm
+            if each.attacked is None:
+                written += drawn(report.plot_smoothed, {name: each.radii.numpy()}, folder / "certified_smoothed.png")
+            else:
+                band = report.Band(each.radii.numpy(), each.attacked.numpy())
+                written += drawn(report.plot_band, {name: band}, norm, folder / f"certified_{norm}.png")
+        say("written: " + ", ".join(map(str, written)))
 
 
 def draw_sweep(rows: Sequence[tuple], name: str, what: str, folder: Path | None) -> None:

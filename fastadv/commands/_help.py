@@ -11,7 +11,19 @@ from typing import Any, Literal, get_args, get_origin
 from ..attacks import ATTACKS
 
 _WIDTH = 100  # where lines end at the latest
-_LISTS = ("attacks", "norms", "libraries", "sweep", "steps", "corruptions", "severities", "layers", "classes", "log")
+_LISTS = (
+    "attacks",
+    "norms",
+    "libraries",
+    "sweep",
+    "steps",
+    "certify",
+    "corruptions",
+    "severities",
+    "layers",
+    "classes",
+    "log",
+)
 _VALUES = {
     "out": "FOLDER",
     "save_samples": "FOLDER",

@@ -36,9 +36,11 @@ from ._attackbench import (
     searched,
     standings,
 )
-from ._common import Portions, beside, check_label, fitted, measuring
+from ._certify import Certificate, Certifier, IntervalBounds, RandomizedSmoothing
+from ._common import Portions, beside, check_label, fitted, measuring, without_leeway
 from ._contestants import LIBRARIES, Contestants, contestants
 from ._corruptions import CorruptionAccuracy, corruption_accuracy
+from ._crosscheck import SETTINGS, Crosscheck, CrosscheckPlan, Difference, Side, crosscheck, plan_crosscheck
 from ._curve import AACurve, radial_curve
 from ._features import (
     Features,
@@ -53,6 +55,7 @@ from ._features import (
 )
 from ._gradients import GradientNorms, gradient_norms
 from ._honesty import Seen, checked
+from ._intervals import DUALS
 from ._landing import Landing, LandingRow, WeightNorm, landing, weight_norms
 from ._results import Evaluation, Finding, Outcome, Result, wilson
 from ._saved import Claims, SampleFolder, SavedSamples, open_saved, verify
@@ -62,26 +65,35 @@ __all__ = [
     "LIBRARIES",
     "NORMS",
     "PROTOCOL",
+    "SETTINGS",
     "AACurve",
     "Asking",
     "Bench",
+    "Certificate",
+    "Certifier",
     "Claims",
     "Contestants",
     "CorruptionAccuracy",
+    "Crosscheck",
+    "CrosscheckPlan",
+    "Difference",
     "Evaluation",
     "Failure",
     "Features",
     "Finding",
     "Found",
     "GradientNorms",
+    "IntervalBounds",
     "Landing",
     "LandingRow",
     "MixingRow",
     "Outcome",
     "Queries",
+    "RandomizedSmoothing",
     "Result",
     "SampleFolder",
     "SavedSamples",
+    "Side",
     "Standing",
     "TransferRow",
     "WeightNorm",
@@ -89,9 +101,11 @@ __all__ = [
     "area",
     "ask",
     "calibrated",
+    "certify",
     "check_mixable",
     "contestants",
     "corruption_accuracy",
+    "crosscheck",
     "evaluate",
     "features",
     "fitted",
@@ -102,6 +116,7 @@ __all__ = [
     "mixing",
     "open_saved",
     "optimality",
+    "plan_crosscheck",
     "pointwise_best",
     "project",
     "radial_curve",
@@ -118,7 +133,7 @@ __all__ = [
 
 CLEAN = "clean"
 _log = logging.getLogger("fastadv.evaluate")
-_FORMAT, _STAMP, _SAMPLES = "memory_format", "samples", "x_adv"
+_FORMAT, _STAMP, _SAMPLES, _DISTANCES = "memory_format", "samples", "x_adv", "distances"
 Part = dict[str, Tensor]
 """Results of a batch of samples by name: tensors with a row a sample."""
 
@@ -137,6 +152,7 @@ def evaluate(
     data: AnyData,
     attacks: Mapping[str, Attack] = PROTOCOL,
     *,
+    certificates: Mapping[str, Certifier] | None = None,
     label: str = "true",
     batch_size: int = 500,
     source: Model | None = None,
@@ -161,6 +177,7 @@ def evaluate(
             Face (see `fastadv.data.samples_of`). How they are batched changes no result.
         attacks: by the names that results will have; ``clean`` and ``worst`` are taken. They run within the bounds of
             `data`, with which their sizes scale (see `Attack.within`): 8/255 is 8 grey levels also of data in [-1, 1].
+        certificates: lower bounds to find beside, by the names that `Evaluation.certificates` will have them under.
         label: what attacks move away from: the ``true`` label, or the model's own prediction (``pred``). The latter is
             that of the Blind AT paper, and weaker: it pushes misclassified samples into their true class.
         batch_size: largest number of samples at a time; fewer where a GPU's memory runs out. It changes memory and
@@ -186,8 +203,10 @@ def evaluate(
     NaN logits are never right. They are reported as a finding and raise no error, even where all are NaN.
 
     Raises:
-        ValueError: for an unknown `label`, a targeted attack, or what the attacks find wrong with model or data.
+        ValueError: for an unknown `label`, a targeted attack, a model that cannot be certified, or what the attacks
+            find wrong with model or data.
         TypeError: for `data` of another kind, or an attack that is none.
+        ImportError: for `RandomizedSmoothing` without scipy.
     """
     check_label(label, model)
     if checks < 0:
@@ -196,8 +215,14 @@ def evaluate(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if taken := {CLEAN, "worst"} & set(attacks):
         raise ValueError(f"no attack can be called {taken.pop()!r}: that is without any, or the worst case of all")
+    certificates = {name: method.seeded(seed) for name, method in (certificates or {}).items()}
+    if taken := {CLEAN, "worst", *attacks} & set(certificates):
+        raise ValueError(f"no certificate can be called {taken.pop()!r}: the name is taken")
     data = beside(model, data)
-    plan = {CLEAN: None} | {name: fitted(attack, data, seed) for name, attack in attacks.items()}
+    for method in certificates.values():
+        method.check(model, data.first(1).x, data.bounds)
+    plan: dict[str, Attack | Certifier | None] = {CLEAN: None}
+    plan |= {name: fitted(attack, data, seed) for name, attack in attacks.items()} | certificates
     memory_format = _settled(memory_format, source or model, data, plan.values(), kept, processes)
     if save:
         save.check(data, model)
@@ -222,10 +247,14 @@ def evaluate(
                     continue
                 key = f"{name}-{start}-{len(batch.y)}"
                 part = None if kept is None else _again(kept.get(key), stamp)
-                if part is None or (save and not save.has(name, start, digest)):
-                    measure = partial(_measured, model, len(data.classes), attack, label, source, save is not None)
+                saving = save is not None and name not in certificates
+                if part is None or (saving and not save.has(name, start, digest)):
+                    if isinstance(attack, Certifier):
+                        measure = partial(_certified, model, attack, data.bounds, len(data.classes) - 1)
+                    else:
+                        measure = partial(_measured, model, len(data.classes), attack, label, source, saving)
                     part = _joined(portions(measure, batch))
-                    if save:
+                    if saving:
                         x_adv = part.pop(_SAMPLES)
                         save.write(name, start, digest, batch, x_adv, attack, data.bounds, partial(classified, batch))
                     if kept is not None:
@@ -240,17 +269,47 @@ def evaluate(
         done = {key: part for each in shares for key, part in each.items()}
     starts = sorted({start for _, start in done})
     if save and rank() == 0:
-        save.finish(data, label, plan, starts)
+        save.finish(data, label, {name: each for name, each in plan.items() if name not in certificates}, starts)
     whole = {name: _joined([done[name, start] for start in starts]) for name in plan}
     natural = Outcome(whole[CLEAN]["right"])
-    results = {name: _result(attack, whole[name]) for name, attack in plan.items() if attack}
+    results = {name: _result(plan[name], whole[name]) for name in attacks}
+    proven = {
+        name: Certificate(
+            method, *(whole[name][column] for column in ("predicted", "radii")), _attacked(method, whole, results)
+        )
+        for name, method in certificates.items()
+    }
     if rank() == 0:
-        for name, result in results.items():
+        for name, result in (results | proven).items():
             _log.info("%s: %r", name, result)
-    nan = {name: part["nan"] for name, part in whole.items()}
+    nan = {name: whole[name]["nan"] for name in (CLEAN, *results)}
     transferred = source is not None
     findings = checked(model, seen, natural, results, min(checks, portions.size), nan, transferred=transferred)
-    return Evaluation(data.name, label, natural, results, findings, memory_format, seen.digest)
+    findings += _contradictions(proven)
+    return Evaluation(data.name, label, natural, results, findings, memory_format, seen.digest, proven)
+
+
+def _attacked(method: Certifier, whole: Mapping[str, Part], results: Mapping[str, Result]) -> Tensor | None:
+    """The smallest size at which one of the attacks fooled the network, [N]; None for what says nothing of that."""
+    if not isinstance(method, IntervalBounds):
+        return None
+    right, column = whole[CLEAN]["right"], list(DUALS).index(method.norm)
+    sizes = [whole[name][_DISTANCES][:, column] for name in results]
+    unfooled = torch.full_like(right, math.inf, dtype=torch.float64)
+    return torch.where(right, torch.stack([unfooled, *sizes]).amin(0), 0.0)
+
+
+def _contradictions(certificates: Mapping[str, Certificate]) -> tuple[Finding, ...]:
+    """A finding for every certificate that an attack contradicts."""
+    return tuple(
+        Finding(
+            "certificate",
+            f"{name}: {each.broken} samples are fooled within the radius that is certified for them. The network does "
+            "not compute what its layers say, for instance by hooks or random numbers: trust no certificate of it",
+        )
+        for name, each in certificates.items()
+        if each.broken
+    )
 
 
 def _share(batches: int, rows: int, mine: int, share: int) -> int:
@@ -312,12 +371,28 @@ def _measured(
     found = attack.outcome(model, x, y if label == "true" else None, ids, source=source)
     part = {"right": found.target == expected(model, y), "nan": found.target < 0}
     part |= {"sizes": ops.row_norms(found.x_adv, "rms", x) / attack.unit, "grads": found.grads}
+    share = torch.where(part["right"], math.inf, 1.0).double()  # of the perturbation that fools the network
     if not attack.has_budget:
         curve = radial_curve(model, x, found.x_adv, y)
         part |= {"correct": curve.correct, "flips": curve.flips / attack.unit}
+        first = curve.flips[:, 0].double() / ops.row_norms(found.x_adv, "rms", x).double()
+        share = torch.where(curve.correct & first.isfinite(), first, share)
+    part[_DISTANCES] = torch.stack([_distance(norm, found.x_adv, x, share, attack) for norm in DUALS], 1)
     part = {name: tensor.cpu() for name, tensor in part.items()}
     part["seconds"] = torch.tensor([time.perf_counter() - started], dtype=torch.float64)
     return part | ({_SAMPLES: found.x_adv} if samples else {})
+
+
+def _distance(norm: str, x_adv: Tensor, x: Tensor, share: Tensor, attack: Attack) -> Tensor:
+    """The sizes of a `share` [B] of the perturbations, as shares of the range, float64; infinite where that is."""
+    size = ops.row_norms(x_adv, norm, x).double() * share
+    size = torch.where(share.isfinite(), size, torch.inf)
+    return without_leeway(norm, size, attack.bounds, x[0].numel()) / attack.unit
+
+
+def _certified(model: Model, method: Certifier, bounds: tuple[float, float], highest_label: int, batch: Batch) -> Part:
+    predicted, radii = method.measure(model, batch, bounds, highest_label)
+    return {"predicted": predicted.cpu(), "radii": radii.cpu()}
 
 
 def _joined(parts: Sequence[Part]) -> Part:
@@ -327,6 +402,25 @@ def _joined(parts: Sequence[Part]) -> Part:
 def _result(attack: Attack, whole: Part) -> Result:
     curve = AACurve(whole["correct"], whole["flips"]) if "flips" in whole else None
     return Result(whole["right"], attack, whole["sizes"], whole["grads"], float(whole["seconds"].sum()), curve)
+
+
+def certify(
+    model: Model,
+    data: AnyData,
+    method: Certifier | None = None,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    on_step: Callable[[int, int | None], None] | None = None,
+) -> Certificate:
+    """What `method`, by default `IntervalBounds` in L-infinity, proves of `model` on `data`, without any attack.
+
+    `RandomizedSmoothing` proves something of another classifier, the smoothed one. Arguments and errors are those of
+    `evaluate`, whose option `certificates` gives both sides at once.
+    """
+    how = {"batch_size": batch_size, "checks": 0, "memory_format": "preserve", "seed": seed, "on_step": on_step}
+    found = evaluate(model, data, {}, certificates={"it": IntervalBounds() if method is None else method}, **how)
+    return dataclasses.replace(found.certificates["it"], attacked=None)
 
 
 def calibrated(

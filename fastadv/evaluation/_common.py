@@ -1,11 +1,12 @@
 """What evaluations have in common: data where the model is, attacks that fit them, and batches that fit into memory."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..attacks import Attack, Model, checked_logits, isolated
 from ..data import AnyData, Batch, Samples, samples_of
@@ -13,6 +14,8 @@ from ..float32 import exact_float32
 from ..models.adapted import own_loss
 
 T = TypeVar("T")
+_NUMBERS, _SHARE = 2.0**-23, 1e-5
+"""What rounding to float32 may change in a value, as a share of the width of the bounds; and of a size, of itself."""
 
 
 @contextmanager
@@ -83,3 +86,20 @@ class Portions:
                 if self.size == 1:
                     raise
                 self.size = -(-self.size // 2)
+
+
+def leeway(norm: str, eps: float | Tensor, bounds: tuple[float, float], count: int) -> float | Tensor:
+    """How much larger than `eps` the perturbation of a sample of `count` elements may be measured and still be within
+    it: what rounding to float32 may add. All are in the units of the inputs, in `bounds`.
+    """
+    return _SHARE * eps + _NUMBERS * (bounds[1] - bounds[0]) * _elements(norm, count)
+
+
+def without_leeway(norm: str, size: Tensor, bounds: tuple[float, float], count: int) -> Tensor:
+    """The smallest eps that a perturbation measured as of `size` [B] is within; see `leeway`."""
+    rounding = _NUMBERS * (bounds[1] - bounds[0]) * _elements(norm, count)
+    return ((size - rounding) / (1 + _SHARE)).clamp_min(0)
+
+
+def _elements(norm: str, count: int) -> float:
+    return {"l1": count, "l2": math.sqrt(count)}.get(norm, 1)

@@ -12,6 +12,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,8 +80,8 @@ def _ours(name: str, norm: str, queries: int, bounds: tuple[float, float], seed:
 
 # ------------------------------------------------------------------------------------------------------ other libraries
 
-Run = Callable[[Any, nn.Module, Tensor, Tensor], Tensor]
-"""``run(library, model, x, y)``"""
+Run = Callable[..., Tensor]
+"""``run(library, model, x, y)``, and of attacks with a budget, ``run(library, model, x, y, eps)``"""
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,60 @@ class Peer:
 
     name: str
     norms: tuple[str, ...]
-    make: Callable[[str, int], Callable[..., Tensor]]
+    make: Callable[[str, int], Run]
     fixed: bool = False
     batched: bool = False
+
+
+# How each library is asked for an attack by the name that it has there: options are its own.
+
+
+def by_adv_lib(library: Any, model: nn.Module, x: Tensor, y: Tensor, attack: str, **options: Any) -> Tensor:
+    return getattr(library, attack)(model, x, y, **options)
+
+
+def by_foolbox(
+    library: Any, model: nn.Module, x: Tensor, y: Tensor, attack: str, eps: float | None = None, **options: Any
+) -> Tensor:
+    wrapped = library.PyTorchModel(model, bounds=(0, 1), device=x.device)
+    return getattr(library.attacks, attack)(**options)(wrapped, x, y, epsilons=eps)[1]
+
+
+def by_torchattacks(library: Any, model: nn.Module, x: Tensor, y: Tensor, attack: str, **options: Any) -> Tensor:
+    return getattr(library, attack)(model, **options)(x, y)
+
+
+def by_art(library: Any, model: nn.Module, x: Tensor, y: Tensor, attack: str, **options: Any) -> Tensor:
+    """The model says how many `classes` it has."""
+    estimator = importlib.import_module("art.estimators.classification").PyTorchClassifier
+    shape = {"input_shape": tuple(x.shape[1:]), "nb_classes": model.classes}
+    device = "gpu" if x.is_cuda else "cpu"
+    wrapped = estimator(model, nn.CrossEntropyLoss(), clip_values=(0.0, 1.0), device_type=device, **shape)
+    kind = getattr(library, attack)
+    quiet = {"verbose": False} if "verbose" in kind.attack_params else {}
+    found = kind(wrapped, batch_size=len(x), **quiet, **options).generate(x.cpu().numpy(), y.cpu().numpy())
+    return torch.from_numpy(found).to(x.device)
+
+
+def by_auto_attack(
+    library: Any,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: str,
+    norm: str,
+    eps: float,
+    queries: int = 5000,
+    steps: int = 100,
+) -> Tensor:
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)
+    about = {"norm": {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm], "eps": eps, "seed": 0}
+    whole = library.AutoAttack(model, **about, device=x.device)
+    whole.attacks_to_run = [attack]
+    whole.apgd.n_restarts, whole.square.n_queries = 1, queries
+    whole.apgd.n_iter = whole.apgd_targeted.n_iter = steps
+    made = whole.run_standard_evaluation(x, y, batch_size=len(x))
+    return made[0] if isinstance(made, tuple) else made
 
 
 _ALPHA = "\N{GREEK SMALL LETTER ALPHA}_init"
@@ -101,18 +153,16 @@ _ALPHA = "\N{GREEK SMALL LETTER ALPHA}_init"
 
 def _adv_lib() -> list[Peer]:
     def simple(function: str, norms: tuple[str, ...], options: Callable[[str, int], dict[str, Any]]) -> Peer:
-        def make(norm: str, queries: int) -> Callable[..., Tensor]:
-            return lambda library, model, x, y: getattr(library, function)(model, x, y, **options(norm, queries))
-
-        return Peer(function, norms, make)
+        return Peer(
+            function, norms, lambda norm, queries: partial(by_adv_lib, attack=function, **options(norm, queries))
+        )
 
     def fixed(function: str, norms: tuple[str, ...], options: Callable[[str, int], dict[str, Any]]) -> Peer:
         name = "ε" if function == "pgd_linf" else "eps"
 
-        def make(norm: str, queries: int) -> Callable[..., Tensor]:
-            return lambda library, model, x, y, eps: getattr(library, function)(
-                model, x, y, **{name: eps}, **options(norm, queries)
-            )
+        def make(norm: str, queries: int) -> Run:
+            run = partial(by_adv_lib, attack=function, **options(norm, queries))
+            return lambda library, model, x, y, eps: run(library, model, x, y, **{name: eps})
 
         return Peer(function, norms, make, fixed=True, batched=True)
 
@@ -145,24 +195,17 @@ def _adv_lib() -> list[Peer]:
 def _foolbox() -> list[Peer]:
     names = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "Linf"}
 
-    def run(library: Any, model: nn.Module, x: Tensor, y: Tensor, attack: str, eps: float | None, **options: Any):
-        wrapped = library.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        return getattr(library.attacks, attack)(**options)(wrapped, x, y, epsilons=eps)[1]
-
     def simple(name: str, norms: tuple[str, ...], attack: str, options: Callable[[int], dict[str, Any]]) -> Peer:
-        def make(norm: str, queries: int) -> Callable[..., Tensor]:
+        def make(norm: str, queries: int) -> Run:
             norm_name = "LInf" if name == "fmn" and norm == "linf" else names[norm]
-            return lambda library, model, x, y: run(
-                library, model, x, y, attack.format(norm_name), None, **options(queries)
-            )
+            return partial(by_foolbox, attack=attack.format(norm_name), **options(queries))
 
         return Peer(name, norms, make)
 
     def fixed(name: str, attack: str, **options: Any) -> Peer:
-        def make(norm: str, queries: int) -> Callable[..., Tensor]:
-            return lambda library, model, x, y, eps: run(
-                library, model, x, y, attack.format(names[norm]), float(eps[0]), **options
-            )
+        def make(norm: str, queries: int) -> Run:
+            run = partial(by_foolbox, attack=attack.format(names[norm]), **options)
+            return lambda library, model, x, y, eps: run(library, model, x, y, eps=float(eps[0]))
 
         return Peer(name, ("linf", "l2", "l1"), make, fixed=True)
 
@@ -179,20 +222,17 @@ def _foolbox() -> list[Peer]:
 
 def _torchattacks() -> list[Peer]:
     def simple(name: str, norms: tuple[str, ...], attack: str, **options: Any) -> Peer:
-        def make(norm: str, _: int) -> Callable[..., Tensor]:
+        def make(norm: str, _: int) -> Run:
             more = {"norm": {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]} if attack == "FAB" else {}
-            return lambda library, model, x, y: getattr(library, attack)(model, **options, **more)(x, y)
+            return partial(by_torchattacks, attack=attack, **options, **more)
 
         return Peer(name, norms, make)
 
     def fixed(name: str, norms: tuple[str, ...], attack: str, **options: Any) -> Peer:
-        def make(norm: str, _: int) -> Callable[..., Tensor]:
+        def make(norm: str, _: int) -> Run:
             more = {"norm": {"linf": "Linf", "l2": "L2"}[norm]} if attack.startswith("APGD") else {}
-
-            def run(library: Any, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> Tensor:
-                return getattr(library, attack)(model, eps=float(eps[0]), **options, **more)(x, y)
-
-            return run
+            run = partial(by_torchattacks, attack=attack, **options, **more)
+            return lambda library, model, x, y, eps: run(library, model, x, y, eps=float(eps[0]))
 
         return Peer(name, norms, make, fixed=True)
 
@@ -209,26 +249,13 @@ def _torchattacks() -> list[Peer]:
 
 
 def _art() -> list[Peer]:
-    def run(library: Any, model: nn.Module, x: Tensor, y: Tensor, attack: str, **options: Any) -> Tensor:
-        estimator = importlib.import_module("art.estimators.classification").PyTorchClassifier
-        shape = {"input_shape": tuple(x.shape[1:]), "nb_classes": model.classes}
-        device = "gpu" if x.is_cuda else "cpu"
-        wrapped = estimator(model, nn.CrossEntropyLoss(), clip_values=(0.0, 1.0), device_type=device, **shape)
-        kind = getattr(library, attack)
-        quiet = {"verbose": False} if "verbose" in kind.attack_params else {}
-        found = kind(wrapped, batch_size=len(x), **quiet, **options).generate(x.cpu().numpy(), y.cpu().numpy())
-        return torch.from_numpy(found).to(x.device)
-
     def simple(name: str, norms: tuple[str, ...], attack: str, **options: Any) -> Peer:
-        return Peer(
-            name, norms, lambda _norm, _: lambda library, model, x, y: run(library, model, x, y, attack, **options)
-        )
+        return Peer(name, norms, lambda _norm, _: partial(by_art, attack=attack, **options))
 
     def fixed(name: str, norms: tuple[str, ...], attack: str, **options: Any) -> Peer:
-        def make(norm: str, _: int) -> Callable[..., Tensor]:
-            return lambda library, model, x, y, eps: run(
-                library, model, x, y, attack, eps=float(eps[0]), norm=NORMS[norm], **options
-            )
+        def make(norm: str, _: int) -> Run:
+            run = partial(by_art, attack=attack, norm=NORMS[norm], **options)
+            return lambda library, model, x, y, eps: run(library, model, x, y, eps=float(eps[0]))
 
         return Peer(name, norms, make, fixed=True)
 
@@ -245,17 +272,9 @@ def _art() -> list[Peer]:
 
 def _auto_attack() -> list[Peer]:
     def fixed(name: str) -> Peer:
-        def make(norm: str, queries: int) -> Callable[..., Tensor]:
-            def run(library: Any, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> Tensor:
-                logging.getLogger("auto-attack").setLevel(logging.ERROR)
-                about = {"norm": {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm], "eps": float(eps[0]), "seed": 0}
-                attack = library.AutoAttack(model, **about, device=x.device)
-                attack.attacks_to_run = [name]
-                attack.apgd.n_restarts, attack.square.n_queries = 1, queries
-                made = attack.run_standard_evaluation(x, y, batch_size=len(x))
-                return made[0] if isinstance(made, tuple) else made
-
-            return run
+        def make(norm: str, queries: int) -> Run:
+            run = partial(by_auto_attack, attack=name, norm=norm, queries=queries)
+            return lambda library, model, x, y, eps: run(library, model, x, y, eps=float(eps[0]))
 
         return Peer(name, ("linf", "l2", "l1"), make, fixed=True)
 
@@ -306,8 +325,24 @@ def library(name: str) -> Any:
     raise ImportError(f"{name} cannot be imported ({'; '.join(reasons)})")
 
 
-def _theirs(name: str, module: Any, peer: Peer, norm: str, queries: int, seed: int) -> Asking:
-    run = peer.make(norm, queries)
+def installed(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Of the libraries called `names`, the modules of those that can be imported, and why the others cannot.
+
+    Raises ValueError for a name that is unknown.
+    """
+    modules, missing = {}, {}
+    for name in names:
+        if name not in LIBRARIES:
+            raise ValueError(f"unknown library {name!r}: choose among {', '.join(LIBRARIES)}")
+        try:
+            modules[name] = library(name)
+        except ImportError as error:
+            missing[name] = str(error)
+    return modules, missing
+
+
+def quietly(run: Run, module: Any, seed: int) -> Callable[..., Tensor]:
+    """``run(module, ...)`` with torch's generator at `seed`, which is put back, and without warnings."""
 
     def seeded(*given: Any) -> Tensor:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -315,6 +350,11 @@ def _theirs(name: str, module: Any, peer: Peer, norm: str, queries: int, seed: i
             torch.manual_seed(seed)
             return run(module, *given).detach()
 
+    return seeded
+
+
+def _theirs(name: str, module: Any, peer: Peer, norm: str, queries: int, seed: int) -> Asking:
+    seeded = quietly(peer.make(norm, queries), module, seed)
     if peer.fixed:
         at = lambda model, x, y, ids, eps: seeded(model, x, y, eps)  # noqa: E731
         return Asking(name, peer.name, norm, searched(at, norm, one_by_one=not peer.batched))
@@ -343,16 +383,12 @@ def contestants(
     Other libraries take part where the inputs are in [0, 1], and otherwise count as missing. Raises ValueError for a
     name that is unknown, and for an attack of fastadv that is in none of the norms.
     """
-    for what, given, known in (("norm", norms, NORMS), ("attack", attacks, ATTACKS), ("library", libraries, LIBRARIES)):
+    for what, given, known in (("norm", norms, NORMS), ("attack", attacks, ATTACKS)):
         for name in given:
             if name not in known:
                 raise ValueError(f"unknown {what} {name!r}: choose among {', '.join(known)}")
-    found, missing, modules = [], {}, {}
-    for name in libraries:
-        try:
-            modules[name] = library(name)
-        except ImportError as error:
-            missing[name] = str(error)
+    found: list[Asking] = []
+    modules, missing = installed(libraries)
     if bounds != (0.0, 1.0):
         missing |= {name: f"its attacks are run on inputs in [0, 1], not in {list(bounds)}" for name in modules}
         modules = {}

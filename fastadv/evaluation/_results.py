@@ -1,7 +1,7 @@
 """What an evaluation gives: every sample's outcome, and the figures that follow from them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from ._curve import AACurve
 
 if TYPE_CHECKING:
     import pandas
+
+    from ._certify import Certificate
 
 
 def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -129,7 +131,8 @@ class Evaluation:
     """What `evaluate` found on `data`: the `natural` outcome, a `Result` for each attack, and the `findings` of checks.
 
     `label`: what the attacks moved away from. `memory_format`: how images lay in memory, see `evaluate`. `test_sha256`:
-    of all samples, then all labels; empty where they were neither checked nor kept.
+    of all samples, then all labels; empty where they were neither checked nor kept. `certificates`: what was proven,
+    by name.
     """
 
     data: str
@@ -139,6 +142,7 @@ class Evaluation:
     findings: tuple[Finding, ...] = ()
     memory_format: str = "preserve"
     test_sha256: str = ""
+    certificates: "dict[str, Certificate]" = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -167,6 +171,7 @@ class Evaluation:
         width = max(map(len, outcomes))
         head = f"Evaluation of {self.samples} samples of {self.data}, attacked label: {self.label}"
         lines = [f"  {name:{width}}  {outcome._said}{outcome._strength}" for name, outcome in outcomes.items()]
+        lines += [f"  {name}: {certificate._said}" for name, certificate in self.certificates.items()]
         found = [f"  {finding.check}: {finding.text}" for finding in self.findings]
         return "\n".join([head, *lines, *(["  findings:"] if found else []), *(f"  {line}" for line in found)])
 

@@ -21,13 +21,11 @@ from ..attacks._grid import LEVELS, from_levels, rounded, to_levels
 from ..data import Batch, Dataset, Samples
 from ..models.adapted import own_loss
 from ..runs import make_folder, replace_file, write_text
-from ._common import device_of, measuring
+from ._common import device_of, leeway, measuring
 
 Encoding = Literal["npz", "png", "safetensors"]
 FORMAT = "fastadv adversarial samples, version 1"
 MANIFEST, CLEAN = "manifest.json", "clean"
-_NUMBERS = 2.0**-23
-"""What rounding to float32 may change in a value, as a share of the width of the bounds."""
 
 
 class SampleFolder:
@@ -305,9 +303,8 @@ def _sizes(
     x_adv: Tensor, x: Tensor, norm: str, eps: float | None, bounds: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """The sizes of perturbations [B], and which are within `eps`, if there is one, and `bounds`, but for rounding."""
-    sizes, width, count = ops.row_norms(x_adv, norm, x).double(), bounds[1] - bounds[0], x[0].numel()
-    rounding = _NUMBERS * width * {"l1": count, "l2": math.sqrt(count)}.get(norm, 1)
-    most = math.inf if eps is None else eps * (1 + 1e-5) + rounding
+    sizes = ops.row_norms(x_adv, norm, x).double()
+    most = math.inf if eps is None else eps + leeway(norm, eps, bounds, x[0].numel())
     rows = x_adv.flatten(1)
     low, high = x_adv.new_tensor(bounds).tolist()
     return sizes, (sizes <= most) & (rows >= low).all(1) & (rows <= high).all(1)

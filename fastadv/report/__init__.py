@@ -7,7 +7,9 @@ of perturbations are RMS norms, as shares of the inputs' range.
 
 from ._attackbench import NORM_NAMES, bench_page, write_bench
 from ._bootstrap import paired_bootstrap
+from ._certified import Band, CertifiedRow, certified_rows, plot_band, plot_smoothed
 from ._corruptions import corruptions_table, plot_corruptions, write_corruptions
+from ._crosscheck import CrossRow, crosscheck_rows, write_crosscheck
 from ._evaluation import write_evaluation, write_samples
 from ._features import plot_features
 from ._folders import RunFolder, read_run
@@ -36,6 +38,9 @@ from ._transfer import plot_transfer
 
 __all__ = [
     "NORM_NAMES",
+    "Band",
+    "CertifiedRow",
+    "CrossRow",
     "Entry",
     "RunFolder",
     "StepsRow",
@@ -43,7 +48,9 @@ __all__ = [
     "attack_rows",
     "attacks_table",
     "bench_page",
+    "certified_rows",
     "corruptions_table",
+    "crosscheck_rows",
     "figure_text",
     "figures_csv",
     "figures_table",
@@ -53,6 +60,7 @@ __all__ = [
     "outcomes",
     "paired_bootstrap",
     "plot_aa_curves",
+    "plot_band",
     "plot_confusion",
     "plot_corruptions",
     "plot_curves",
@@ -63,6 +71,7 @@ __all__ = [
     "plot_history",
     "plot_margins",
     "plot_noise",
+    "plot_smoothed",
     "plot_sweep",
     "plot_transfer",
     "plot_variant_gradients",
@@ -79,6 +88,7 @@ __all__ = [
     "write_bench",
     "write_confusion",
     "write_corruptions",
+    "write_crosscheck",
     "write_evaluation",
     "write_records",
     "write_report",

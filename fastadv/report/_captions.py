@@ -12,6 +12,14 @@ OVER = {
     "eps": "Lines should fall to 0 at large budgets; one that stays above hints at gradient masking",
     "steps": "A line that still falls at its right end needs more steps before its accuracy can be trusted",
 }
+BAND = (
+    "The robust accuracy lies in the band: at least what is certified (dashed), at most what attacks leave. Where the "
+    "band is wide, neither bounds nor attacks are tight"
+)
+SMOOTHED = (
+    "Of the smoothed classifier, which gives the class that the network predicts most often under noise. It is another "
+    "classifier than the network, whose robust accuracy this does not bound"
+)
 TRANSFER = "Brighter squares withstand more. Samples from another network should fool a model less than its own"
 CORRUPTIONS = "Longer bars are better; compare them with the model's bar for clean images"
 

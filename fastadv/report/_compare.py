@@ -15,6 +15,7 @@ import torch
 from ..evaluation import AACurve
 from ..recipes import Figure
 from ._bootstrap import paired_bootstrap
+from ._certified import CLASSIFIERS
 from ._folders import RunFolder
 from ._recipes import figure_text, printed_text
 from ._table import COLUMNS, LOWER_IS_BETTER, attack_text, cell_text
@@ -89,6 +90,18 @@ class Tested:
             name: AACurve(*(torch.from_numpy(self.run.samples[start + part]) for part in ("correct", "flips")))
             for name, start in arrays.items()
             if start + "flips" in self.run.samples
+        }
+
+    def certificates(self, about: str) -> dict[str, tuple[str, np.ndarray, np.ndarray | None]]:
+        """Norm, radii and attacked sizes of the certificates about ``the network`` or the ``smoothed`` one, by name."""
+        start = f"{self.name}/certificates/"
+        return {
+            name: (
+                each["method"]["norm"],
+                *(self.run.samples.get(f"{start}{name}/{key}") for key in ("radii", "attacked")),
+            )
+            for name, each in self.about.get("certificates", {}).items()
+            if CLASSIFIERS[each["method"]["class"]] == about
         }
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..attacks import Attack
+from ..evaluation import Certifier
 from ..runs import replace_file, write_text
 from ._table import Entry
 
@@ -38,7 +39,7 @@ def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[path] = value.numpy(force=True)
         return None
     if dataclasses.is_dataclass(value):
-        kind = {"class": type(value).__name__} if isinstance(value, Attack) else {}
+        kind = {"class": type(value).__name__} if isinstance(value, Attack | Certifier) else {}
         value = kind | {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         items = {key: _plain(each, f"{path}/{key}", arrays) for key, each in value.items()}

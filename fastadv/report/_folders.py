@@ -18,7 +18,7 @@ import yaml
 from ..recipes import Figure
 from ._recipes import read_figures
 
-_REDRAWN = ("history", "gradients", "aa_", "corruptions", "sweep", "steps", "transfer")
+_REDRAWN = ("history", "gradients", "aa_", "corruptions", "sweep", "steps", "transfer", "certified")
 _PAGE = "report.html"
 
 

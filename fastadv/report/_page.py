@@ -11,11 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..runs import write_text
-from ._captions import AA, CORRUPTIONS, MARGINS, OVER, TRANSFER, attack_notes, own_caption, training_caption
+from ._captions import (
+    AA,
+    BAND,
+    CORRUPTIONS,
+    MARGINS,
+    OVER,
+    SMOOTHED,
+    TRANSFER,
+    attack_notes,
+    own_caption,
+    training_caption,
+)
+from ._certified import Band, plot_band, plot_smoothed
 from ._compare import (
     Grid,
     Published,
@@ -149,7 +162,7 @@ class Page:
                 caption = f"Margins under {attack} of correctly classified samples, up to {2 * theta:g}"
                 plot = partial(plot_distances, curves, 2 * theta, attack, among=self.order)
                 section.pictures.append(self.draw(f"margins_{attack}", caption, MARGINS, files, plot))
-            section.pictures += [*self.over_budgets(direct), *self.over_steps(direct)]
+            section.pictures += [*self.over_budgets(direct), *self.over_steps(direct), *self.certified(direct)]
             sections.append(section)
         return sections
 
@@ -176,6 +189,34 @@ class Page:
                 points[float(row["steps"])] = 100 * float(row["accuracy"])
         files = [model.run.folder / "steps.csv" for model in models if model.run.steps]
         return self.draw_over("steps", "steps", lines, files)
+
+    def certified(self, models: Sequence[Tested]) -> list[Picture]:
+        """The band of robust accuracy of each norm, and the certified accuracy of smoothed classifiers."""
+        bands: dict[str, dict[str, Band]] = {}
+        smoothed: dict[str, np.ndarray] = {}
+        for model in models:
+            for norm, radii, attacked in model.certificates("the network").values():
+                bands.setdefault(norm, {})[model.label] = Band(radii, attacked)
+            for _, radii, _ in model.certificates("smoothed").values():
+                smoothed[model.label] = radii
+        files = _files([model for model in models if model.about.get("certificates")], "evaluation.npz")
+        pictures = [
+            self.draw(
+                f"certified_{norm}",
+                f"Both sides of the robust accuracy in {norm}: certified and attacked",
+                BAND,
+                files,
+                partial(plot_band, each, norm, among=self.order),
+            )
+            for norm, each in bands.items()
+        ]
+        if smoothed:
+            caption, plot = (
+                "Certified accuracy of the smoothed classifier",
+                partial(plot_smoothed, smoothed, among=self.order),
+            )
+            pictures.append(self.draw("certified_smoothed", caption, SMOOTHED, files, plot))
+        return pictures
 
     def draw_over(
         self, axis: str, what: str, lines: dict[str, dict[str, dict[float, float]]], files: Sequence[Path]

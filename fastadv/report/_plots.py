@@ -58,13 +58,13 @@ def plot_lines(
     for label, points in lines.items():
         x = sorted(points)
         shown = f"{label}: {notes[label]}" if notes else label
-        axes.plot(x, [points[value] for value in x], marker=".", **_look(label, among or list(lines), shown))
+        axes.plot(x, [points[value] for value in x], marker=".", **look(label, among or list(lines), shown))
     axes.ticklabel_format(useOffset=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (0, 100)} if percent else {}))
     if xlabel == "epoch":
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
-    _legend_below(figure)
+    legend_below(figure)
     return save(figure, path)
 
 
@@ -73,12 +73,12 @@ def _style(i: int) -> str:
     return ("-", ":", "--", "-.")[i // 10 % 4]
 
 
-def _look(name: str, among: Sequence[str], label: str = "") -> dict[str, str]:
+def look(name: str, among: Sequence[str], label: str = "") -> dict[str, str]:
     place = list(among).index(name)
     return {"color": f"C{place}", "linestyle": _style(place), "label": in_legend(label or name)}
 
 
-def _legend_below(figure: Figure) -> None:
+def legend_below(figure: Figure) -> None:
     """A legend for which the figure grows, if there are many names."""
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = max(1, min(4, len(names), 50 // max(map(len, names))))
@@ -100,11 +100,11 @@ def plot_distances(
         nearest = curve.flips[curve.correct].amin(1).clamp(max=limit)
         counts = torch.histogram(nearest.cpu().float(), edges)[0]
         label = f"{name}: {int(curve.correct.sum())} correct"
-        axes.stairs(counts.tolist(), edges.tolist(), **_look(name, among or list(curves), label))
+        axes.stairs(counts.tolist(), edges.tolist(), **look(name, among or list(curves), label))
     axes.set(xlabel=f"margin: size of the smallest perturbation ({attack}, RMS norm)", ylabel="test samples")
     axes.set(xlim=(0, limit), ylim=(0, None))
     axes.grid(alpha=0.3)
-    _legend_below(figure)
+    legend_below(figure)
     return save(figure, path)
 
 
@@ -131,12 +131,12 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], xlabel: str, path: Path
     axes = figure.subplots()
     for i, (label, bars) in enumerate(values.items()):
         places = [names.index(name) + (i + 0.5) * height - 0.4 for name in bars]
-        colour = _look(label, among or list(values))["color"]
+        colour = look(label, among or list(values))["color"]
         axes.barh(places, list(bars.values()), height, color=colour, label=in_legend(label))
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.set(xlabel=xlabel, xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
-    _legend_below(figure)
+    legend_below(figure)
     return save(figure, path)
 
 
@@ -172,12 +172,12 @@ def plot_aa_curves(
     budgets = [2 * theta * i / 200 for i in range(201)]
     for name, curve in curves.items():
         label = f"{name}: avg-AA({theta:g}) = {100 * curve.average(theta):.1f}"
-        axes.plot(budgets, [100 * curve(eps) for eps in budgets], **_look(name, among or list(curves), label))
+        axes.plot(budgets, [100 * curve(eps) for eps in budgets], **look(name, among or list(curves), label))
     axes.axvline(theta, color="0.7", linewidth=1, linestyle="--")
     axes.set(xlabel=f"budget eps ({attack}, RMS norm)", ylabel="adversarial accuracy AA(eps), %")
     axes.set(xlim=(0, 2 * theta), ylim=(0, 100))
     axes.grid(alpha=0.3)
-    _legend_below(figure)
+    legend_below(figure)
     return save(figure, path)
 
 
