@@ -128,7 +128,8 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1, y: Tensor |
     `y` [B, ...] is what a loss of the user's own compares outputs with. Raises ValueError for an output without logits,
     a label beyond K, or such a loss without `y`.
 
-    A model that changes its input in place is given a copy. Whether it does shows at its first call.
+    A model that changes its input in place is given a copy. Whether it does shows at its first call; through ``x.data``,
+    at one without gradients.
     """
     owner = getattr(model, "__self__", model)
     try:
@@ -155,6 +156,8 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1, y: Tensor |
             ) from error
         raise
     changed = version is not None and given._version != version
+    if changes is None and given is not inputs:
+        changed = changed or not torch.equal(given, inputs)  # through x.data, which counts no change
     if changes is None and version is not None:
         _met[owner] = _Met(changed, len(x))
     elif changes is False and changed:
