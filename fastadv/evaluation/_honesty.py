@@ -135,16 +135,18 @@ def checked(
     few, places, ids = seen.some(samples)
     grad = _gradient(model, few)
     outputs = [*_outputs(model, few)]
+    random = "random" in [each.check for each in outputs]  # what two passes do not agree upon is no finding then
     found += [*_mode(model), *_inputs(seen), *_classes(seen), *_overlap(seen), *outputs]
-    found += _zero_gradients(grad, len(few))
+    no_logits = nan["clean"][places]
+    found += _zero_gradients(grad, no_logits)
     if grad is not None:
-        found += _not_finite(grad, nan["clean"][places])
-        found += () if "random" in [each.check for each in outputs] else _unstable(model, few)
+        found += _not_finite(grad, no_logits)
+        found += () if random else _unstable(model, few)
         found += _clamped(model, few, grad)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of gradients not finite: the evaluation has said so
             found += _masking(model, few, places, ids, natural, results, transferred)
-            found += () if transferred else _replayed(model, few, places, ids, natural, results)
+            found += () if transferred or random else _replayed(model, few, places, ids, natural, results)
             found += () if transferred else _square(model, seen, natural, results, samples)
     return tuple(found)
 
@@ -259,8 +261,10 @@ def _gradient(model: Model, few: Dataset, loss: Loss = cross_entropy) -> Tensor 
         return torch.autograd.grad(loss(logits, expected(model, few.y)).sum(), x, allow_unused=True)[0]
 
 
-def _zero_gradients(grad: Tensor | None, samples: int) -> Iterator[Finding]:
-    zero = samples if grad is None else int((grad.flatten(1) == 0).all(1).sum())
+def _zero_gradients(grad: Tensor | None, nan: Tensor) -> Iterator[Finding]:
+    """Of samples whose logits are not `nan` [N]: those are another finding."""
+    samples = len(nan)
+    zero = int((~nan if grad is None else (grad.flatten(1) == 0).all(1).cpu() & ~nan).sum())
     if zero >= max(2, FEW * samples):
         yield Finding(
             "zero gradients",
@@ -271,7 +275,6 @@ def _zero_gradients(grad: Tensor | None, samples: int) -> Iterator[Finding]:
 
 
 def _not_finite(grad: Tensor, nan: Tensor) -> Iterator[Finding]:
-    """Of samples whose logits are not `nan` [N]: those are another finding."""
     bad, samples = ~grad.flatten(1).isfinite().all(1).cpu() & ~nan, len(grad)
     if (count := int(bad.sum())) >= max(2, FEW * samples):
         yield Finding(
@@ -311,8 +314,9 @@ def _unstable(model: Model, few: Dataset) -> Iterator[Finding]:
             "unstable predictions",
             f"for {count} of {samples} samples the logits jump: at a random point within 1/256 of the inputs' range, "
             "the lead of the label moves by more than twice what its gradient allows. Gradients do not say what "
-            "follows a step. Look for hard selections (k-WTA, sorting, thresholds) and detached branches. Attack a "
-            "smooth stand-in as the source: the model on noisy inputs, with gradients averaged (PGD's samples)",
+            "follows a step. Look for hard selections (k-WTA, sorting, thresholds) and detached branches. Take apgd, "
+            "which keeps the best point that it meets, and a smooth stand-in as the source: the model on noisy inputs, "
+            "with gradients averaged (PGD's samples, APGD's eot)",
         )
 
 
@@ -383,6 +387,7 @@ def _masking(
         "many": fooled(PGD(eps, eps / 8, 20, random_start=0.0, **how)),
         "blind": random | fooled(Square(eps, queries=100, **how)) if norm == "linf" else random,
     }
+    on_margin = fooled(PGD(eps, eps / 8, 20, random_start=0.0, loss="margin", **how))
     kinds = {"one": (), "many": (), "blind": (Attack,)} if transferred else KINDS
     whole = {group: given(*kind) for group, kind in kinds.items()}
     together = {group: made[group] | whole[group][places] for group in made}
@@ -395,6 +400,13 @@ def _masking(
             "weak attacks",
             f"PGD of 20 steps fools {gain} of {int(right.sum())} samples more than all attacks of this evaluation with "
             f"eps {share:g} ({norm}) together: what they leave is not robustness. Add pgd, or autoattack",
+        )
+    if gain := 0 if transferred else _gain(on_margin, together["one"] | together["many"] | given(Attack)[places]):
+        yield Finding(
+            "weak loss",
+            f"PGD on the margin fools {gain} of {int(right.sum())} samples more than all attacks here and PGD on the "
+            "cross-entropy together: the logits are so large that it is flat, or so small that it hardly depends on "
+            "who comes second. Take loss margin or dlr, apgd with dlr, or autoattack",
         )
     if gain := max(_gain(fooled_by["one"], fooled_by["many"]) for fooled_by in compared):
         yield Finding(
@@ -468,7 +480,7 @@ def _replayed(
         rising = int((queries.rising(steps).cpu() & right & ~returned).sum()) if steps else 0
         if rising >= max(2, FEW * tried):
             twice = dataclasses.replace(attack, steps=2 * steps).outcome(model, few.x, few.y, ids).success.cpu()
-            if gain := _gain(right & returned, right & twice):
+            if gain := _gain(right & twice, right & returned):
                 yield Finding(
                     f"incomplete optimisation of {name}",
                     f"for {rising} of {tried} samples that are left right the loss still rises in the last ten of "
