@@ -387,7 +387,6 @@ def _masking(
         "many": fooled(PGD(eps, eps / 8, 20, random_start=0.0, **how)),
         "blind": random | fooled(Square(eps, queries=100, **how)) if norm == "linf" else random,
     }
-    on_margin = fooled(PGD(eps, eps / 8, 20, random_start=0.0, loss="margin", **how))
     kinds = {"one": (), "many": (), "blind": (Attack,)} if transferred else KINDS
     whole = {group: given(*kind) for group, kind in kinds.items()}
     together = {group: made[group] | whole[group][places] for group in made}
@@ -401,13 +400,17 @@ def _masking(
             f"PGD of 20 steps fools {gain} of {int(right.sum())} samples more than all attacks of this evaluation with "
             f"eps {share:g} ({norm}) together: what they leave is not robustness. Add pgd, or autoattack",
         )
-    if gain := 0 if transferred else _gain(on_margin, together["one"] | together["many"] | given(Attack)[places]):
-        yield Finding(
-            "weak loss",
-            f"PGD on the margin fools {gain} of {int(right.sum())} samples more than all attacks here and PGD on the "
-            "cross-entropy together: the logits are so large that it is flat, or so small that it hardly depends on "
-            "who comes second. Take loss margin or dlr, apgd with dlr, or autoattack",
-        )
+    scale = math.nan if transferred or own_loss(model) else _scale(model, few)
+    if scale < 0.1 or scale > 20:
+        on_margin = fooled(PGD(eps, eps / 8, 20, random_start=0.0, loss="margin", **how))
+        if gain := _gain(on_margin, together["one"] | together["many"] | given(Attack)[places]):
+            yield Finding(
+                "weak loss",
+                f"PGD on the margin fools {gain} of {int(right.sum())} samples more than PGD on the cross-entropy and "
+                f"all attacks of this evaluation together. A label leads by {scale:.2g} in logits: where that is large "
+                "the cross-entropy is flat, where it is small it hardly depends on who comes second. Take loss margin "
+                "or dlr, or autoattack",
+            )
     if gain := max(_gain(fooled_by["one"], fooled_by["many"]) for fooled_by in compared):
         yield Finding(
             "iterative weaker than one-step",
@@ -487,6 +490,12 @@ def _replayed(
                     f"{steps} steps, and twice the steps fool {gain} samples more. Take more steps, until twice as "
                     "many change nothing, or larger ones; or apgd, which chooses its own",
                 )
+
+
+def _scale(model: Model, few: Dataset) -> float:
+    """The median lead or lag of a label, in logits."""
+    with isolated(model), torch.no_grad():
+        return float(lead(checked_logits(model, few.x), few.y).abs().nanmedian())
 
 
 def _gain(weak: Tensor, strong: Tensor) -> int:
