@@ -248,7 +248,7 @@ def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
 
 def _rounding(logits: Tensor) -> Tensor:
     """What is less than this may differ between two passes, of any kind."""
-    return torch.finfo(logits.dtype).eps ** 0.5 * logits.abs().max()
+    return torch.finfo(logits.dtype).eps ** 0.5 * logits.abs().nan_to_num(0.0, 0.0).max()
 
 
 def _gradient(model: Model, few: Dataset, loss: Loss = cross_entropy) -> Tensor | None:
@@ -486,9 +486,9 @@ def _replayed(
             if gain := _gain(right & twice, right & returned):
                 yield Finding(
                     f"incomplete optimisation of {name}",
-                    f"for {rising} of {tried} samples that are left right the loss still rises in the last ten of "
-                    f"{steps} steps, and twice the steps fool {gain} samples more. Take more steps, until twice as "
-                    "many change nothing, or larger ones; or apgd, which chooses its own",
+                    f"{rising} of {tried} samples are left right while the loss still rises in the last "
+                    f"{min(10, steps)} of {steps} steps, and twice the steps fool {gain} more. Take more steps, until "
+                    "twice as many change nothing, or larger ones; or apgd, which chooses its own",
                 )
 
 
