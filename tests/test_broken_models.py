@@ -281,6 +281,22 @@ def test_layers_of_a_model_that_changes_its_input():
     assert torch.equal(x, X)
 
 
+class ThroughData(Normalising):
+    """Normalises the memory of its input, of which autograd counts no change."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x.data if self.changes else x.clone()).sub_(0.3).div_(0.35))
+
+
+def test_samples_outlive_a_model_that_changes_their_memory():
+    data = Dataset(X.clone(), labels(12, 5), classes=tuple("abcde"))
+    attacks = {"square": Square(0.1, 20)}
+    found, expected = (evaluate(ThroughData(changes), data, attacks, seed=1) for changes in (True, False))
+    assert torch.equal(data.x, X)
+    assert torch.equal(found.results["square"].right, expected.results["square"].right)
+    assert [finding.check for finding in found.findings] == ["zero gradients"]  # the graph is detached, too
+
+
 def test_other_errors_of_a_model_are_its_own():
     def model(x: Tensor) -> Tensor:
         raise RuntimeError("out of memory")

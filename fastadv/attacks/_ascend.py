@@ -128,7 +128,8 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1, y: Tensor |
     `y` [B, ...] is what a loss of the user's own compares outputs with. Raises ValueError for an output without logits,
     a label beyond K, or such a loss without `y`.
 
-    A model that changes its input in place is given a copy. Whether it does shows at its first call.
+    A model that changes its input in place is given a copy. Whether it does shows at its first call. A change through
+    ``x.data`` shows if that is without gradients.
     """
     owner = getattr(model, "__self__", model)
     try:
@@ -155,6 +156,8 @@ def checked_logits(model: Model, x: Tensor, highest_label: int = -1, y: Tensor |
             ) from error
         raise
     changed = version is not None and given._version != version
+    if changes is None and given is not inputs:
+        changed = changed or not torch.equal(given, inputs)  # through x.data, which counts no change
     if changes is None and version is not None:
         _met[owner] = _Met(changed, len(x))
     elif changes is False and changed:
@@ -225,6 +228,12 @@ _PASS = 256
 """Where samples have many points to ask the model for, a pass has so many rows, or one for each sample."""
 
 
+_NO_GRADIENT = (
+    "the model's output has no gradient with respect to its input: take torch.no_grad, detach and x.data out of its "
+    "forward, or choose an attack without gradients, such as Square"
+)
+
+
 class Rows:
     """Samples under attack. Every tensor attribute has one row a sample, so rows can leave and come back.
 
@@ -282,10 +291,7 @@ class Rows:
         with _eagerly if again else nullcontext():
             logits = self.logits(x)
         if not logits.requires_grad:
-            raise ValueError(
-                "the model's output has no gradient with respect to its input: take torch.no_grad or detach out of its "
-                "forward, or choose an attack without gradients, such as Square"
-            )
+            raise ValueError(_NO_GRADIENT)
         return x, logits
 
     def ascent(
@@ -327,7 +333,9 @@ class Rows:
         It is 0 where a threat model holds x, unless `x` is `moved`: its entries are others than those of `self.x`.
         """
         self.computed += 1
-        grad = torch.autograd.grad(logits, x, slope, retain_graph=again)[0]
+        grad = torch.autograd.grad(logits, x, slope, retain_graph=again, allow_unused=True)[0]
+        if grad is None:  # the logits are of a copy
+            raise ValueError(_NO_GRADIENT)
         return grad if moved else self.free(grad)
 
     def free(self, delta: Tensor) -> Tensor:

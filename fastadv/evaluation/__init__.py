@@ -184,8 +184,8 @@ def evaluate(
             speed only.
         source: another model that the samples are made on (transfer), on the same device; with `label` ``pred`` they
             move away from its predictions.
-        checks: samples for the checks, 0 for none. They look for gradient masking, mistakes in the data and random
-            outputs (see `Evaluation.findings`).
+        checks: samples for the checks, 0 for none. They look for gradient masking, attacks that fail (all indicators of
+            Pintor et al., 2022), mistakes in the data and random outputs (see `Evaluation.findings`).
         train: what the model was trained on, like `data`, which should have no sample of it.
         kept: holds finished batches, by name as dicts of tensors. Give it again to continue a stopped evaluation of the
             same attacks; batches of other samples are measured again.

@@ -2,7 +2,8 @@
 
 The signs of gradient masking are those of Athalye et al. (2018, *Obfuscated Gradients*, section 3.1); Square lowering
 AutoAttack's figure, zero gradients, random outputs and probabilities instead of logits are flags of AutoAttack, too.
-Silent success is an indicator of attack failure (Pintor et al., 2022).
+The six indicators of attack failure (Pintor et al., 2022) are all here: unavailable gradients, unstable predictions,
+silent success, incomplete optimisation, transfer failure (as a transfer that is stronger) and unconstrained failure.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,14 +134,19 @@ def checked(
         return tuple(found)
     few, places, ids = seen.some(samples)
     grad = _gradient(model, few)
-    found += [*_mode(model), *_inputs(seen), *_classes(seen), *_overlap(seen), *_outputs(model, few)]
-    found += _zero_gradients(grad, len(few))
+    outputs = [*_outputs(model, few)]
+    random = "random" in [each.check for each in outputs]  # what two passes do not agree upon is no finding then
+    found += [*_mode(model), *_inputs(seen), *_classes(seen), *_overlap(seen), *outputs]
+    no_logits = nan["clean"][places]
+    found += _zero_gradients(grad, no_logits)
     if grad is not None:
+        found += _not_finite(grad, no_logits)
+        found += () if random else _unstable(model, few)
         found += _clamped(model, few, grad)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of gradients not finite: the evaluation has said so
             found += _masking(model, few, places, ids, natural, results, transferred)
-            found += () if transferred else _silent(model, few, places, ids, natural, results)
+            found += () if transferred or random else _replayed(model, few, places, ids, natural, results)
             found += () if transferred else _square(model, seen, natural, results, samples)
     return tuple(found)
 
@@ -210,7 +217,7 @@ def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
         first, again = (checked_logits(model, few.x, y=few.y) for _ in range(2))
         half = slice(-(-len(few) // 2))
         part = checked_logits(model, few.x[half], y=few.y[half])
-    rounding = torch.finfo(first.dtype).eps ** 0.5 * first.abs().max()
+    rounding = _rounding(first)
     if (first - again).abs().max() > rounding:
         yield Finding(
             "random",
@@ -239,6 +246,11 @@ def _outputs(model: Model, few: Dataset) -> Iterator[Finding]:
         )
 
 
+def _rounding(logits: Tensor) -> Tensor:
+    """What is less than this may differ between two passes, of any kind."""
+    return torch.finfo(logits.dtype).eps ** 0.5 * logits.abs().nan_to_num(0.0, 0.0).max()
+
+
 def _gradient(model: Model, few: Dataset, loss: Loss = cross_entropy) -> Tensor | None:
     """Of the loss, at the samples; None where the model lets none through."""
     with isolated(model):
@@ -249,14 +261,62 @@ def _gradient(model: Model, few: Dataset, loss: Loss = cross_entropy) -> Tensor 
         return torch.autograd.grad(loss(logits, expected(model, few.y)).sum(), x, allow_unused=True)[0]
 
 
-def _zero_gradients(grad: Tensor | None, samples: int) -> Iterator[Finding]:
-    zero = samples if grad is None else int((grad.flatten(1) == 0).all(1).sum())
+def _zero_gradients(grad: Tensor | None, nan: Tensor) -> Iterator[Finding]:
+    """Of samples whose logits are not `nan` [N]: those are another finding."""
+    samples = len(nan)
+    zero = int((~nan if grad is None else (grad.flatten(1) == 0).all(1).cpu() & ~nan).sum())
     if zero >= max(2, FEW * samples):
         yield Finding(
             "zero gradients",
             f"at {zero} of {samples} samples the loss has no gradient: attacks that follow it stand still there, "
             "which is not robustness. Look for quantisation, hard thresholds or saturated logits, and attack through "
             "them: a smooth stand-in in the backward pass, losses on logits such as margin or dlr, Square",
+        )
+
+
+def _not_finite(grad: Tensor, nan: Tensor) -> Iterator[Finding]:
+    bad, samples = ~grad.flatten(1).isfinite().all(1).cpu() & ~nan, len(grad)
+    if (count := int(bad.sum())) >= max(2, FEW * samples):
+        yield Finding(
+            "gradients not finite",
+            f"at {count} of {samples} samples the loss has gradients that are NaN or infinite, though the logits are "
+            "numbers: attacks leave these values, or the whole sample, where they are. Look for square roots, norms, "
+            "logarithms and divisions at 0, and add a small constant there",
+        )
+
+
+def _unstable(model: Model, few: Dataset) -> Iterator[Finding]:
+    """Whether gradients come again, and the lead in logits moves no further than they let it.
+
+    To first order, a step changes the lead by at most its length times that of the gradient, in whatever direction.
+    """
+    low, high = few.bounds
+    draw = torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0)).to(few.x)
+    moved = (few.x + (2 * draw - 1) * (high - low) / 256).clamp(low, high)
+    first, again = (_gradient(model, few, lead).flatten(1).double() for _ in range(2))
+    with isolated(model), torch.no_grad():
+        here, there = (checked_logits(model, x, y=few.y) for x in (few.x, moved))
+        y = expected(model, few.y)
+    size, samples = first.norm(dim=1), len(few)
+    turned = (again - first).norm(dim=1) / size
+    if (count := int((turned > 0.1).sum())) >= max(2, FEW * samples):
+        yield Finding(
+            "gradient noise",
+            f"at {count} of {samples} samples the gradient was another a second time, by "
+            f"{float(turned[turned > 0.1].median()):.0%} of its length, while the outputs stayed the same: the "
+            "backward pass draws random numbers, or remembers earlier calls. Take that out, or average gradients "
+            "(PGD's samples, APGD's eot)",
+        )
+    change = (lead(there, y) - lead(here, y)).abs() - _rounding(here)
+    allowed = size * (moved - few.x).flatten(1).double().norm(dim=1)
+    if (count := int(((change > 2 * allowed) & (allowed > 0)).sum())) >= max(2, FEW * samples):
+        yield Finding(
+            "unstable predictions",
+            f"for {count} of {samples} samples the logits jump: at a random point within 1/256 of the inputs' range, "
+            "the lead of the label moves by more than twice what its gradient allows. Gradients do not say what "
+            "follows a step. Look for hard selections (k-WTA, sorting, thresholds) and detached branches. Take apgd, "
+            "which keeps the best point that it meets, and a smooth stand-in as the source: the model on noisy inputs, "
+            "with gradients averaged (PGD's samples, APGD's eot)",
         )
 
 
@@ -340,6 +400,17 @@ def _masking(
             f"PGD of 20 steps fools {gain} of {int(right.sum())} samples more than all attacks of this evaluation with "
             f"eps {share:g} ({norm}) together: what they leave is not robustness. Add pgd, or autoattack",
         )
+    scale = math.nan if transferred or own_loss(model) else _scale(model, few)
+    if scale < 0.1 or scale > 20:
+        on_margin = fooled(PGD(eps, eps / 8, 20, random_start=0.0, loss="margin", **how))
+        if gain := _gain(on_margin, together["one"] | together["many"] | given(Attack)[places]):
+            yield Finding(
+                "weak loss",
+                f"PGD on the margin fools {gain} of {int(right.sum())} samples more than PGD on the cross-entropy and "
+                f"all attacks of this evaluation together. A label leads by {scale:.2g} in logits: where that is large "
+                "the cross-entropy is flat, where it is small it hardly depends on who comes second. Take loss margin "
+                "or dlr, or autoattack",
+            )
     if gain := max(_gain(fooled_by["one"], fooled_by["many"]) for fooled_by in compared):
         yield Finding(
             "iterative weaker than one-step",
@@ -368,19 +439,39 @@ def _masking(
         )
 
 
-def _silent(
+class _Watched(Queries):
+    """Keeps the lead of every sample's label at each call, [N] each; infinite for samples that were not asked about."""
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.leads: list[Tensor] = []
+
+    def _track(self, x: Tensor, logits: Tensor, owner: Tensor, allowed: Tensor) -> None:
+        super()._track(x, logits, owner, allowed)
+        ahead = lead(logits, self.y[owner])
+        self.leads.append(ahead.new_full(self.y.shape, math.inf).scatter_reduce(0, owner, ahead, "amin"))
+
+    def rising(self, steps: int) -> Tensor:
+        """[N]: whether the last ten of the last `steps` still made 5 % of the way from the start to the best lead."""
+        best = torch.stack(self.leads[-steps - 1 :]).cummin(0).values
+        return best[max(len(best) - 11, 0)] - best[-1] > FEW * (best[0] - best[-1])
+
+
+def _replayed(
     model: Model, few: Dataset, places: Tensor, ids: Tensor, natural: Outcome, results: Mapping[str, Result]
 ) -> Iterator[Finding]:
-    """Attacks that meet adversarial points within the budget on their way, and return others that are not."""
+    """What is seen by looking over an attack's shoulder: success that it does not return, and steps that it lacks."""
+    right = natural.right[places]
+    tried = int(right.sum())
     for name, result in results.items():
         attack = result.attack
         given = isinstance(getattr(attack, "eps", None), float | int) and attack.norm in NORMS and attack.ball
         if own_loss(model) or not (given and isinstance(attack, KINDS["many"])):
             continue
-        queries = Queries(model, few.x, few.y, attack.norm, 2**62, few.bounds)
-        returned = attack.outcome(queries, few.x, few.y, ids).success
-        met, right = (queries.best <= attack.eps * (1 + 1e-5)).cpu(), natural.right[places]
-        lost, tried = int((right & met & ~returned.cpu()).sum()), int(right.sum())
+        queries = _Watched(model, few.x, few.y, attack.norm, 2**62, few.bounds)
+        returned = attack.outcome(queries, few.x, few.y, ids).success.cpu()
+        met = (queries.best <= attack.eps * (1 + 1e-5)).cpu()
+        lost = int((right & met & ~returned).sum())
         if lost >= max(2, FEW * tried):
             yield Finding(
                 f"silent success of {name}",
@@ -388,6 +479,23 @@ def _silent(
                 "another, which is not: its steps jump over the boundary. Take apgd or autoattack, which keep the "
                 "first that they meet, or smaller steps",
             )
+        steps = getattr(attack, "steps", 0)
+        rising = int((queries.rising(steps).cpu() & right & ~returned).sum()) if steps else 0
+        if rising >= max(2, FEW * tried):
+            twice = dataclasses.replace(attack, steps=2 * steps).outcome(model, few.x, few.y, ids).success.cpu()
+            if gain := _gain(right & twice, right & returned):
+                yield Finding(
+                    f"incomplete optimisation of {name}",
+                    f"{rising} of {tried} samples are left right while the loss still rises in the last "
+                    f"{min(10, steps)} of {steps} steps, and twice the steps fool {gain} more. Take more steps, until "
+                    "twice as many change nothing, or larger ones; or apgd, which chooses its own",
+                )
+
+
+def _scale(model: Model, few: Dataset) -> float:
+    """The median lead or lag of a label, in logits."""
+    with isolated(model), torch.no_grad():
+        return float(lead(checked_logits(model, few.x), few.y).abs().nanmedian())
 
 
 def _gain(weak: Tensor, strong: Tensor) -> int:
