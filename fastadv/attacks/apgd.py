@@ -104,18 +104,20 @@ class _AutoPGD(Attack):
         rows.eps = ops.per_sample(type(self).__name__, "eps", self.eps, rows.x)
         for (run, goal), part, where in rows.rounds(enumerate(self._runs(rows))):
             part.state = _Climb(None if goal is None else goal[where])
-            if self.norm != "l1":
-                law = STARTS[self.norm]
-                part.x_adv = ops.random_start(part.x, part.ids, part.eps, self.seed, run, law, *self.bounds)
-            else:
-                size, anywhere = torch.full_like(part.eps, self.unit), (-torch.inf, torch.inf)
-                part.x_adv = ops.random_start(part.x, part.ids, size, self.seed, run, "gaussian", *anywhere)
+            part.x_adv = self._start(part, run)
             for eps, stage in self._stages(part.eps):
                 part.eps = eps
                 stage._search(part)
 
+    def _start(self, rows: Rows, run: int) -> Tensor:
+        """In L1, where a search begins by projection, normal noise: of that, few entries are left."""
+        if self.norm != "l1":
+            return ops.random_start(rows.x, rows.ids, rows.eps, self.seed, run, STARTS[self.norm], *self.bounds)
+        size = torch.full_like(rows.eps, self.unit)
+        return ops.random_start(rows.x, rows.ids, size, self.seed, run, "gaussian", -torch.inf, torch.inf)
+
     def _stages(self, eps: Tensor) -> Iterator[tuple[Tensor, "_AutoPGD"]]:
-        """The budgets of one run, each with the attack that makes its share of the steps."""
+        """The budgets of one run, each with the attack that makes its share of the steps; the last is `eps`."""
         before = 0
         if self.large_eps:
             for factor in _LARGER:
@@ -128,14 +130,7 @@ class _AutoPGD(Attack):
         own: _Climb = rows.state
         if self.norm == "l1":
             move, judge = ops.sparse_l1_step.in_loop(), self._thin
-            own.size, none = rows.eps.clone(), torch.zeros_like(rows.eps)
-            move(rows.x_adv, torch.zeros_like(rows.x), rows.x, none, rows.eps, none, *self.bounds)
-            if own.best is None and not self.large_eps:
-                own.changed = torch.full_like(own.size, rows.x[0].numel() if len(rows.x) else 0)
-                own.moving = (0.2 * own.changed).ceil()
-            else:
-                own.changed = ops.row_norms(rows.x_adv, "l0", rows.x)
-                own.moving = (own.changed / _FEWER).ceil()
+            self._begin_in_l1(rows)
         fooled = self._look(rows)
         own.best, own.best_grad, own.best_loss = rows.x_adv.clone(), own.grad.clone(), own.loss.nan_to_num(-torch.inf)
         if self.norm != "l1":
@@ -155,6 +150,18 @@ class _AutoPGD(Attack):
 
         ascend(self, rows, self.steps, step, ~fooled)
         rows.x_adv = own.best
+
+    def _begin_in_l1(self, rows: Rows) -> None:
+        """Projects `x_adv`; a fifth of the entries will move, or what follows from a point of few entries."""
+        own, none = rows.state, torch.zeros_like(rows.eps)
+        ops.sparse_l1_step(rows.x_adv, torch.zeros_like(rows.x), rows.x, none, rows.eps, none, *self.bounds)
+        own.size = rows.eps.clone()
+        if own.best is None and not self.large_eps:
+            own.changed = torch.full_like(own.size, rows.x[0].numel() if len(rows.x) else 0)
+            own.moving = (0.2 * own.changed).ceil()
+        else:
+            own.changed = ops.row_norms(rows.x_adv, "l0", rows.x)
+            own.moving = (own.changed / _FEWER).ceil()
 
     def _step(self, live: Rows, number: int, move: Callable) -> Tensor:
         own: _Climb = live.state
@@ -193,7 +200,7 @@ class _AutoPGD(Attack):
         return sparser
 
     def _look(self, live: Rows) -> Tensor:
-        """Who is fooled at `x_adv` within eps; notes the loss and its gradient, summed over `eot` forward passes."""
+        """Who is fooled at `x_adv`, and may stop; notes the loss and its gradient, summed over `eot` forward passes."""
         own: _Climb = live.state
         own.grad, own.loss = None, None
         for _ in range(self.eot):
@@ -215,16 +222,19 @@ class APGD(_AutoPGD):
     In L1 there is no momentum. A step moves the entries of largest gradient alike, a fifth of all at first and then two
     thirds of as many as the best point has changed, and the projection is on ball and box together. Steps begin at
     `eps`. Every 4 per cent of them, samples whose best point has become 5 per cent sparser go back to it, with steps of
-    `eps`; of the others the step becomes smaller by a third, down to a tenth of `eps`.
+    `eps`; of the others the step becomes smaller by a third, down to a tenth of `eps`. With `large_eps`, a restart
+    first climbs within ``3 * eps`` and ``2 * eps``, three tenths of the steps each, and goes on from the best point
+    found there, projected.
 
     Args:
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.
         steps: number of gradient steps.
-        restarts: how many random starts, uniform in the ball, are tried.
+        restarts: how many random starts are tried, uniform in the ball; in L1 projections of normal noise.
         rho: the share of steps that has to raise the loss; not in L1.
         eot: how many gradients are summed for a step, for models that are random.
         loss: what is maximised, ``ce``, ``dlr`` or ``pm`` (PMA's probability margin).
         norm: ``linf``, ``l2`` or ``l1``.
+        large_eps: in L1, begin with larger budgets.
     """
 
     loss: str = "ce"
