@@ -13,8 +13,9 @@ from toys import Wavy, labels, linear, samples
 from fastadv import adapt
 from fastadv.attacks import APGD, APGDT, FABT, FGSM, PGD, Attack, AutoAttack, MultiAttack, Noise, Rows, Square
 from fastadv.attacks.apgd import checkpoints
-from fastadv.attacks.square import _bumps, _size, _window
+from fastadv.attacks.square import _bumps, _Margin, _size, _window
 from fastadv.losses import cross_entropy, dlr
+from fastadv.ops import sparse_l1_step
 
 pytestmark = pytest.mark.usefixtures("seed_zero")
 
@@ -126,6 +127,57 @@ def test_apgd_in_l2_goes_straight_away_from_the_boundary(attack):
     robust = model(expected).argmax(1) == y
     assert 3 < robust.sum() < 16
     torch.testing.assert_close(attack(model, x, y)[robust], expected[robust], atol=1e-3, rtol=0)
+
+
+def furthest_in_l1(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """The worst point for a linear model in L1 ball and box: the pixels of most weight, each as far as it may go."""
+    weight = away(model, y).flatten(1)
+    room = torch.where(weight > 0, 1 - x.flatten(1), x.flatten(1))
+    order = weight.abs().argsort(dim=1, descending=True)
+    before = room.gather(1, order).cumsum(1) - room.gather(1, order)
+    moved = torch.minimum((eps - before).clamp(min=0), room.gather(1, order))
+    return x + (torch.zeros_like(room).scatter(1, order, moved) * weight.sign()).view_as(x)
+
+
+@pytest.mark.parametrize("kind", [APGD, APGDT])
+def test_apgd_in_l1_fills_the_pixels_of_most_weight(kind):
+    model, x = linear(48, 2, torch.float64), samples(32, *SHAPE, dtype=torch.float64)
+    y, eps = model(x).argmax(1), 1.0
+    expected = furthest_in_l1(model, x, y, eps)
+    robust = model(expected).argmax(1) == y
+    assert 3 < robust.sum() < 29
+    found = kind(eps, norm="l1", large_eps=True).run(model, x, y)
+    assert torch.equal(found.success, ~robust)
+    gain, most = (cross_entropy(model(point), y) - cross_entropy(model(x), y) for point in (found.x_adv, expected))
+    assert (gain[robust] > 0.95 * most[robust]).all()
+
+
+def test_larger_budgets_come_first(monkeypatch):
+    """Three and two times eps for three tenths of the steps each, which samples that are fooled there make as well."""
+    model, x = Wavy(48, 5), samples(32, *SHAPE)
+    eps, seen = torch.linspace(0.1, 1.0, 32), []
+    search = APGD._search
+
+    def spy(self, rows):
+        before = rows.steps.clone()
+        search(self, rows)
+        sizes = (rows.x_adv - rows.x).abs().flatten(1).sum(1)
+        assert (sizes <= rows.eps * (1 + 1e-5)).all()
+        assert rows.x_adv.min() >= 0
+        assert rows.x_adv.max() <= 1
+        seen.append(((rows.eps / eps[rows.ids]).round().unique().tolist(), self.steps, rows.steps - before))
+
+    monkeypatch.setattr("fastadv.attacks.apgd._AutoPGD._search", spy)
+    found = APGD(eps, 12, norm="l1", large_eps=True).run(model, x)
+    assert [(factors, steps) for factors, steps, _ in seen] == [([3], 4), ([2], 4), ([1], 4)]
+    assert all((made == 4).all() for _, _, made in seen[:2])
+    assert 0 < found.success.sum() < 32
+    assert seen[2][2][found.success].min() < 4
+    assert set(found.grads[~found.success].tolist()) == {12 + 3}
+    assert (found.norm <= eps * (1 + 1e-5)).all()
+    seen.clear()
+    APGD(eps, 4, norm="l1", large_eps=True)(model, x)
+    assert [steps for _, steps, _ in seen] == [2, 2, 0]
 
 
 def test_apgd_t_tries_the_likeliest_classes_in_turn():
@@ -251,22 +303,59 @@ def test_square_in_l2_spends_its_budget():
     assert many.success.sum() > few.success.sum() + 3
 
 
-def test_bumps_of_square_in_l2():
+def test_square_in_l1_stays_in_ball_and_box():
+    model, x = Wavy(3 * 81, 5), samples(32, 3, 9, 9)
+    eps = torch.linspace(0, 1.5, 32)
+    few, many = (Square(eps, queries=queries, norm="l1").run(model, x) for queries in (0, 300))
+    assert (many.norm <= eps * (1 + 1e-6)).all()
+    assert (many.norm[1:] > eps[1:] / 3).all()
+    assert many.x_adv.min() >= 0
+    assert many.x_adv.max() <= 1
+    assert many.success.sum() > few.success.sum() + 3
+
+
+def test_square_in_l1_puts_what_is_left_into_one_window():
+    """A query by the formulas of Croce and Hein (2021), for one sample of two channels, from a given point."""
+    x = samples(1, 2, 9, 9, low=0.4, high=0.6, dtype=torch.float64)
+    rows = Rows(linear(162, 2, torch.float64), x, torch.zeros(1, dtype=torch.int64), torch.arange(1))
+    rows.eps, rows.state = torch.tensor([2.0], dtype=torch.float64), _Margin(torch.full((1,), -torch.inf).double())
+    delta = 0.01 * (samples(1, 2, 9, 9, dtype=torch.float64) - 0.5)
+    rows.x_adv, tall, wide = x + delta, slice(0, 3), slice(0, 3)
+    attack, bumps = Square(2.0, norm="l1"), _bumps(3, False, 1)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64).view(2, 1, 1)
+    attack._carry(lambda *_: bumps, 1, rows, 9 / 81, [0.0, 0.0, 0.99, 0.99, 0.3], signs)
+    expected, left = delta.clone(), 2.0 - delta.abs().sum()
+    for channel in range(2):
+        there, here = delta[0, channel, 6:, 6:], delta[0, channel, tall, wide]
+        new = bumps * signs[channel] + here / here.abs().sum()
+        carried = there.abs().sum() + here.abs().sum()
+        expected[0, channel, tall, wide] = new / new.abs().sum() * (left + 2 * carried)
+    expected[:, :, 6:, 6:] = 0
+    point, none = x + expected, torch.zeros(1, dtype=torch.float64)
+    sparse_l1_step(point, torch.zeros_like(x), x, none, rows.eps, none)
+    torch.testing.assert_close(rows.x_adv, point)
+    assert expected.abs().sum() > 2.0
+    torch.testing.assert_close((point - x).abs().sum(), torch.tensor(2.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_bumps_of_square(order):
     for side in (3, 7, 12):
-        bumps = _bumps(side, False)
-        torch.testing.assert_close(bumps.square().sum(), torch.tensor(1.0, dtype=torch.float64))
+        bumps = _bumps(side, False, order)
+        torch.testing.assert_close(bumps.norm(order), torch.tensor(1.0, dtype=torch.float64))
         assert (bumps[: side // 2] > 0).all()
         assert (bumps[side // 2 :] < 0).all()
-        assert torch.equal(_bumps(side, True), bumps.T)
-    upper = _bumps(12, False)[:6]
-    rings = [1.0, 1 / 4, 1 / 9, 1 / 16, 1 / 25, 1 / 36, 1 / 49]
+        assert torch.equal(_bumps(side, True, order), bumps.T)
+    upper = _bumps(12, False, order)[:6]
+    rings = [ring ** (-4.0 if order == 1 else -2.0) for ring in range(1, 8)]
     assert upper.argmax() == 3 * 12 + 6
     assert float(upper[3, 7] / upper[3, 6]) == pytest.approx(sum(rings[1:]) / sum(rings))
 
 
-def test_square_in_l2_needs_images():
-    with pytest.raises(ValueError, match=r"Square: norm l2 needs images .* got \(4, 48\)"):
-        Square(norm="l2")(Wavy(48, 5), samples(4, 48))
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_square_in_l2_and_l1_needs_images(norm):
+    with pytest.raises(ValueError, match=rf"Square: norm {norm} needs images .* got \(4, 48\)"):
+        Square(norm=norm)(Wavy(48, 5), samples(4, 48))
 
 
 # ---------------------------------------------------------------------------------------- the worst case of several
@@ -287,6 +376,14 @@ def test_the_versions_of_autoattack():
     assert {name: attack.eot for name, attack in rand.items()} == {"apgd-ce": 20, "apgd-dlr": 20}
     assert {attack.bounds for attack in rand.values()} == {(-1.0, 1.0)}
     assert list(AutoAttack(0.1, "custom", ("square", "fab")).attacks) == ["square", "fab"]
+    sparse = AutoAttack(8.0, norm="l1").attacks
+    assert list(sparse) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert (sparse["apgd-ce"].restarts, sparse["apgd-ce"].large_eps) == (5, True)
+    assert (sparse["apgd-t"].restarts, sparse["apgd-t"].targets, sparse["apgd-t"].large_eps) == (1, 5, True)
+    assert (sparse["fab-t"].targets, sparse["fab-t"].enough) == (9, 8.0)
+    assert {attack.norm for attack in sparse.values()} == {"l1"}
+    plus = AutoAttack(8.0, "plus", norm="l1").attacks
+    assert (plus["apgd-ce"].large_eps, plus["apgd-t"].targets, plus["apgd-t"].large_eps) == (False, 9, False)
 
 
 def test_the_fast_version_takes_a_fifth_of_the_gradients():
@@ -488,6 +585,7 @@ def test_autoattack_repeats():
         (lambda: APGD(rho=2), "APGD: rho must be between 0 and 1, got 2"),
         (lambda: APGD(eot=0), "APGD: eot must be a whole number of at least 1, got 0"),
         (lambda: APGD(norm="l0"), "APGD: norm must be one of linf, l2, l1, got 'l0'"),
+        (lambda: APGD(large_eps=True), "APGD: large_eps is for norm l1, got linf"),
         (lambda: APGDT(targets=0), "APGDT: targets must be a whole number of at least 1"),
         (lambda: APGDT(candidates=-1), "APGDT: candidates must be a whole number of at least 0"),
         (lambda: Square(p=0), r"Square: p must be a share of the pixels, in \(0, 1\], got 0"),
@@ -496,6 +594,7 @@ def test_autoattack_repeats():
             lambda: AutoAttack(version="quick"),
             "AutoAttack: version must be one of standard, plus, rand, fast, custom, got 'qui",
         ),
+        (lambda: AutoAttack(version="fast", norm="l1"), "AutoAttack: version fast is for norms linf and l2"),
         (lambda: AutoAttack(bf16=True), "AutoAttack: bf16 is for version fast, got standard"),
         (lambda: AutoAttack(version="custom"), "AutoAttack: attacks_to_run are for version custom, which needs some"),
         (lambda: AutoAttack(attacks_to_run=("square",)), "AutoAttack: attacks_to_run are for version custom"),

@@ -124,7 +124,6 @@ def test_what_a_constructor_refuses():
     for options, message in (
         ({"version": "fast"}, "version must be one of standard, plus, rand, custom, got 'fast'"),
         ({"attacks_to_run": ["square"]}, "attacks_to_run are for version custom"),
-        ({"norm": "L1"}, "norm L1 is there for fab and fab-t alone: auto-attack's APGD begins with larger"),
         ({"norm": "L0", "version": "custom"}, "norm must be one of Linf, L2, L1, got 'L0'"),
         ({"is_tf_model": True}, "is_tf_model must be False"),
         ({"version": "custom", "attacks_to_run": ["pgd"]}, "'pgd', which is none of apgd-ce, apgd-dlr"),
@@ -149,18 +148,18 @@ def test_options_of_the_attacks():
         made.apgd.n_restart = 1
 
 
-def test_fab_alone_knows_l1():
-    made = AutoAttack(MODEL, "L1", 0.3, 0, True, ["fab-t"], "custom", False, "cpu", None)
-    assert made.attacks == {"fab-t": attacks.FABT(enough=0.3, early=False, norm="l1", seed=0)}
+def test_in_l1_an_evaluation_stays_within_its_budget():
+    made = AutoAttack(MODEL, "L1", 0.3, 0, True, [], "standard", False, "cpu", None)
+    made.apgd.n_restarts = made.apgd_targeted.n_target_classes = made.fab.n_target_classes = 2
+    made.apgd.n_iter = made.apgd_targeted.n_iter = made.fab.n_iter = 10
+    made.square.n_queries = 20
     found = made.run_standard_evaluation(X, Y)
     sizes = (found - X).abs().flatten(1).sum(1)
-    assert 0 < sizes.max() <= 0.3 * (1 + 1e-6)
+    assert 0 < sizes.max() <= 0.3 * (1 + 1e-5)
     assert (MODEL(found)[sizes > 0].argmax(1) != Y[sizes > 0]).all()
-    made.attacks_to_run.append("apgd-ce")
-    with pytest.raises(ValueError, match="norm L1 is there for fab and fab-t alone"):
-        made.run_standard_evaluation(X, Y)
-    with pytest.raises(ValueError, match="norm L1 is there for fab and fab-t alone"):
-        made.square.perturb(X, Y)
+    ours = attacks.Square(0.3, 20, norm="l1", seed=0).run(MODEL, X, Y)
+    expected = torch.where(ours.success.view(-1, 1, 1, 1), ours.x_adv, X)
+    assert torch.equal(made.square.perturb(X, Y), expected)
 
 
 BY_ITSELF = {
@@ -198,13 +197,21 @@ def test_fab_by_itself_towards_each_class():
 
 
 def test_in_l1_the_versions_have_the_published_options():
-    made = AutoAttack(MODEL, "L1", version="custom")
-    with pytest.raises(ValueError, match="norm L1"):
-        made.apgd.build()
+    """Of those, standard begins with larger budgets."""
+    how = {"norm": "l1", "seed": 0}
+    assert AutoAttack(MODEL, "L1", 8.0, seed=0).attacks == {
+        "apgd-ce": attacks.APGD(8.0, restarts=5, large_eps=True, **how),
+        "apgd-t": attacks.APGDT(8.0, targets=5, large_eps=True, **how | {"seed": 1}),
+        "fab-t": attacks.FABT(enough=8.0, early=False, **how | {"seed": 2}),
+        "square": attacks.Square(8.0, **how | {"seed": 3}),
+    }
+    made = AutoAttack(MODEL, "L1", 8.0, version="custom")
+    assert made.apgd.build() == attacks.APGD(8.0, restarts=5, norm="l1")
     made.set_version("standard")
-    assert (made.apgd.n_restarts, made.apgd_targeted.n_target_classes, made.fab.n_target_classes) == (5, 5, 9)
     made.set_version("plus")
     assert (made.apgd.n_restarts, made.apgd_targeted.n_target_classes) == (5, 9)
+    assert not made.apgd.use_largereps
+    assert not made.apgd_targeted.use_largereps
 
 
 def random_evaluation(seed: int | None = None) -> AutoAttack:

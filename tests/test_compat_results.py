@@ -151,3 +151,28 @@ def test_results_are_those_of_the_library_or_stronger(library, name, options, no
         both = fooled[0] & fooled[1]
         theirs, mine = (found[both].mean().item() for found in sizes)
         assert mine <= SHARE * theirs, f"perturbations have {mine:.4f} instead of {theirs:.4f}"
+
+
+SPARSE = {
+    "apgd": {"n_restarts": 1, "n_iter": 30, "use_largereps": True},
+    "apgd_targeted": {"n_target_classes": 2, "n_iter": 30, "use_largereps": True},
+    "square": {"n_queries": 100},
+}
+"""Attacks of auto-attack in L1, with so few steps that they fool some samples and not others."""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", SPARSE)
+def test_in_l1_as_many_samples_are_fooled_as_by_auto_attack(name, networks):
+    """All of these draw random numbers, which change a few samples of a hundred."""
+    pytest.importorskip("pyautoattack")
+    model, test, eps = networks["lenet"], load("fashion-mnist-mini", "test"), 12.0 if name == "square" else 4.0
+    right = (model(test.x).argmax(1) == test.y).nonzero().squeeze(1)[:100]
+    x, y, fooled = test.x[right], test.y[right], []
+    for module in ("pyautoattack", "fastadv.compat.autoattack"):
+        x_adv = autoattack(module, name, {"norm": "L1", "eps": eps, **SPARSE[name]}, model, x, y)
+        assert ((x_adv - x).abs().flatten(1).sum(1) <= eps * (1 + 1e-5)).all()
+        fooled.append(int((model(x_adv).argmax(1) != y).sum()))
+    theirs, mine = fooled
+    assert 10 < theirs < 90
+    assert mine >= theirs - 5, f"{mine} instead of {theirs} samples are fooled"

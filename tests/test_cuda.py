@@ -106,10 +106,13 @@ VARIANTS: dict[str, list[Attack]] = {
         *each(APGD, loss="pm", steps=6),
         dataclasses.replace(APGD(0.1, steps=6), eps=torch.linspace(0.05, 0.2, 24, dtype=torch.float64)),
     ],
-    "apgdt": [*each(APGDT, NORMS, targets=2, restarts=2, steps=5)],
+    "apgdt": [
+        *each(APGDT, NORMS, targets=2, restarts=2, steps=5),
+        APGDT(2.0, steps=10, targets=2, norm="l1", large_eps=True),
+    ],
     "autoattack": [
         AutoAttack(0.1, "custom", ("apgd-ce",)),
-        *each(AutoAttack, version="custom", attacks_to_run=("apgd-ce", "fab-t", "apgd-t")),
+        *each(AutoAttack, NORMS, version="custom", attacks_to_run=("apgd-ce", "fab-t", "apgd-t")),
         AutoAttack(0.1, "custom", ("apgd-dlr", "fab", "square")),
         *(AutoAttack(1.0, version) for version in ("standard", "plus", "rand", "fast")),  # so that all are soon fooled
     ],
@@ -196,7 +199,7 @@ VARIANTS: dict[str, list[Attack]] = {
     "pixle": [*(Pixle(2, 3, mapping=mapping) for mapping in MAPPINGS), Pixle(2, 3, targeted=True)],
     "rfgsm": [RFGSM(0.1, 0.05, steps=2), RFGSM(0.1, 0.05, targeted=True)],
     "spsa": [SPSA(0.1, samples=4, lr=0.03, targeted=targeted, **FEW) for targeted in (False, True)],
-    "square": [*each(Square, queries=40, restarts=2), Square(0.1, queries=40, targeted=True)],
+    "square": [*each(Square, NORMS, queries=40, restarts=2), Square(0.1, queries=40, targeted=True)],
     "tifgsm": [
         *(TIFGSM(0.1, kernel=kernel, length=3, **STEPS) for kernel in ("gaussian", "linear", "uniform")),
         TIFGSM(0.1, probability=0.0, targeted=True, **STEPS),

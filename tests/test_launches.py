@@ -146,6 +146,7 @@ ATTACKS = {
     "pixle": Case(Pixle(steps=1, seed=0), 55, backward=0, field="restarts"),
     "square": Case(Square(**SMALL), 10, backward=0, field="queries"),
     "square l2": Case(Square(**SMALL, norm="l2"), 90, backward=0, field="queries"),
+    "square l1": Case(Square(**SMALL, norm="l1"), 80, backward=0, field="queries"),
     "jsma": Case(JSMA(), 90, forward=2, backward=2, field="gamma", few=6, unit=2 / 64, waits=1.34),
     "boundary": Case(Boundary(**STARTS), 60, forward=1.1, backward=0, few=30),
     # A point whose class is asked for, leaps until one succeeds, and 9 halvings of the way back.

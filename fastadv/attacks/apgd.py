@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -15,6 +15,8 @@ from ._state import State
 
 _SMALLEST, _FEWER = 10, 1.5
 """In L1: the largest step over the smallest; and a step over the next, as entries changed over those that move."""
+_LARGER = (3, 2)
+"""In L1: the budgets of `large_eps` over eps, one after the other; each has three tenths of the steps."""
 
 
 def checkpoints(steps: int, norm: str = "linf") -> dict[int, int]:
@@ -72,6 +74,7 @@ class _AutoPGD(Attack):
     rho: float = 0.75
     eot: int = 1
     norm: str = field(default="linf", kw_only=True)
+    large_eps: bool = field(default=False, kw_only=True)
 
     is_random: ClassVar[bool] = True
     ends_early: ClassVar[bool] = True
@@ -86,6 +89,8 @@ class _AutoPGD(Attack):
         check_count(self, "eot", self.eot, 1)
         if not 0 <= self.rho <= 1:
             raise ValueError(f"{name}: rho must be between 0 and 1, got {self.rho}")
+        if self.large_eps and self.norm != "l1":
+            raise ValueError(f"{name}: large_eps is for norm l1, got {self.norm}")
 
     @abstractmethod
     def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,23 +104,40 @@ class _AutoPGD(Attack):
         rows.eps = ops.per_sample(type(self).__name__, "eps", self.eps, rows.x)
         for (run, goal), part, where in rows.rounds(enumerate(self._runs(rows))):
             part.state = _Climb(None if goal is None else goal[where])
-            part.x_adv = ops.random_start(part.x, part.ids, part.eps, self.seed, run, STARTS[self.norm], *self.bounds)
-            self._search(part)
+            part.x_adv = self._start(part, run)
+            for eps, stage in self._stages(part.eps):
+                part.eps = eps
+                stage._search(part)
+
+    def _start(self, rows: Rows, run: int) -> Tensor:
+        """In L1, where a search begins by projection, normal noise: of that, few entries are left."""
+        if self.norm != "l1":
+            return ops.random_start(rows.x, rows.ids, rows.eps, self.seed, run, STARTS[self.norm], *self.bounds)
+        size = torch.full_like(rows.eps, self.unit)
+        return ops.random_start(rows.x, rows.ids, size, self.seed, run, "gaussian", -torch.inf, torch.inf)
+
+    def _stages(self, eps: Tensor) -> Iterator[tuple[Tensor, "_AutoPGD"]]:
+        """The budgets of one run, each with the attack that makes its share of the steps; the last is `eps`."""
+        before = 0
+        if self.large_eps:
+            for factor in _LARGER:
+                steps = min(-(-3 * self.steps // 10), self.steps - before)
+                yield factor * eps, replace(self, steps=steps)
+                before += steps
+        yield eps, replace(self, steps=self.steps - before, large_eps=False)
 
     def _search(self, rows: Rows) -> None:
         own: _Climb = rows.state
+        if self.norm == "l1":
+            move, judge = ops.sparse_l1_step.in_loop(), self._thin
+            self._begin_in_l1(rows)
         fooled = self._look(rows)
         own.best, own.best_grad, own.best_loss = rows.x_adv.clone(), own.grad.clone(), own.loss.nan_to_num(-torch.inf)
-        if self.norm == "l1":
-            own.size = rows.eps.clone()
-            own.changed = torch.full_like(own.size, rows.x[0].numel() if len(rows.x) else 0)
-            own.moving = (0.2 * own.changed).ceil()
-            move, judge = ops.sparse_l1_step.in_loop(), self._thin
-        else:
+        if self.norm != "l1":
+            move, judge = ops.apgd_step.in_loop(), self._halve
             own.size, own.previous = 2 * rows.eps, torch.empty_like(rows.x)
             own.judged, own.rises = own.best_loss.clone(), torch.zeros_like(rows.steps)
             own.halved = torch.ones_like(fooled)  # so that the second rule waits for the second checkpoint
-            move, judge = ops.apgd_step.in_loop(), self._halve
         judged = checkpoints(self.steps, self.norm)
 
         def step(live: Rows, number: int) -> Tensor:
@@ -128,6 +150,18 @@ class _AutoPGD(Attack):
 
         ascend(self, rows, self.steps, step, ~fooled)
         rows.x_adv = own.best
+
+    def _begin_in_l1(self, rows: Rows) -> None:
+        """Projects `x_adv`; a fifth of the entries will move, or what follows from a point of few entries."""
+        own, none = rows.state, torch.zeros_like(rows.eps)
+        ops.sparse_l1_step(rows.x_adv, torch.zeros_like(rows.x), rows.x, none, rows.eps, none, *self.bounds)
+        own.size = rows.eps.clone()
+        if own.best is None and not self.large_eps:
+            own.changed = torch.full_like(own.size, rows.x[0].numel() if len(rows.x) else 0)
+            own.moving = (0.2 * own.changed).ceil()
+        else:
+            own.changed = ops.row_norms(rows.x_adv, "l0", rows.x)
+            own.moving = (own.changed / _FEWER).ceil()
 
     def _step(self, live: Rows, number: int, move: Callable) -> Tensor:
         own: _Climb = live.state
@@ -166,7 +200,7 @@ class _AutoPGD(Attack):
         return sparser
 
     def _look(self, live: Rows) -> Tensor:
-        """Who is fooled at `x_adv`; notes the loss and its gradient, summed over `eot` forward passes."""
+        """Who is fooled at `x_adv`, and may stop; notes the loss and its gradient, summed over `eot` forward passes."""
         own: _Climb = live.state
         own.grad, own.loss = None, None
         for _ in range(self.eot):
@@ -174,7 +208,7 @@ class _AutoPGD(Attack):
             slope, losses, fooled = self._loss(logits, live)
             grad = live.back(logits, x_adv, slope)
             own.grad, own.loss = (grad, losses) if own.grad is None else (own.grad + grad, own.loss + losses)
-        return fooled
+        return torch.zeros_like(fooled) if self.large_eps else fooled
 
 
 @dataclass(frozen=True)
@@ -188,16 +222,19 @@ class APGD(_AutoPGD):
     In L1 there is no momentum. A step moves the entries of largest gradient alike, a fifth of all at first and then two
     thirds of as many as the best point has changed, and the projection is on ball and box together. Steps begin at
     `eps`. Every 4 per cent of them, samples whose best point has become 5 per cent sparser go back to it, with steps of
-    `eps`; of the others the step becomes smaller by a third, down to a tenth of `eps`.
+    `eps`; of the others the step becomes smaller by a third, down to a tenth of `eps`. With `large_eps`, a restart
+    first climbs within ``3 * eps`` and ``2 * eps``, three tenths of the steps each, and goes on from the best point
+    found there, projected.
 
     Args:
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.
         steps: number of gradient steps.
-        restarts: how many random starts, uniform in the ball, are tried.
+        restarts: how many random starts are tried, uniform in the ball; in L1 projections of normal noise.
         rho: the share of steps that has to raise the loss; not in L1.
         eot: how many gradients are summed for a step, for models that are random.
         loss: what is maximised, ``ce``, ``dlr`` or ``pm`` (PMA's probability margin).
         norm: ``linf``, ``l2`` or ``l1``.
+        large_eps: in L1, begin with larger budgets.
     """
 
     loss: str = "ce"

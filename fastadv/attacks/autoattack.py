@@ -61,6 +61,7 @@ class AutoAttack(Attack):
     ``standard`` is APGD on the cross-entropy, APGD-T, FAB-T and Square; ``plus`` adds APGD on the DLR loss and FAB,
     with five restarts; ``rand``, for models that are random, is APGD on both losses with 20 gradients a step;
     ``custom`` runs `attacks_to_run`, each as in ``standard``. FAB counts where its perturbation is within the budget.
+    In L1, APGD of ``standard`` has five restarts and APGD-T five targets, both with `large_eps` (Croce and Hein, 2021).
 
     ``fast`` takes a fifth of the gradients and queries of ``standard`` for a robust sample of ten classes: one step and
     then APGD on the probability margin (PMA), APGD-T towards the three and then the nine classes whose linearised
@@ -72,7 +73,7 @@ class AutoAttack(Attack):
         attacks_to_run: of ``custom``: names of `attacks`, in their order.
         bf16: of ``fast``: compute gradients in bfloat16, where a sample counts as fooled only if the model in its own
             precision says so.
-        norm: ``linf`` or ``l2``.
+        norm: ``linf``, ``l2`` or ``l1``, which ``fast`` is not for.
     """
 
     eps: Budget = 8 / 255
@@ -92,7 +93,7 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_choice(self, "norm", self.norm, tuple(STEPS))
         check_budget(self, "eps", self.eps, whole=self.norm != "linf")
         check_choice(self, "version", self.version, (*self.VERSIONS, "custom"))
         if (self.version == "custom") != bool(self.attacks_to_run):
@@ -100,6 +101,8 @@ class AutoAttack(Attack):
                 f"AutoAttack: attacks_to_run are for version custom, which needs some; "
                 f"got {self.attacks_to_run!r} with {self.version}"
             )
+        if self.norm == "l1" and self.version == "fast":
+            raise ValueError("AutoAttack: version fast is for norms linf and l2: choose standard, or another norm")
         if self.bf16 and self.version != "fast":
             raise ValueError(f"AutoAttack: bf16 is for version fast, got {self.version}")
         for name in self.attacks_to_run:
@@ -108,15 +111,16 @@ class AutoAttack(Attack):
     @property
     def attacks(self) -> dict[str, Attack]:
         """The attacks that are run, by their usual names, in order; each has a seed of its own if there is a seed."""
-        restarts = 5 if self.version == "plus" else 1
-        eot = 20 if self.version == "rand" else 1
+        sparse = self.norm == "l1" and self.version in ("standard", "custom")
+        restarts, targets = 5 if self.version == "plus" else 1, 5 if sparse else 9
+        climb = {"restarts": 5 if sparse else restarts, "eot": 20 if self.version == "rand" else 1, "large_eps": sparse}
         how = {"norm": self.norm, "bounds": self.bounds}
         every = {
-            "apgd-ce": APGD(self.eps, restarts=restarts, eot=eot, **how),
-            "apgd-dlr": APGD(self.eps, restarts=restarts, eot=eot, loss="dlr", **how),
+            "apgd-ce": APGD(self.eps, **climb, **how),
+            "apgd-dlr": APGD(self.eps, loss="dlr", **climb, **how),
             "fab": FAB(enough=self.eps, restarts=restarts, **how),
             "square": Square(self.eps, **how),
-            "apgd-t": APGDT(self.eps, **how),
+            "apgd-t": APGDT(self.eps, targets=targets, large_eps=sparse, **how),
             "fab-t": FABT(enough=self.eps, **how),
             "step-pm": PGD(self.eps, self.eps, 1, random_start=0.0, loss="pm", **how),
             "apgd-pm": APGD(self.eps, 30, loss="pm", **how),

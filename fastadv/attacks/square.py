@@ -30,16 +30,17 @@ class Square(Attack):
     """Random search by square windows (Andriushchenko et al., 2020); uses no gradients.
 
     Every query changes one window of the best point so far: to plus or minus eps in each channel (``linf``,
-    Algorithm 2), or by moving the perturbation of another window into it (``l2``, Algorithm 3). It is kept if the
-    margin falls. A sample that succeeds is finished. Windows and their signs are a query's, the same for all
-    samples; starts are a sample's own. Samples [B, D] and [B, C, D] have windows in their last dimension (``linf``).
+    Algorithm 2), or by moving the perturbation of another window into it (``l2``, Algorithm 3; ``l1``, Croce and Hein,
+    2021, where a projection then takes off what is beyond ball or box). It is kept if the margin falls. A sample that
+    succeeds is finished. Windows and their signs are a query's, the same for all samples; starts are a sample's own.
+    Samples [B, D] and [B, C, D] have windows in their last dimension (``linf``).
 
     Args:
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.
         queries: forward passes, after the first.
         p: share of the pixels in a window to begin with.
         restarts: how many starts are tried.
-        norm: ``linf`` or ``l2``, which needs images of at least 3 x 3 pixels.
+        norm: ``linf``; or ``l2`` or ``l1``, which need images of at least 3 x 3 pixels.
         targeted: towards the labels instead of away from them.
     """
 
@@ -55,7 +56,7 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_choice(self, "norm", self.norm, tuple(STEPS))
         check_budget(self, "eps", self.eps, whole=self.norm != "linf")
         check_count(self, "queries", self.queries, 0)
         check_count(self, "restarts", self.restarts, 1)
@@ -67,14 +68,19 @@ class Square(Attack):
         return False
 
     def perturb(self, rows: Rows) -> None:
-        if self.norm == "l2" and (rows.x.dim() != 4 or min(rows.x.shape[2:]) < 3):
+        if self.norm != "linf" and (rows.x.dim() != 4 or min(rows.x.shape[2:]) < 3):
             shape = tuple(rows.x.shape)
-            raise ValueError(f"Square: norm l2 needs images [B, C, H, W] of at least 3 x 3 pixels, got {shape}")
+            raise ValueError(
+                f"Square: norm {self.norm} needs images [B, C, H, W] of at least 3 x 3 pixels, got {shape}"
+            )
         rows.eps = ops.per_sample("Square", "eps", self.eps, rows.x)
-        bumps = cache(lambda *how: _bumps(*how).to(rows.x.device, rows.eps.dtype))  # few sizes, and a copy for each
-        start, move = (_stripes, self._paint) if self.norm == "linf" else (_tiles, partial(self._carry, bumps))
+        order = 1 if self.norm == "l1" else 2
+        bumps = cache(lambda *how: _bumps(*how, order).to(rows.x.device, rows.eps.dtype))  # few sizes, a copy for each
+        start, move = _stripes, self._paint
+        if self.norm != "linf":
+            start, move = partial(_tiles, bumps), partial(self._carry, bumps, order)
         for restart, part, _ in rows.rounds(range(self.restarts)):
-            part.x_adv = self._within(part, start(part, self.seed, 2 * restart))
+            part.x_adv = self._within(part, self.unit * start(part, self.seed, 2 * restart))
             part.state = _Margin(torch.full_like(part.eps, -torch.inf))
             _, going = self._judged(part)
             queries = self._numbers(rows.x, 2 * restart + 1)
@@ -95,19 +101,32 @@ class Square(Attack):
         return going
 
     def _carry(
-        self, bumps: Callable[[int, bool], Tensor], live: Rows, share: float, places: list[float], signs: Tensor
+        self,
+        bumps: Callable[[int, bool], Tensor],
+        order: int,
+        live: Rows,
+        share: float,
+        places: list[float],
+        signs: Tensor,
     ) -> Tensor:
-        """The perturbation of two windows, and what is left of eps, goes into one, in the shape of two bumps."""
+        """The perturbation of two windows, and what is left of eps, goes into one, in the shape of two bumps.
+
+        Each channel gets its own of the two, and an equal part of what is left. In L1, so much for every channel, which
+        leaves the projection few entries.
+        """
         here, delta = live.x_adv, (live.x_adv - live.x).to(live.eps.dtype)
         height, width = _size(live.x)
         side = min(max(round(math.sqrt(share * height * width)), 3) | 1, (min(height, width) - 1) | 1)  # odd
         to, source = (_window(*corner, side, side, live.x) for corner in (places[:2], places[2:4]))
         union = torch.zeros(height, width, dtype=delta.dtype, device=delta.device)
         union[to[-2:]] = union[source[-2:]] = 1
-        carried = (delta.square() * union).sum(dim=(2, 3), keepdim=True)
-        left = (ops.as_rows(live.eps, here).square() - delta.square().sum(dim=(1, 2, 3), keepdim=True)).clamp(min=0)
-        new = bumps(side, places[4] < 0.5) * signs + _unit(delta[to])
-        new = _unit(new) * (left / delta.shape[1] + carried).sqrt()
+        sizes = delta.abs().pow(order)
+        carried = (sizes * union).sum(dim=(2, 3), keepdim=True)
+        left = (ops.as_rows(live.eps, here) ** order - sizes.sum(dim=(1, 2, 3), keepdim=True)).clamp(min=0)
+        new = bumps(side, places[4] < 0.5) * signs + _unit(delta[to], order)
+        channels = delta.shape[1]
+        size = (left / channels + carried).sqrt() if order == 2 else left + channels * carried
+        new = _unit(new, order) * size
         delta[source] = 0
         delta[to] = new
         live.x_adv = self._within(live, delta)
@@ -116,11 +135,15 @@ class Square(Attack):
         return going
 
     def _within(self, live: Rows, delta: Tensor) -> Tensor:
-        """`x` plus `delta` at its full size, eps, in ball and box."""
+        """`x` plus `delta` at its full size, eps, in ball and box; in L1 the nearest point to it in both."""
+        none, no_size = torch.zeros_like(live.x), torch.zeros_like(live.eps)
+        if self.norm == "l1":
+            point = torch.empty_like(live.x).copy_(live.x + delta)
+            ops.sparse_l1_step(point, none, live.x, no_size, live.eps, no_size, *self.bounds)
+            return point
         delta = ops.as_rows(live.eps / ops.row_norms(delta, self.norm).clamp(min=1e-12), delta) * delta
         point = torch.empty_like(live.x).copy_((live.x + delta).clamp(*self.bounds))
-        none = torch.zeros_like(point)
-        STEPS[self.norm](point, none, live.x, torch.zeros_like(live.eps), live.eps, *self.bounds)
+        STEPS[self.norm](point, none, live.x, no_size, live.eps, *self.bounds)
         return point
 
     def _judged(self, live: Rows) -> tuple[Tensor, Tensor]:
@@ -156,7 +179,7 @@ def _stripes(rows: Rows, seed: int, draw: int) -> Tensor:
     return _signs(rows, first.shape, seed, draw).expand(rows.x.shape)
 
 
-def _tiles(rows: Rows, seed: int, draw: int) -> Tensor:
+def _tiles(bumps: Callable[[int, bool], Tensor], rows: Rows, seed: int, draw: int) -> Tensor:
     """A grid of five by five bumps of random signs, or of as many as have three pixels a side."""
     height, width = _size(rows.x)
     side = max(min(height, width) // 5, 3)
@@ -164,7 +187,7 @@ def _tiles(rows: Rows, seed: int, draw: int) -> Tensor:
     top, left = (height - side * down) // 2, (width - side * across) // 2
     signs = _signs(rows, (*rows.x.shape[:2], down, across), seed, draw)
     delta = torch.zeros_like(rows.x, dtype=signs.dtype)
-    tiles = torch.kron(signs, _bumps(side, False).to(signs))
+    tiles = torch.kron(signs, bumps(side, False))
     delta[:, :, top : top + side * down, left : left + side * across] = tiles
     return delta
 
@@ -174,24 +197,24 @@ def _signs(rows: Rows, shape: tuple[int, ...], seed: int, draw: int) -> Tensor:
     return ops.random_start(nothing, rows.ids, 1.0, seed, draw, "sign", -1.0, 1.0)
 
 
-def _bumps(side: int, turned: bool) -> Tensor:
-    """Two bumps of opposite sign, one above the other or side by side, of unit L2 norm, [side, side]."""
-    upper, lower = _bump(side // 2, side), _bump(side - side // 2, side)
+def _bumps(side: int, turned: bool, order: int = 2) -> Tensor:
+    """Two bumps of opposite sign, one above the other or side by side, of unit norm (L1 or L2), [side, side]."""
+    upper, lower = _bump(side // 2, side, order), _bump(side - side // 2, side, order)
     both = torch.cat([upper, -lower])
-    both = both / both.norm()
+    both = both / both.norm(order)
     return both.T if turned else both
 
 
-def _bump(height: int, width: int) -> Tensor:
-    """Rings of equal value around the middle: the sum of 1 / k^2 from ring to rim. Unit L2 norm."""
+def _bump(height: int, width: int, order: int) -> Tensor:
+    """Rings of equal value around the middle: the sum of 1 / k^2, in L1 of 1 / k^4, from ring to rim. Unit norm."""
     down, across = (torch.arange(n) - n // 2 for n in (height, width))
     ring = torch.maximum(down.abs().unsqueeze(1), across.abs().unsqueeze(0))
     rings = max(height, width) // 2 + 1
-    weights = torch.arange(1, rings + 1, dtype=torch.float64) ** -2
+    weights = torch.arange(1, rings + 1, dtype=torch.float64) ** (-4 if order == 1 else -2)
     bump = weights.flip(0).cumsum(0).flip(0)[ring]
-    return bump / bump.norm()
+    return bump / bump.norm(order)
 
 
-def _unit(window: Tensor) -> Tensor:
-    """Each channel of each sample at unit L2 norm."""
-    return window / window.square().sum(dim=(2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+def _unit(window: Tensor, order: int) -> Tensor:
+    """Each channel of each sample at unit norm (L1 or L2)."""
+    return window / torch.linalg.vector_norm(window, order, dim=(2, 3), keepdim=True).clamp(min=1e-12)

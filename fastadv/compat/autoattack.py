@@ -10,8 +10,7 @@ differs, on purpose:
 - Lines go to ``logging.getLogger("fastadv.autoattack")``, level INFO, and to `log_path`; nothing is printed.
 - The model stays where it is, and batches go there; `device` says where that is if it cannot be seen.
 - `apgd`, `apgd_targeted`, `fab` and `square` hold the published options, and refuse any other; model, norm, budget and
-  seed are the evaluation's. `attacks` takes attacks of fastadv. In norm L1 there are `fab` and `fab-t` alone.
-  TensorFlow models (``is_tf_model``) are not supported.
+  seed are the evaluation's. `attacks` takes attacks of fastadv. TensorFlow models (``is_tf_model``) are not supported.
 - Where a logit is NaN, a sample is misclassified, its label is -1, and a warning says so.
 """
 
@@ -24,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +52,6 @@ class _Live(ABC):
 
     evaluation: "AutoAttack" = field(repr=False, compare=False)
 
-    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
-
     @abstractmethod
     def build(self) -> Attack:
         """fastadv's attack with these options."""
@@ -71,14 +68,7 @@ class _Live(ABC):
 
     @property
     def _common(self) -> dict[str, Any]:
-        norm = self.evaluation.norm
-        if norm not in self.norms:
-            raise ValueError(
-                f"AutoAttack: norm {norm} is there for fab and fab-t alone: auto-attack's APGD begins with larger "
-                "budgets there, which fastadv's does not, and fastadv's Square has no L1. Choose version custom with "
-                "attacks_to_run=['fab-t'], another norm, or fastadv.attacks.APGD(norm='l1')"
-            )
-        return {"norm": norm.lower()}
+        return {"norm": self.evaluation.norm.lower()}
 
 
 @dataclass(slots=True)
@@ -90,10 +80,11 @@ class APGDAttack(_Live):
     eot_iter: int = 1
     rho: float = 0.75
     loss: str = "ce"
+    use_largereps: bool = False
 
     def build(self) -> Attack:
-        how = {"restarts": self.n_restarts, "rho": self.rho, "eot": self.eot_iter, "loss": self.loss}
-        return ours.APGD(self.evaluation.eps, self.n_iter, **how, **self._common)
+        how = {"restarts": self.n_restarts, "rho": self.rho, "eot": self.eot_iter, "large_eps": self.use_largereps}
+        return ours.APGD(self.evaluation.eps, self.n_iter, loss=self.loss, **how, **self._common)
 
 
 @dataclass(slots=True)
@@ -105,10 +96,11 @@ class TargetedAPGDAttack(_Live):
     eot_iter: int = 1
     rho: float = 0.75
     n_target_classes: int = 9
+    use_largereps: bool = False
 
     def build(self) -> Attack:
-        how = {"restarts": self.n_restarts, "rho": self.rho, "eot": self.eot_iter, "targets": self.n_target_classes}
-        return ours.APGDT(self.evaluation.eps, self.n_iter, **how, **self._common)
+        how = {"restarts": self.n_restarts, "rho": self.rho, "eot": self.eot_iter, "large_eps": self.use_largereps}
+        return ours.APGDT(self.evaluation.eps, self.n_iter, targets=self.n_target_classes, **how, **self._common)
 
 
 @dataclass(slots=True)
@@ -122,8 +114,6 @@ class FABAttack(_Live):
     beta: float = 0.9
     n_target_classes: int = 9
     targeted: bool = False
-
-    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
 
     def build(self) -> Attack:
         how = {"steps": self.n_iter, "alpha_max": self.alpha_max, "eta": self.eta, "beta": self.beta}
@@ -149,7 +139,7 @@ class AutoAttack:
 
     Args:
         model: images in [0, 1] to logits.
-        norm: ``Linf`` or ``L2``; ``L1`` for version ``custom`` with ``fab`` or ``fab-t``.
+        norm: ``Linf``, ``L2`` or ``L1``.
         eps: budget.
         seed: of all random numbers; None takes one from PyTorch's generator for each evaluation.
         verbose: whether anything is logged.
@@ -206,6 +196,7 @@ class AutoAttack:
             return
         self.attacks_to_run = list(ours.AutoAttack.VERSIONS[version])
         sparse = self.norm == "L1" and version == "standard"
+        self.apgd.use_largereps = self.apgd_targeted.use_largereps = sparse
         self.apgd.n_restarts = 5 if version == "plus" or sparse else 1
         self.apgd_targeted.n_target_classes = 5 if sparse else 9
         self.fab.n_restarts = 5 if version == "plus" else 1
