@@ -8,10 +8,11 @@ from .madry import Madry
 
 @dataclass
 class FGSMRS(Madry):
-    """Training on samples of one step of 1.25 eps from a random start in the ball.
+    """Fast AT: samples of one step from a random start.
 
-    One gradient a sample beside those of the training step. It can overfit catastrophically all the same, at larger
-    budgets or in longer runs: `collapse` of `fit` ends such a run, with a figure of PGD to watch.
+    The step is 1.25 eps long, the start uniform in the ball. It takes one gradient a sample beside those of the
+    training step. At larger budgets or in longer runs it can overfit catastrophically all the same: `collapse` of `fit`
+    ends such a run, with a figure of PGD to watch.
     """
 
     attack: PGD = field(default_factory=lambda: PGD(eps=8 / 255, alpha=10 / 255, steps=1), kw_only=True)

@@ -14,7 +14,7 @@ from .madry import Madry
 
 @dataclass
 class FreeAT(Madry):
-    """Free AT: the backward pass of a training step moves the samples, too.
+    """Free AT: a training step moves the samples, too.
 
     Every batch is trained on `replays` times, and after each time its perturbations move by a step of eps along the
     sign of the gradient that the step has computed anyway. They stay for the next batch (Algorithm 1). An epoch takes

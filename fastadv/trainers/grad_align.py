@@ -19,11 +19,12 @@ from .madry import Madry
 
 @dataclass
 class GradAlign(Madry):
-    """FGSM training that keeps gradients alike within the ball, where FGSM alone overfits.
+    """FGSM training that keeps gradients alike within the ball.
 
-    The loss is that of FGSM samples, and ``align (1 - cos(g(x), g(x + u)))``, with u uniform in the ball and g the
-    gradient of the loss with respect to the sample (equation 6). It is minimised through both gradients, which takes
-    a second derivative, and about the time of three steps of PGD. Samples without a gradient do not count.
+    FGSM alone overfits catastrophically where they differ. The loss is that of FGSM samples, and
+    ``align (1 - cos(g(x), g(x + u)))``, with u uniform in the ball and g the gradient of the loss with respect to the
+    sample (equation 6). It is minimised through both gradients, which takes a second derivative. Samples without a
+    gradient do not count.
 
     Args:
         align: weight of the alignment, 0.2 for an eps of 8/255 in the paper.

@@ -12,7 +12,7 @@ from .madry import Madry
 
 @dataclass
 class NFGSM(Madry):
-    """Training on samples of one step of FGSM from noise that is larger than the budget.
+    """Samples of one step of FGSM from noise beyond the budget.
 
     ``x_adv = clip(x + u + alpha sign(g(x + u)))``, with u uniform in a ball of radius ``noise * eps``, and g the
     gradient of the loss. It is clipped to the range of the inputs only, so it is up to ``noise * eps + alpha`` from x.
