@@ -103,7 +103,6 @@ def parser() -> Parser:
         [
             "fastadv evaluate runs/pgd --out results/pgd",
             "fastadv evaluate runs/pgd --attacks autoattack --eps 8/255 --limit 0",
-            "fastadv evaluate runs/pgd --certify interval --out results/both-sides",
             "fastadv evaluate my_package.models:build --data cifar10",
         ],
     )
