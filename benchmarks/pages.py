@@ -53,7 +53,7 @@ CLAIMS = {
     "dra": Claim("Hou's thesis, chapter 4", "dra-table*", ("dra",)),
 }
 """By page. Other pages are of methods whose own papers' tables are no recipes."""
-ALONE = ("alp", "cat", "dat", "gairat", "madry", "mail", "mart", "mma", "trades")
+ALONE = ("alp", "cat", "dat", "gairat", "madry", "mail", "mart", "mma", "single-step", "trades")
 
 
 @dataclass(frozen=True)

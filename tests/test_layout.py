@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ import pytest
 from torch import nn
 
 import fastadv
+from benchmarks.ops import CASES
 from fastadv import attacks, models, ops, trainers
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +187,10 @@ def test_public_names_exist():
 def test_every_op_has_a_file_beside_those_that_ops_share(folder, shared):
     files = {path.stem.removeprefix("test_") for path in (ROOT / folder).iterdir() if path.is_file()}
     assert files - set(shared.split()) == set(ops.OPS)
+
+
+def test_the_guard_knows_every_op():
+    assert {case.name for case in CASES} <= json.loads((ROOT / "benchmarks/guard.json").read_text()).keys()
 
 
 # ---------------------------------------------------------------------------------------------------------- leftovers

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import re
+import typing
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,6 +24,7 @@ from fastadv.trainers import (
     ALP,
     CAT,
     DAT,
+    FGSMPGI,
     GAIRAT,
     MAIL,
     MAILTRADES,
@@ -40,9 +42,11 @@ from fastadv.trainers import (
     DeepFoolTraining,
     DRAFineTuning,
     FGSMTraining,
+    FreeAT,
     Friendly,
     FriendlyMART,
     FriendlyTRADES,
+    GradAlign,
     Madry,
     Method,
     PairedTraining,
@@ -291,7 +295,7 @@ def test_attacks_that_fit_no_method(method):
             method(attack=PGD())
         return
     with pytest.raises(ValueError, match=f"{method.__name__}: the attack must lead away from the labels"):
-        method(attack=FGSM(targeted=True) if method is FGSMTraining else PGD(targeted=True))
+        method(attack=FGSM(targeted=True) if typing.get_type_hints(method)["attack"] is FGSM else PGD(targeted=True))
     with pytest.raises(ValueError, match="the attack's eps must be one number for all samples, got 16"):
         method(
             attack=dataclasses.replace(method().attack, eps=torch.ones(16))
@@ -1323,11 +1327,12 @@ def test_every_method_trains(method, images):
     reported = set() if issubclass(method, Madry) else {"clean_accuracy"}
     reported |= {"adversarial_accuracy", "gradients"} if issubclass(method, AttackMethod) else set()
     own = {Blind: {"mean_norm"}, Bilateral: {"label_budget"}, SMD: {"margin", "margin_correct"}, MMA: {"distance"}}
+    own[GradAlign] = {"alignment"}
     reported |= own.get(method, set())
     assert row.keys() == {"epoch", "loss", "lr", "seconds", "images_per_second"} | reported
     assert row["epoch"] == 1
     assert all(isinstance(value, float | int) and math.isfinite(value) for value in row.values())
-    assert row["images_per_second"] == pytest.approx(24 / row["seconds"])
+    assert row["images_per_second"] == pytest.approx(24 * method().replays / row["seconds"])
 
 
 @every
@@ -1382,12 +1387,14 @@ def test_batch_statistics_see_each_step_once(method):
     assert all(module.training for module in model.modules())
     paired = issubclass(method, AdversarialTraining | PairedTraining | SPAT)
     passes = 12 if paired else 6  # a pass each for natural and adversarial samples
+    passes = {GradAlign: 18, FGSMPGI: 12, FreeAT: 6 * FreeAT.replays}.get(method, passes)
     if method not in (SMD, MMA):  # no pass of adversarial samples where none is classified correctly
         assert model[1].num_batches_tracked == model[4].num_batches_tracked == passes
 
 
-@adversarial
+@pytest.mark.parametrize("method", [kind for kind in ADVERSARIAL.values() if kind is not FGSMPGI])
 def test_loss_crafts_in_eval_mode_and_leaves_no_gradients(method):
+    """But for FGSM-PGI, whose first pass is one of the loss."""
     model = partly_frozen(BatchNormNet())
     x = samples(8, 3, 6, 6)
     before = traces(model, x)
@@ -1511,10 +1518,11 @@ def test_a_resumed_run_ends_with_the_same_bits(method, images, tmp_path):
 
     torch.manual_seed(5)
     weights, history, states = run()
-    places = [(0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0)]
+    steps = range(2, 3 * method().replays, 2)
+    places = [place for epoch in range(3) for place in (*((epoch, step) for step in steps), (epoch + 1, 0))]
     assert [(state["epoch"], state["step"]) for state in states] == places
     timing = {"seconds", "images_per_second"}
-    for start in (1, 2):  # after an epoch, and in the midst of one
+    for start in (places.index((1, 0)), places.index((1, 2))):  # after an epoch, and in the midst of one
         torch.save(states[start], tmp_path / "state.pt")
         torch.manual_seed(6)
         again, resumed, later = run(resume=torch.load(tmp_path / "state.pt", weights_only=True))

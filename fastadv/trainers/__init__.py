@@ -14,12 +14,17 @@ from .dat import DAT
 from .deepfool import DeepFoolTraining
 from .dra import DRAFineTuning
 from .fgsm import FGSMTraining
+from .fgsm_pgi import FGSMPGI
+from .fgsm_rs import FGSMRS
+from .free import FreeAT
 from .friendly import Friendly, FriendlyMART, FriendlyTRADES
 from .gairat import GAIRAT
+from .grad_align import GradAlign
 from .madry import Madry
 from .mail import MAIL, MAILTRADES
 from .mart import MART
 from .mma import MMA
+from .n_fgsm import NFGSM
 from .pgd import PGDTraining
 from .smd import SMD
 from .spat import SPAT
@@ -30,12 +35,15 @@ __all__ = [
     "ALP",
     "CAT",
     "DAT",
+    "FGSMPGI",
+    "FGSMRS",
     "GAIRAT",
     "MAIL",
     "MAILTRADES",
     "MART",
     "METHODS",
     "MMA",
+    "NFGSM",
     "SMD",
     "SPAT",
     "TRADES",
@@ -47,9 +55,11 @@ __all__ = [
     "DRAFineTuning",
     "DeepFoolTraining",
     "FGSMTraining",
+    "FreeAT",
     "Friendly",
     "FriendlyMART",
     "FriendlyTRADES",
+    "GradAlign",
     "Madry",
     "Method",
     "PGDTraining",
@@ -73,15 +83,20 @@ METHODS: dict[str, type[Method]] = {
     "deepfool": DeepFoolTraining,
     "dra": DRAFineTuning,
     "fgsm": FGSMTraining,
+    "fgsm_pgi": FGSMPGI,
+    "fgsm_rs": FGSMRS,
+    "free": FreeAT,
     "friendly": Friendly,
     "friendly_mart": FriendlyMART,
     "friendly_trades": FriendlyTRADES,
     "gairat": GAIRAT,
+    "grad_align": GradAlign,
     "madry": Madry,
     "mail": MAIL,
     "mail_trades": MAILTRADES,
     "mart": MART,
     "mma": MMA,
+    "n_fgsm": NFGSM,
     "pgd": PGDTraining,
     "smd": SMD,
     "spat": SPAT,

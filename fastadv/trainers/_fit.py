@@ -24,7 +24,7 @@ from ._method import Batch, Method, Row, Source, Stats
 from ._parallel import agree, agree_on_samples, total, wrapped
 from ._precision import PRECISIONS, Autocast
 from ._settings import Settings, SettingsDict
-from ._source import Part, source_of
+from ._source import Part, Replayed, source_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -127,6 +127,7 @@ def fit(
     if how.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is a single layer
     source = source_of(train, how.batch_size, bounds, device, bool(method.per_sample), own_loss(model))
+    source = Replayed(source, method.replays) if method.replays > 1 else source
     descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
     memory_format = resume.get("memory_format", "preserve") if resume else how.memory_format
     run = _Run(model, method, descent, how, device, source, memory_format)

@@ -62,7 +62,8 @@ class Method(ABC):
     in_epochs: ClassVar[tuple[str, ...]] = ()  # the options that are epochs, or lists of them
     kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
     repeatable: ClassVar[bool] = True  # whether `loss` may be called twice for a batch, and attacks once
-    per_sample: ClassVar[tuple[str, ...]] = ()  # those of them that are tensors [N], with an entry a sample
+    per_sample: ClassVar[tuple[str, ...]] = ()  # those of them that are tensors [N, ...], with an entry a sample
+    replays: ClassVar[int] = 1  # how often each batch is trained on
     needs_classes: ClassVar[str] = "its loss compares logits with classes"  # why it takes no loss of the user's own
 
     def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
@@ -73,7 +74,8 @@ class Method(ABC):
         if self.needs_classes:
             raise ValueError(
                 f"{type(self).__name__} cannot train with a loss of your own: {self.needs_classes}. Standard, "
-                "FGSMTraining, PGDTraining, DeepFoolTraining, Madry, CAT, DAT and Friendly can"
+                "FGSMTraining, PGDTraining, DeepFoolTraining, Madry, CAT, DAT, Friendly, FGSMRS, NFGSM, GradAlign and "
+                "FreeAT can"
             )
 
     @property

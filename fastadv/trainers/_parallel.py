@@ -70,6 +70,7 @@ def agree_on_samples(method: "Method", seen: Tensor) -> None:
     by = total(seen.int())
     for name in method.per_sample:
         value = getattr(method, name)
-        theirs = total(torch.where(seen, value, torch.zeros_like(value))) / by.clamp_min(1)
-        setattr(method, name, torch.where(by > 0, theirs, value))
+        own, count = (each.view(-1, *[1] * (value.dim() - 1)) for each in (seen, by))
+        theirs = total(torch.where(own, value, torch.zeros_like(value))) / count.clamp_min(1)
+        setattr(method, name, torch.where(count > 0, theirs, value))
     seen.zero_()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -111,6 +111,23 @@ class Loaded:
                 "what a loader gives beside (x, y) must be the sample's place in its data set, int64, from 0 to "
                 f"{len(self) - 1}, by which random numbers and what methods keep are found again; got {got}"
             )
+
+
+class Replayed:
+    """The batches of `source`, each several times in a row."""
+
+    def __init__(self, source: Shuffled | Loaded, times: int):
+        self.source, self.times = source, times
+        self.bounds, self.sample_shape, self.device = source.bounds, source.sample_shape, source.device
+        self.batches = times * source.batches
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def epoch(self, epoch: int, seed: int, skip: int) -> Iterator[tuple[Part, int]]:
+        whole, part = divmod(skip, self.times)
+        for number, item in enumerate(self.source.epoch(epoch, seed, whole)):
+            yield from repeat(item, self.times - (part if number == 0 else 0))
 
 
 def _seed(seed: int, epoch: int) -> int:
