@@ -621,6 +621,8 @@ def test_momentum_reaches_the_corner_and_is_not_pgd():
         CW(targeted=True),
         CWLinf(targeted=True),
         DDN(targeted=True),
+        APGD(0.4, steps=20, targeted=True),
+        APGD(0.4, steps=20, loss="dlr", targeted=True),
     ],
 )
 def test_targeted_attacks_arrive(attack):

@@ -100,6 +100,10 @@ CASES = [
         attacks.MIFGSM(0.1, 0.02, 5, 0.9),
     ),
     (art.AutoProjectedGradientDescent(MODEL, eps=0.1, max_iter=5), attacks.APGD(0.1, 5, 5)),
+    (
+        art.AutoProjectedGradientDescent(MODEL, 1, 0.5, max_iter=5, targeted=True, nb_random_init=2),
+        attacks.APGD(0.5, 5, 2, norm="l1", targeted=True),
+    ),
     (art.SquareAttack(MODEL, eps=0.1, max_iter=20), attacks.Square(0.1, 20)),
     (
         art.BoundaryAttack(MODEL, 7, False, 0.1, 0.02, 0.5, max_iter=4, sample_size=5),
@@ -175,6 +179,41 @@ def test_autoattack():
     attack.seed = 0
     found = attack.generate(X[:5].numpy(), Y[:5].numpy())
     assert np.array_equal(found, attacks.AutoAttack(0.02, seed=0)(MODEL, X[:5], Y[:5]).numpy())
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_autoattack_of_a_list_of_attacks(targeted):
+    """Each takes what is left, first away from the labels, then towards every other class."""
+    steps = {"eps_step": 0.01, "max_iter": 2, "verbose": False}
+    listed = [
+        art.ProjectedGradientDescent(MODEL, 2, 0.01, targeted=True, **steps),
+        art.DeepFool(MODEL, 5, batch_size=24),
+        art.AutoProjectedGradientDescent(MODEL, 2, 0.02, max_iter=3, nb_random_init=1),
+    ]
+    attack = art.AutoAttack(MODEL, 2, 0.02, attacks=listed, targeted=targeted)
+    attack.seed = 0
+    found, y = attack.generate(X.numpy(), Y.numpy()), Y.numpy()
+    expected, left = X.numpy().copy(), np.flatnonzero(MODEL(X).argmax(1) == Y)
+    plain = {"norm": "l2", "seed": 0}
+    runs = [(attacks.PGD(0.01, 0.01, 2, 0.0, norm="l2"), y), (attacks.DeepFool(5, 1e-6, 10), y)]
+    runs.append((attacks.APGD(0.02, 3, **plain), y))
+    if targeted:
+        towards = [
+            attacks.PGD(0.01, 0.01, 2, 0.0, targeted=True, norm="l2"),
+            attacks.APGD(0.02, 3, targeted=True, **plain),
+        ]
+        runs += [(each, (y + k) % 5) for each in towards for k in range(1, 5)]
+    before = len(left)
+    for each, goals in runs:
+        points = each(MODEL, torch.from_numpy(expected[left]), torch.from_numpy(goals[left]))
+        sizes = (points - torch.from_numpy(expected[left])).flatten(1).norm(dim=1)
+        won = (MODEL(points).argmax(1).numpy() != y[left]) & (sizes <= 0.02 * (1 + 1e-4)).numpy()
+        expected[left[won]], left = points[won].detach().numpy(), left[~won]
+    assert 0 < len(left) < before
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert listed[0].targeted  # as it was
+    mask = np.zeros_like(X.numpy())
+    assert np.array_equal(attack.generate(X.numpy(), Y.numpy(), mask=mask), X.numpy())
 
 
 def test_an_estimator_has_clip_values_and_preprocessing():
@@ -290,7 +329,7 @@ ARRAY = np.array([0.1, 0.2])
         ("CarliniL2Method", {"max_halving": "1.0"}, ValueError, "max_halving must be a whole number"),
         ("CarliniL2Method", {"binary_search_steps": -1}, ValueError, "binary_search_steps must be a whole number"),
         ("ElasticNet", {"decision_rule": "L2"}, ValueError, "decision must be one of l1, en, got 'l2'"),
-        ("AutoProjectedGradientDescent", {"targeted": True}, ValueError, "no targets here"),
+        ("AutoProjectedGradientDescent", {"loss_type": "hinge"}, ValueError, "loss_type must be None, cross_entropy"),
         ("AutoProjectedGradientDescent", {"eps": "1"}, ValueError, "eps and eps_step must be positive numbers"),
         ("AutoProjectedGradientDescent", {"nb_random_init": 0}, ValueError, "nb_random_init must be at least 1"),
         ("SquareAttack", {"loss": len}, ValueError, "loss is not supported here: leave it None"),
@@ -302,7 +341,7 @@ ARRAY = np.array([0.1, 0.2])
         ("BoundaryAttack", {"num_trial": -1}, ValueError, "num_trial must be at least 0, got -1"),
         ("BoundaryAttack", {"min_epsilon": "1.0"}, ValueError, "min_epsilon must be a number, got '1.0'"),
         ("HopSkipJump", {"init_eval": 10, "max_eval": 1}, ValueError, "max_eval must be at least init_eval, got"),
-        ("AutoAttack", {"attacks": [1]}, ValueError, "attacks is not supported here: leave it None"),
+        ("AutoAttack", {"attacks": [1]}, ValueError, "attacks must be a list of attacks of this module"),
     ],
 )
 def test_what_is_refused(name, options, error, message):

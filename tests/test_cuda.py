@@ -104,6 +104,7 @@ VARIANTS: dict[str, list[Attack]] = {
         *each(APGD, NORMS, steps=6, restarts=2),
         *each(APGD, loss="dlr", steps=6, eot=2),
         *each(APGD, loss="pm", steps=6),
+        *each(APGD, targeted=True, steps=6),
         dataclasses.replace(APGD(0.1, steps=6), eps=torch.linspace(0.05, 0.2, 24, dtype=torch.float64)),
     ],
     "apgdt": [

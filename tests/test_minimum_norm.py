@@ -1,5 +1,6 @@
 """Attacks that look for the smallest perturbation: closed forms, one sample at a time, other libraries' results."""
 
+import copy
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from toys import Wavy, labels, linear, samples
 
 from benchmarks.minimum_norm import network, pairs, sizes
 from benchmarks.peers import adv_lib
+from fastadv import ops
 from fastadv.attacks import (
     ALMA,
     APGD,
@@ -129,6 +131,45 @@ def test_fmn_is_each_sample_by_itself(norm: str, targeted: bool) -> None:
     for i in range(12):
         one = slice(i, i + 1)
         torch.testing.assert_close(found.x_adv[one], naive_fmn(attack, model, x[one], int(y[i])), atol=1e-8, rtol=0)
+    assert (found.norm > 0).any()
+
+
+def naive_sigma_zero(attack: SigmaZero, model: nn.Module, x: Tensor, y: int) -> Tensor:
+    """One sample, as in the paper; the step size of a step is that of its threshold one step before."""
+    delta, best, size, threshold, rate = torch.zeros_like(x), x, math.inf, attack.threshold, attack.lr
+    mean, square = torch.zeros_like(x), torch.zeros_like(x)
+    for k in range(attack.steps + 1):
+        leaf = delta.clone().requires_grad_()
+        logits = model(x + leaf)
+        fooled = (logits.argmax() == y) == attack.targeted
+        if fooled and (delta != 0).sum() < size:
+            best, size = x + delta, int((delta != 0).sum())
+        if k == attack.steps:
+            return best
+        ahead = lead(logits, torch.tensor([y])) * (-1 if attack.targeted else 1)
+        loss = ahead.clamp(min=0) + (leaf.square() / (leaf.square() + attack.sigma)).mean()
+        (grad,) = torch.autograd.grad(loss.sum(), leaf)
+        grad = grad / grad.abs().max()
+        mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad.square()
+        scale = (square / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8
+        delta = (x + delta - rate * mean / (1 - 0.9 ** (k + 1)) / scale).clamp(0, 1) - x
+        rate = attack.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * k / attack.steps)) / 2)
+        threshold = min(max(threshold + (0.01 if fooled else -0.01) * rate, 0), 1)
+        delta = torch.where(delta.abs() < threshold, 0, delta)
+    return best
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_sigma_zero_is_each_sample_by_itself(targeted: bool) -> None:
+    attack = SigmaZero(steps=25, targeted=targeted)
+    model, x = Wavy(48, 5), samples(12, *SHAPE, dtype=torch.float64)
+    y = (model(x).argmax(1) + targeted) % 5
+    found = attack.run(model, x, y)
+    for i in range(12):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(
+            found.x_adv[one], naive_sigma_zero(attack, model, x[one], int(y[i])), atol=1e-8, rtol=0
+        )
     assert (found.norm > 0).any()
 
 
@@ -284,3 +325,17 @@ def test_norms_are_no_larger_than_adv_lib_s(name: str, lenet: tuple[nn.Module, T
     # Entries are whole, and sigma-zero and ALMA amplify the last bits: single samples go another way.
     assert own[both].median() <= 1.01 * peer[both].median() + (attack.norm == "l0")
     assert own[both].mean() <= 1.03 * peer[both].mean()
+
+
+@pytest.mark.thorough
+def test_sigma_zero_is_adv_lib_s_in_float64(lenet: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """Where numbers are rounded less, the two go the same way, but for the look that fastadv has at the last point."""
+    pytest.importorskip("adv_lib", reason="adv-lib")
+    model, x, y = lenet
+    model, x, y = copy.deepcopy(model).double(), x[:12].double(), y[:12]
+    own = SigmaZero(80)(model, x, y)
+    peer = adv_lib("sigma_zero", num_steps=80)(model)(x, y)
+    fewer = ops.row_norms(own, "l0", x) < ops.row_norms(peer, "l0", x)
+    same = torch.isclose(own, peer, atol=1e-6, rtol=0).flatten(1).all(1)
+    assert (same | fewer).all()
+    assert same.sum() >= 10

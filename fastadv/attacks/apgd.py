@@ -235,9 +235,11 @@ class APGD(_AutoPGD):
         loss: what is maximised, ``ce``, ``dlr`` or ``pm`` (PMA's probability margin).
         norm: ``linf``, ``l2`` or ``l1``.
         large_eps: in L1, begin with larger budgets.
+        targeted: towards the labels, down their loss, instead of away from them.
     """
 
     loss: str = "ce"
+    targeted: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

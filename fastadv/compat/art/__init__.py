@@ -23,9 +23,10 @@ attack is made, and in `set_params`. What differs, on purpose:
   none succeeds.
 - ``clip_values`` that differ between features are refused.
 - Other estimators raise an ``exceptions.EstimatorError``, which names ART's classes where ART is installed.
-- ``random_eps``, ``summary_writer``, the ``attacks`` of AutoAttack, and targets or the norm 1 of
-  AutoProjectedGradientDescent are not supported. ``verbose`` means nothing, nor does ``eps_step`` where the attack has
-  its own.
+- AutoAttack without ``attacks`` is auto-attack's standard version. With ``attacks`` it changes none of them and runs
+  one after another.
+- ``random_eps`` and ``summary_writer`` are not supported. ``verbose`` means nothing, nor does ``eps_step`` where the
+  attack has its own.
 """
 
 from .._names import only

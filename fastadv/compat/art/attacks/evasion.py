@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -51,9 +52,11 @@ _COUNTS |= {"num_trial": 0, "sample_size": 1}
 _FLAGS = ("targeted", "verbose", "minimal")
 _NUMBERS = ("p_init", "epsilon", "confidence", "learning_rate", "initial_const", "beta", "min_epsilon")
 _NUMBERS += ("largest_const", "decrease_factor", "const_factor")
-_UNSUPPORTED = {"random_eps": False, "summary_writer": False, "attacks": None, "estimator_orig": None}
+_UNSUPPORTED = {"random_eps": False, "summary_writer": False, "estimator_orig": None}
 _UNSUPPORTED |= {"parallel_pool_size": 0, "adv_criterion": None, "loss": None}
 """Options that must be what they are by default."""
+_ROUNDING = 1e-4
+"""By what share a perturbation may be larger than eps, as in ART."""
 
 
 class Attack(ABC):
@@ -229,6 +232,15 @@ def _seen(estimator: Any) -> tuple[Model, tuple[float, float]]:
         raise ValueError(f"preprocessing other than a mean and a standard deviation is not supported: {others}")
     mean, std = getattr(standardise, "mean", 0.0), getattr(standardise, "std", 1.0)
     return normalised(_module(estimator), mean, std), (-math.inf, math.inf) if clip is None else _range(*clip)
+
+
+def _logits(estimator: Any, x: np.ndarray, batch_size: int) -> Tensor:
+    """What the model of `estimator` makes of `x` [N, ...], [N, K] on the CPU."""
+    model, _ = _seen(estimator)
+    parameter = of_model(model)
+    device = None if parameter is None else parameter.device
+    batches = torch.from_numpy(np.asarray(x, dtype=np.float32)).split(batch_size)
+    return torch.cat([logits_at(model, batch.to(device)).cpu() for batch in batches])
 
 
 def _range(lows: Any, highs: Any) -> tuple[float, float]:
@@ -468,13 +480,14 @@ class AutoProjectedGradientDescent(Attack):
 
     def build(self, **common: Any) -> ours.Attack:
         losses = {None: "ce", "cross_entropy": "ce", "difference_logits_ratio": "dlr"}
-        if self.targeted or self.loss_type not in losses:
+        if self.loss_type not in losses:
             raise ValueError(
-                "AutoProjectedGradientDescent has no targets here, and the losses cross_entropy and "
-                f"difference_logits_ratio; got targeted={self.targeted}, loss_type={self.loss_type!r}"
+                "AutoProjectedGradientDescent: loss_type must be None, cross_entropy or difference_logits_ratio, "
+                f"got {self.loss_type!r}"
             )
-        how = {"restarts": self.nb_random_init, "loss": losses[self.loss_type], "norm": (norm := _norm(self.norm))}
-        return ours.APGD(in_range(self.eps, norm, common["bounds"]), self.max_iter, **how, **common)
+        how = {"restarts": self.nb_random_init, "loss": losses[self.loss_type], "targeted": self.targeted}
+        norm = _norm(self.norm)
+        return ours.APGD(in_range(self.eps, norm, common["bounds"]), self.max_iter, norm=norm, **how, **common)
 
 
 @dataclass
@@ -555,11 +568,7 @@ class SaliencyMapMethod(_OfClassifier):
         return super().generate(x, self._drawn(x) if y is None else y, **how)
 
     def _drawn(self, x: np.ndarray) -> np.ndarray:
-        model, _ = _seen(self.estimator)
-        parameter = of_model(model)
-        device = None if parameter is None else parameter.device
-        batches = torch.from_numpy(np.asarray(x, dtype=np.float32)).split(self.batch_size)
-        logits = torch.cat([logits_at(model, batch.to(device)).cpu() for batch in batches])
+        logits = _logits(self.estimator, x, self.batch_size)
         return random_target(predicted(logits), torch.arange(len(x)), logits.shape[1], drawn(self.seed)).numpy()
 
     def build(self, **common: Any) -> ours.Attack:
@@ -596,7 +605,7 @@ class AutoAttack(Attack):
     norm: Norm = math.inf
     eps: float = 0.3
     eps_step: float = 0.1
-    attacks: None = None
+    attacks: Sequence[Attack] | None = None
     batch_size: int = 32
     estimator_orig: None = None
     targeted: bool = False
@@ -604,8 +613,53 @@ class AutoAttack(Attack):
 
     _estimator_requirements = Requirements("ClassifierMixin")
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(attack, Attack) for attack in self.attacks or ()):
+            raise ValueError(f"AutoAttack: attacks must be a list of attacks of this module, got {self.attacks!r}")
+        super().__post_init__()
+
     def build(self, **common: Any) -> ours.Attack:
-        if self.targeted:
-            raise ValueError("AutoAttack has no targets here: leave targeted False")
+        if self.targeted and not self.attacks:
+            raise ValueError("AutoAttack has no targets of its own here: leave targeted False, or give it attacks")
         norm = _norm(self.norm)
         return ours.AutoAttack(in_range(self.eps, norm, common["bounds"]), norm=norm, **common)
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **how: Any) -> np.ndarray:
+        """With `attacks`, each on the samples that none before has fooled within `eps`, away from `y`.
+
+        If `targeted`, then those that can be towards every other class, in turn. What is not fooled is returned as it
+        is.
+        """
+        if not self.attacks:
+            return super().generate(x, y, **how)
+        x = np.asarray(x, dtype=np.float32)
+        logits = _logits(self.estimator, x, self.batch_size)
+        predictions, classes = predicted(logits).numpy(), logits.shape[1]
+        labels = predictions if y is None else _classes(np.asarray(y)).numpy()
+        runs = [(_aimed(attack, False, self.seed), labels) for attack in self.attacks]
+        if self.targeted:
+            aimed = [_aimed(attack, True, self.seed) for attack in self.attacks if hasattr(attack, "targeted")]
+            runs += [(attack, (labels + k) % classes) for attack in aimed for k in range(1, classes)]
+        x_adv, robust = x.copy(), predictions == labels
+        for attack, goals in runs:
+            left = robust.nonzero()[0]
+            if len(left) == 0:
+                break
+            found = attack.generate(x[left], goals[left], **{k: _of_rows(v, left, x) for k, v in how.items()})
+            sizes = np.linalg.norm((found - x[left]).reshape(len(left), -1), float(self.norm), axis=1)
+            won = predicted(_logits(self.estimator, found, self.batch_size)).numpy() != labels[left]
+            won &= sizes * (1 - _ROUNDING) <= self.eps
+            x_adv[left[won]], robust[left[won]] = found[won], False
+        return x_adv
+
+
+def _aimed(attack: Attack, targeted: bool, seed: int | None) -> Attack:
+    """`attack`, away from labels or towards them, with `seed` if it has none of its own."""
+    aimed = replace(attack, targeted=targeted) if hasattr(attack, "targeted") else replace(attack)
+    aimed.seed = seed if attack.seed is None else attack.seed
+    return aimed
+
+
+def _of_rows(value: np.ndarray | None, left: np.ndarray, x: np.ndarray) -> np.ndarray | None:
+    """The rows `left` of what is given for every sample of `x`."""
+    return value[left] if value is not None and np.ndim(value) == x.ndim and len(value) == len(x) else value
