@@ -308,6 +308,7 @@ def test_a_bound_that_is_told_and_stopped(place: Path, capsys, monkeypatch: pyte
 
 
 @pytest.mark.numerics
+@pytest.mark.thorough
 def test_both_sides_of_the_truth(place: Path, capsys) -> None:
     """Certified below attacked, in the table, per sample in evaluation.npz, and as a band in the report."""
     np.savez("data.npz", **dict(np.load("data.npz")) | {"y_test": linear_labels(np.load("data.npz")["x_test"])})
