@@ -132,6 +132,26 @@ def test_a_new_room_needs_a_place():
     assert violations(Path("fastadv/attic.py"), "") == ["fastadv/attic.py: attic has no place in BELOW"]
 
 
+LATER = set(
+    "LiteralString Never NoDefault NotRequired ReadOnly Required Self TypeAliasType TypeIs TypeVarTuple Unpack "
+    "assert_never assert_type dataclass_transform get_overloads override reveal_type".split()
+)
+"""What `typing` has since Python 3.11 or later."""
+
+
+def test_typing_is_that_of_python_3_10():
+    """The oldest that fastadv runs with, which these tests may not have."""
+    taken = [
+        f"{path.relative_to(ROOT)}: {name.name}"
+        for path in sorted((ROOT / "fastadv").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "typing"
+        for name in node.names
+        if name.name in LATER
+    ]
+    assert not taken, "take them from typing_extensions, under TYPE_CHECKING"
+
+
 # ----------------------------------------------------------------------------------------------------------- registry
 
 

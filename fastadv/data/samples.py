@@ -3,10 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Batch(NamedTuple):
@@ -51,7 +54,7 @@ class Samples(ABC):
         """Where the samples of a walk are."""
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Self":
         """The same data on `device`, laid out as convolutions there want it: images are channels_last on the CPU."""
 
     @abstractmethod
@@ -59,11 +62,11 @@ class Samples(ABC):
         """At most `n` samples, at least one, with which a walk begins; it gives them again."""
 
     @abstractmethod
-    def named(self, classes: Sequence[str]) -> Self:
+    def named(self, classes: Sequence[str]) -> "Self":
         """The same data with these names of the classes."""
 
     @abstractmethod
-    def with_own_labels(self) -> Self:
+    def with_own_labels(self) -> "Self":
         """The same data with labels as they are, [N, ...] of any type, which a loss of the user's own takes."""
 
     @abstractmethod
@@ -74,11 +77,11 @@ class Samples(ABC):
         """
 
     @abstractmethod
-    def take(self, n: int) -> Self:
+    def take(self, n: int) -> "Self":
         """The first `n` samples; all of them where there are fewer. Raises ValueError for n < 1."""
 
     @abstractmethod
-    def only(self, classes: Sequence[int]) -> Self:
+    def only(self, classes: Sequence[int]) -> "Self":
         """The samples of these classes, numbered from 0; the names of classes stay."""
 
 
@@ -95,7 +98,7 @@ class Placed(Samples):
         """The samples at the places `ids` [B] int64."""
 
     @abstractmethod
-    def subset(self, index: Tensor | Sequence[int] | slice) -> Self:
+    def subset(self, index: Tensor | Sequence[int] | slice) -> "Self":
         """The samples that `index` names: positions [M] in the order given, a mask [N], or a slice."""
 
     @property
@@ -109,15 +112,15 @@ class Placed(Samples):
         for ids in torch.arange(len(self), device=self.device).split(size):
             yield self.at(ids)
 
-    def take(self, n: int) -> Self:
+    def take(self, n: int) -> "Self":
         if n < 1:
             raise ValueError(f"{self.name}: take needs at least one sample, got {n}")
         return self.subset(slice(n))
 
-    def only(self, classes: Sequence[int]) -> Self:
+    def only(self, classes: Sequence[int]) -> "Self":
         return self.subset(torch.isin(self.y, torch.tensor(classes, device=self.y.device)))
 
-    def per_class(self, n: int) -> Self:
+    def per_class(self, n: int) -> "Self":
         """The first `n` samples of each class, in the order of the data. Raises ValueError for n < 1."""
         if n < 1:
             raise ValueError(f"{self.name}: per_class needs at least one sample of each class, got {n}")
