@@ -729,6 +729,7 @@ def test_memory_formats(name):
 # Compiled
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 def test_a_compiled_network_trains_alike(images):
     model, other = linear(784, 10), linear(784, 10)

@@ -301,7 +301,7 @@ def test_a_bound_that_is_told_and_stopped(place: Path, capsys, monkeypatch: pyte
     assert Path("stopped/evaluation.json").is_file()
     for more, message in (
         (["--attacks", "pgd"], "anytime is for autoattack or autoattack-fast alone, got --attacks pgd"),
-        (["--save-samples", "new"], "anytime goes without transfer_from, save_samples and resume"),
+        (["--save-samples", "new"], "anytime goes without transfer_from, save_samples, certify and resume"),
     ):
         assert evaluate("networks:linear", *flags, *more) == 2
         assert message in capsys.readouterr().err

@@ -347,6 +347,7 @@ def _examples_of_half(rank: int, address: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_blind_cuts_at_the_mean_over_all_processes(tmp_path):
     """Two processes, with batches of 6 and 10, make the samples that one makes of all 16."""
     address = f"file://{tmp_path}/meeting"
