@@ -89,7 +89,7 @@ def estimate(plan: TrainingPlan) -> Estimate:
         started = time.perf_counter()
         watch(some, plan.label)(model)
         validation = (time.perf_counter() - started) * len(held_out) / len(some) * options.epochs
-    steps = options.epochs * -(-len(train) // options.batch_size)
+    steps = options.epochs * method.replays * -(-len(train) // options.batch_size)
     return Estimate(steps, first, step, gradients, max(0.0, two - normal) / 2, _most(method), validation)
 
 
