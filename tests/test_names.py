@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.figure
 import pytest
 import torch
 from rich.console import Console
@@ -176,3 +177,11 @@ def test_comparisons(tmp_path: Path) -> None:
     names = HOSTILE[:5]
     run_folder(tmp_path / "run", {name: evaluation(180, 100) for name in names}, toys())
     assert_printed(report.runs_table(report.read_run(tmp_path / "run")), *names)
+
+
+def test_ticks_of_a_logarithmic_axis_are_numbers(tmp_path: Path) -> None:
+    """And no formulas, which names in figures must not be either."""
+    figure = matplotlib.figure.Figure()
+    axes = figure.add_subplot(xscale="log", xlim=(1e-4, 1))
+    report._plots.save(figure, tmp_path / "figure.png")
+    assert [label.get_text() for label in axes.get_xticklabels()][1:-1] == ["0.0001", "0.001", "0.01", "0.1", "1"]

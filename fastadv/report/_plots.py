@@ -8,6 +8,7 @@ import torch
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from .. import ops
@@ -27,6 +28,10 @@ def save(figure: Figure, path: Path) -> Path:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_wrap(text.get_wrap() and "$" not in text.get_text())  # to wrap it, matplotlib would parse it still
+    for axes in figure.axes:
+        if axes.get_xscale() == "log":
+            axes.xaxis.set_major_formatter("{x:g}")  # the usual ones write powers as formulas
+            axes.xaxis.set_minor_formatter(LogFormatter())
     metadata = {"Date": None} if path.suffix == ".svg" else None
     how = {"format": path.suffix[1:], "dpi": 150, "bbox_inches": "tight", "metadata": metadata}
     with rc_context({"svg.hashsalt": "fastadv", "text.parse_math": False}):  # the latter for ticks that are yet to come
