@@ -55,7 +55,8 @@ def fit(
     """Trains `model` in place by `method` on `train` and returns the history.
 
     The history has a row an epoch: ``epoch`` from 1, ``loss``, what the method reports, ``lr`` of the last step,
-    ``seconds``, ``images_per_second``, and what `validate` finds. ``pandas.DataFrame(history)`` is its table.
+    ``seconds``, ``images_per_second``, and what `validate` finds. With `guard`, it has ``pgd_accuracy`` at the last
+    check and ``rollbacks``, too. ``pandas.DataFrame(history)`` is its table.
 
     Data order, augmentation and random starts depend on the seed alone. The model (dropout) has torch's global
     generator to itself. Under ``torchrun``, with a process group, the processes share every batch, and all end with the
@@ -64,7 +65,7 @@ def fit(
     Args:
         model: any network from samples to logits, in whatever form, or one with a loss of your own, which is minimised
             (see `fastadv.adapt` for both); it is trained on the device it is on, and left in train mode.
-        method: what is minimised, one of `fastadv.trainers`.
+        method: what is minimised, one of `fastadv.trainers`. With `guard`, a steadier one may replace it in the run.
         train: a data set with random access (a `Dataset`, or one of PyTorch or Hugging Face; see
             `fastadv.data.samples_of`), tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader has its own
             order: `resume` gives the same bits where torch's generator makes that order the same again.
@@ -88,7 +89,7 @@ def fit(
 
     Raises:
         ValueError: for settings out of range, a method that needs classes where the model has a loss of its own,
-            `patience` or `collapse` with nothing to watch, a `validate` whose figures have taken names, or a `resume`
+            `patience` or `collapse` with nothing to watch, `guard` without a budget, a `validate` whose figures have taken names, or a `resume`
             of another network or optimiser.
         TypeError: for a setting or a `train` of an unknown kind.
         FloatingPointError: when a loss or a weight is NaN or infinite; what was saved last is from before.
