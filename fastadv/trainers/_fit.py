@@ -89,8 +89,8 @@ def fit(
 
     Raises:
         ValueError: for settings out of range, a method that needs classes where the model has a loss of its own,
-            `patience` or `collapse` with nothing to watch, `guard` without a budget, a `validate` whose figures have taken names, or a `resume`
-            of another network or optimiser.
+            `patience` or `collapse` with nothing to watch, `guard` without a budget, a `validate` whose figures have
+            taken names, or a `resume` of another network or optimiser.
         TypeError: for a setting or a `train` of an unknown kind.
         FloatingPointError: when a loss or a weight is NaN or infinite; what was saved last is from before.
         Stopped: when `stop` says so.
