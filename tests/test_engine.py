@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
-from toys import BatchNormNet, InDouble, linear
+from toys import BatchNormNet, Cliff, InDouble, Slope, halves, linear
 
 from fastadv.attacks import FGSM, PGD, Noise
 from fastadv.data import CropFlip, Dataset, load
@@ -794,6 +794,10 @@ def _train_more(images: Dataset, rank: int) -> dict[str, object]:
     fit(linear(784, 10), margins, DataLoader(data, 4, sampler=sampler), epochs=1, optimizer="sgd", lr=0.0)
     held = DRAFineTuning(attack=PGD(0.1, 0.05, 2), attack_epochs=1, lam_lr=5.0)
     fit(linear(784, 10), held, images.take(23), epochs=2, batch_size=9, optimizer="sgd", lr=0.1)
+    slope = Slope()
+    steep, saved = torch.optim.SGD(slope.parameters(), lr=1 / 8), []
+    watching = {"lr": 1 / 8, "guard": True, "save_every": 1, "on_save": saved.append}
+    rows = fit(slope, Cliff(), halves(30), optimizer=steep, epochs=6, batch_size=15, **watching)
     figures = iter([0.5, 0.4 if rank else 0.6, 0.7])
     watched = {"validate": lambda _: {"robust": next(figures)}, "patience": 1}
     stopped = fit(lenet(), Standard(), images, epochs=3, **watched)
@@ -808,6 +812,9 @@ def _train_more(images: Dataset, rank: int) -> dict[str, object]:
         "awp": bits(weights),
         "margins": margins.margins,
         "lam": held.lam,
+        "slope": slope.weight.item(),
+        "guarded": [(row["pgd_accuracy"], row["rollbacks"]) for row in rows],
+        "guards": [{k: v for k, v in state["guard"].items() if k != "good"} for state in saved],
         "epochs": len(stopped),
         "refused": refused,
     }
@@ -841,6 +848,10 @@ def test_two_processes_train_as_one(images, tmp_path):
     assert torch.equal(more["norms"], others["norms"]), "averaged buffers, too, are the same"
     torch.testing.assert_close(more["awp"], alone["awp"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(more["margins"], alone["margins"])
+    assert more["slope"] == others["slope"] == pytest.approx(alone["slope"]) == 1 / 64 + 0.25
+    assert more["guarded"] == others["guarded"] == alone["guarded"]
+    assert [rollbacks for _, rollbacks in alone["guarded"]] == [0, 0, 0, 0, 1, 0]
+    assert (more["guards"], others["guards"]) == (alone["guards"], [])
     assert more["lam"] == others["lam"] != 1
     torch.testing.assert_close(more["lam"], alone["lam"], rtol=1e-4, atol=1e-5)
     assert (more["epochs"], others["epochs"]) == (2, 2), "where one has enough, both stop"

@@ -1,6 +1,7 @@
 """Methods that take one gradient, or none, to attack, against their formulas written a sample at a time."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from toys import Wavy, labels, samples
 
 from fastadv import Dataset, fit, ops
 from fastadv.attacks import FGSM, PGD
-from fastadv.trainers import FGSMPGI, FGSMRS, NFGSM, Batch, FreeAT, GradAlign
+from fastadv.trainers import FGSMPGI, FGSMRS, LIET, NFGSM, Batch, FreeAT, GradAlign
+from fastadv.trainers._source import Shuffled
+from fastadv.trainers.liet import jensen_shannon
 
 pytestmark = pytest.mark.numerics
 
@@ -176,3 +179,90 @@ def test_priors_are_kept_for_every_sample_in_half_precision(seed_zero):
     assert method.prior.shape == method.momentum.shape == (7, 3, 4, 4)
     assert method.prior.dtype == torch.float16
     assert method.prior.abs().amax((1, 2, 3)).min() > 0.9 * EPS
+
+
+def parts(like: Tensor, ids: Tensor, stream: int) -> Tensor:
+    """Numbers in (0, 1) of the shape of `like`, by sample."""
+    return ops.random_start(torch.full_like(like, 0.5), ids, torch.full((len(like),), 0.5), 5, stream)
+
+
+def surprise(logits: Tensor, y: int, part: Tensor, smoothing: float) -> Tensor:
+    """The cross-entropy of `logits` [K] with a label of which the other classes share `smoothing` as in `part` [K]."""
+    others = [k for k in range(len(logits)) if k != y]
+    whole = sum(part[k] for k in others)
+    logs = logits.log_softmax(0)
+    return -(1 - smoothing) * logs[y] - smoothing * sum(part[k] / whole * logs[k] for k in others)
+
+
+class Sloping(Wavy):
+    """`Wavy`, whose slope is 0 at grey samples, of darker ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(0.9 * x)
+
+
+@pytest.mark.parametrize("radius", [1.0, 2.0])
+def test_label_information_elimination(radius, batch):
+    """Three steps, of which the first and the third make marks."""
+    model, batch = Sloping(48, 5), batch[1]
+    method = LIET(attack=FGSM(EPS, seed=5), label_smoothing=0.4, lam=8.0, every=2, least=0.2, most=0.6, noise=radius)
+    method.epochs, batch.epoch, sides = 4, 2, set()
+    classes = torch.arange(5)
+    for batch.step in range(3):
+        number = (2 << 32) + batch.step
+        if batch.step != 1:
+            part, marks = parts(torch.zeros(5, 5), number * 5 + classes, 5), []
+            for k in range(5):
+                grey = torch.full((3, 4, 4), 0.5, dtype=torch.float64, requires_grad=True)
+                (grad,) = torch.autograd.grad(surprise(model(grey[None])[0], k, part[k], 0.4), grey)
+                marks.append(EPS * grad.sign())
+        loss = method.loss(model, batch)
+        torch.testing.assert_close(method.marks, torch.stack(marks))
+        assert method.marks.abs().min() > 0.9 * EPS
+        share, side = parts(torch.zeros(1, 2), torch.tensor([number]), 4)[0]
+        sides.add(sign := 1 if side >= 0.5 else -1)
+        expected = 0.0
+        drawn = parts(batch.x, batch.ids, 0), parts(batch.x, batch.ids, 1)
+        smooth = (parts(torch.zeros(6, 5), batch.ids, stream) for stream in (2, 3))
+        for x, y, noise, hidden, first, second in zip(batch.x, batch.y, *drawn, *smooth, strict=True):
+            delta = torch.where(hidden < 0.2 + 0.4 * share, radius * EPS * (2 * noise - 1), marks[y])
+            start = (x + sign * delta).clamp(0, 1).requires_grad_()
+            before = model(start[None])[0]
+            (grad,) = torch.autograd.grad(surprise(before, y, first, 0.4), start, retain_graph=True)
+            x_adv = start.detach() + EPS * grad.sign()
+            x_adv = (x + (x_adv - x).clamp(-EPS, EPS) if radius == 1 else x_adv).clamp(0, 1)
+            after = model(x_adv[None])[0]
+            p, q = before.softmax(0), after.softmax(0)
+            middle = (p + q) / 2
+            divergence = sum((each * (each / middle).log()).sum() for each in (p, q)) / 2
+            expected = expected + (surprise(after, y, second, 0.4) + 6 * divergence) / 6  # 8 in the last of 4 epochs
+        torch.testing.assert_close(loss, expected)
+        parameters = list(model.parameters())
+        torch.testing.assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters))
+    assert sides == {1, -1}
+
+
+def test_marks_are_kept_and_made_anew_with_each_run(seed_zero):
+    data = Dataset(samples(7, 3, 4, 4), labels(7, 5), tuple("01234"))
+    method = LIET(attack=FGSM(EPS))
+    fit(Sloping(48, 5), method, data, epochs=2, batch_size=4)
+    assert method.marks.shape == (5, 3, 4, 4)
+    assert method.marks.abs().unique().tolist() == pytest.approx([EPS])
+    method.begin(Shuffled(data, 4), 0, 3)
+    assert method.marks is None
+    assert method.epochs == 3
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.6, 0.5), (-0.1, 0.5), (0.1, 1.5)])
+def test_shares_of_noise_are_shares(least, most):
+    with pytest.raises(ValueError, match="least and most must be shares"):
+        LIET(least=least, most=most)
+
+
+def test_the_divergence_of_jensen_and_shannon():
+    """Symmetric, 0 of equal predictions, log 2 of those that share no class."""
+    logits, others = samples(4, 5), samples(4, 5, seed=1)
+    torch.testing.assert_close(jensen_shannon(logits, others), jensen_shannon(others, logits))
+    assert jensen_shannon(logits, logits + 3).abs().max() < 1e-6
+    apart = torch.eye(2) * 1e4
+    torch.testing.assert_close(jensen_shannon(apart, apart.flip(0)), torch.full((2,), math.log(2)))

@@ -26,6 +26,7 @@ from fastadv.trainers import (
     DAT,
     FGSMPGI,
     GAIRAT,
+    LIET,
     MAIL,
     MAILTRADES,
     MART,
@@ -1388,14 +1389,14 @@ def test_batch_statistics_see_each_step_once(method):
     assert all(module.training for module in model.modules())
     paired = issubclass(method, AdversarialTraining | PairedTraining | SPAT)
     passes = 12 if paired else 6  # a pass each for natural and adversarial samples
-    passes = {GradAlign: 18, FGSMPGI: 12, FreeAT: 6 * FreeAT.replays}.get(method, passes)
+    passes = {GradAlign: 18, FGSMPGI: 12, LIET: 12, FreeAT: 6 * FreeAT.replays}.get(method, passes)
     if method not in (SMD, MMA):  # no pass of adversarial samples where none is classified correctly
         assert model[1].num_batches_tracked == model[4].num_batches_tracked == passes
 
 
-@pytest.mark.parametrize("method", [kind for kind in ADVERSARIAL.values() if kind is not FGSMPGI])
+@pytest.mark.parametrize("method", [kind for kind in ADVERSARIAL.values() if kind not in (FGSMPGI, LIET)])
 def test_loss_crafts_in_eval_mode_and_leaves_no_gradients(method):
-    """But for FGSM-PGI, whose first pass is one of the loss."""
+    """But for FGSM-PGI and LIET, whose first pass is one of the loss."""
     model = partly_frozen(BatchNormNet())
     x = samples(8, 3, 6, 6)
     before = traces(model, x)

@@ -1,17 +1,22 @@
 """Small models and samples that several test files share."""
 
+import copy
 import math
 import pickle
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastadv.attacks import FGSM
+from fastadv.data import Dataset
 from fastadv.runs import Run
+from fastadv.trainers import Batch, Madry, Source
 
 
 def quick(values: Iterable, *some: object) -> list:
@@ -132,3 +137,45 @@ def stop_at_a_checkpoint() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "save", save_and_stop)
         yield
+
+
+class Slope(nn.Module):
+    """Logits ``(-w t, w t)`` with ``t = x_0 - 1/2``, right about which half x_0 is in where the weight is positive."""
+
+    def __init__(self, weight: float = 1 + 1 / 64):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.weight * (x.flatten(1)[:, :1] - 0.5)
+        return torch.cat((-t, t), dim=1)
+
+
+def halves(n: int) -> Dataset:
+    """Samples [n, 2] at 1/4 and 3/4 by turns, of two classes."""
+    y = torch.arange(n) % 2
+    return Dataset((y / 2 + 0.25).float().unsqueeze(1).expand(n, 2).contiguous(), y, ("0", "1"))
+
+
+@dataclass
+class Cliff(Madry):
+    """Draws the weight of `Slope` down, and finds that all is well; up, once it is made steadier."""
+
+    attack: FGSM = field(default_factory=lambda: FGSM(0.1), kw_only=True)
+    way: int = 1
+
+    kept = ("steps",)
+
+    def begin(self, train: Source, seed: int | None, epochs: int) -> None:
+        super().begin(train, seed, epochs)
+        self.steps = 0
+
+    def steadier(self) -> "Cliff":
+        other = copy.copy(self)
+        other.way = -1
+        return other
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.steps += 1
+        batch.stats["adversarial_accuracy"] = torch.ones(())
+        return self.way * (model(batch.x)[:, 1] / (batch.x[:, 0] - 0.5)).mean()

@@ -15,6 +15,7 @@ from torch import nn
 from ..attacks import ANPGD, EPGD, PGD, DeepFool, FriendlyPGD
 from ..data import Placed
 from ..trainers import AttackMethod, Madry, Method, Standard, Stopped, fit
+from ..trainers._guard import CHECKS, SAMPLES
 from ._plan import TrainingPlan, watch
 from ._settings import Training
 
@@ -32,7 +33,7 @@ class Estimate:
         gradients: how many a sample took in these, on average.
         a_pass: what one more would take, in seconds a step.
         most: how many a sample takes at the most; None where that is not known.
-        validation: seconds in all of measuring held-out samples.
+        validation: seconds in all of measuring held-out samples, and those that `guard` looks at.
     """
 
     steps: int
@@ -89,8 +90,12 @@ def estimate(plan: TrainingPlan) -> Estimate:
         started = time.perf_counter()
         watch(some, plan.label)(model)
         validation = (time.perf_counter() - started) * len(held_out) / len(some) * options.epochs
+    a_pass = max(0.0, two - normal) / 2
+    if options.guard:
+        looks = min(CHECKS * SAMPLES, method.replays * len(train)) / options.batch_size
+        validation += options.epochs * looks * 10 * a_pass
     steps = options.epochs * method.replays * -(-len(train) // options.batch_size)
-    return Estimate(steps, first, step, gradients, max(0.0, two - normal) / 2, _most(method), validation)
+    return Estimate(steps, first, step, gradients, a_pass, _most(method), validation)
 
 
 def timed(method: Method, model: nn.Module, train: Placed, options: Training) -> tuple[float, float]:
@@ -105,7 +110,7 @@ def timed(method: Method, model: nn.Module, train: Placed, options: Training) ->
         return len(ticks) > STEPS or (len(ticks) > 3 and ticks[-1] - ticks[0] > SECONDS)
 
     # Epochs without validation, and enough of them for three steps; else as the run.
-    settings = options.fit_settings() | {"minutes": 0.0, "patience": 0, "collapse": 0.0}
+    settings = options.fit_settings() | {"minutes": 0.0, "patience": 0, "collapse": 0.0, "guard": False}
     settings["epochs"] = max(options.epochs, 4)
     with suppress(Stopped):
         fit(model, method, train, **settings, on_step=on_step, stop=enough)

@@ -58,7 +58,7 @@ FILES = Group("Files of the data set", "", "folder download resize crop")
 TRAINING = Group(
     "Training",
     "epochs batch_size lr eps optimizer schedule",
-    "milestones lr_decay warmup eps_warmup label_smoothing weight_decay clip ema awp minutes patience collapse",
+    "milestones lr_decay warmup eps_warmup label_smoothing weight_decay clip ema awp minutes patience collapse guard",
 )
 SPEED = Group("Speed and precision", "", "precision compiled graphs memory_format sync_batch_norm at_once test.at_once")
 ATTACK = Group("Test", "attacks eps limit", "label theta at_once")

@@ -20,6 +20,7 @@ from .free import FreeAT
 from .friendly import Friendly, FriendlyMART, FriendlyTRADES
 from .gairat import GAIRAT
 from .grad_align import GradAlign
+from .liet import LIET
 from .madry import Madry
 from .mail import MAIL, MAILTRADES
 from .mart import MART
@@ -38,6 +39,7 @@ __all__ = [
     "FGSMPGI",
     "FGSMRS",
     "GAIRAT",
+    "LIET",
     "MAIL",
     "MAILTRADES",
     "MART",
@@ -91,6 +93,7 @@ METHODS: dict[str, type[Method]] = {
     "friendly_trades": FriendlyTRADES,
     "gairat": GAIRAT,
     "grad_align": GradAlign,
+    "liet": LIET,
     "madry": Madry,
     "mail": MAIL,
     "mail_trades": MAILTRADES,

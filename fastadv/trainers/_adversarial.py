@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..attacks import Attack, Rows
+from ..attacks import FGSM, PGD, Attack, FriendlyPGD, Rows
 from ..models.adapted import logits_of, own_loss
-from ._method import Batch, Method, Source, accuracy, check_count, check_share, check_weight, error
+from ._method import Batch, Method, Source, accuracy, altered, check_count, check_share, check_weight, error
 
 
 @dataclass
@@ -70,6 +70,11 @@ class AttackMethod(Method):
             return self
         return dataclasses.replace(self, attack=self.attack.at(eps * self.attack.unit))
 
+    def steadier(self) -> "Method | None":
+        """With a random start of FGSM, or a step more."""
+        attack = steadier_attack(self.attack)
+        return altered(self, attack=attack) if attack else None
+
     @property
     def in_units(self) -> tuple[str, ...]:
         """The options that are sizes in the units of the inputs, beside those of the attack."""
@@ -104,6 +109,22 @@ class AttackMethod(Method):
     def craft(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Rows:
         """Makes the attack."""
         return self.warm(self.attack_in(batch.epoch), batch.epoch).rows(model, batch.x, y, batch.ids)
+
+
+def steadier_attack(attack: Attack) -> Attack | None:
+    """FGSM from a random start, as Wong et al.'s (2020); PGD with a step more; None for another attack.
+
+    Steps longer than ``2.5 eps / steps``, Madry et al.'s (2018), are shortened to that: it reaches all of the ball from
+    anywhere in it.
+    """
+    if isinstance(attack, FGSM):
+        eps = float(attack.eps)
+        return PGD(eps, min(1.25 * eps, attack.unit), 1, bounds=attack.bounds, seed=attack.seed)
+    if not isinstance(attack, PGD | FriendlyPGD):
+        return None
+    steps = attack.steps + 1
+    alpha = min(float(attack.alpha), 2.5 * float(attack.eps) / steps)
+    return dataclasses.replace(attack, steps=steps, alpha=alpha)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from .._processes import processes, rank
 from .._progress import bar, figures
 from ..data import AnyData
 from ..models.adapted import own_loss
+from ._guard import Guard
 from ._method import Method, Row
 from ._parallel import total
 from ._settings import Settings, SettingsDict
@@ -54,7 +55,8 @@ def fit(
     """Trains `model` in place by `method` on `train` and returns the history.
 
     The history has a row an epoch: ``epoch`` from 1, ``loss``, what the method reports, ``lr`` of the last step,
-    ``seconds``, ``images_per_second``, and what `validate` finds. ``pandas.DataFrame(history)`` is its table.
+    ``seconds``, ``images_per_second``, and what `validate` finds. With `guard`, it has ``pgd_accuracy`` at the last
+    check and ``rollbacks``, too. ``pandas.DataFrame(history)`` is its table.
 
     Data order, augmentation and random starts depend on the seed alone. The model (dropout) has torch's global
     generator to itself. Under ``torchrun``, with a process group, the processes share every batch, and all end with the
@@ -63,7 +65,7 @@ def fit(
     Args:
         model: any network from samples to logits, in whatever form, or one with a loss of your own, which is minimised
             (see `fastadv.adapt` for both); it is trained on the device it is on, and left in train mode.
-        method: what is minimised, one of `fastadv.trainers`.
+        method: what is minimised, one of `fastadv.trainers`. With `guard`, a steadier one may replace it in the run.
         train: a data set with random access (a `Dataset`, or one of PyTorch or Hugging Face; see
             `fastadv.data.samples_of`), tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader has its own
             order: `resume` gives the same bits where torch's generator makes that order the same again.
@@ -87,8 +89,8 @@ def fit(
 
     Raises:
         ValueError: for settings out of range, a method that needs classes where the model has a loss of its own,
-            `patience` or `collapse` with nothing to watch, a `validate` whose figures have taken names, or a `resume`
-            of another network or optimiser.
+            `patience` or `collapse` with nothing to watch, `guard` without a budget, a `validate` whose figures have
+            taken names, or a `resume` of another network or optimiser.
         TypeError: for a setting or a `train` of an unknown kind.
         FloatingPointError: when a loss or a weight is NaN or infinite; what was saved last is from before.
         Stopped: when `stop` says so.
@@ -104,6 +106,8 @@ def fit(
     if (how.patience or how.collapse) and not validate:
         name = "patience" if how.patience else "collapse"
         raise ValueError(f"{name} {getattr(how, name)} needs a figure to watch: give validate, or {name} 0")
+    if how.guard:
+        Guard.check(method)
     if how.awp and not method.repeatable:
         raise ValueError(f"awp computes the loss twice, which {type(method).__name__} does not allow: set awp to 0")
     if how.sync_batch_norm and method.per_sample:
@@ -122,14 +126,17 @@ def fit(
     memory_format = resume.get("memory_format", "preserve") if resume else how.memory_format
     run = Run(model, method, descent, how, device, source, memory_format)
     method.begin(source, how.seed, how.epochs)
+    guard = Guard(run, source) if how.guard else None
     if resume:
+        if guard:
+            guard.load(resume)
         run.load(resume)
 
     def save(is_best: bool = False) -> None:
         run.agree()
         run.check()
         if on_save and rank() == 0:
-            on_save({**run.state(), "best": is_best})
+            on_save({**run.state(), **(guard.state() if guard else {}), "best": is_best})
 
     what, planned = type(method).__name__, 0 if how.minutes else how.epochs
     with ExitStack() as stack:
@@ -142,6 +149,8 @@ def fit(
             epoch, started = len(run.history), time.perf_counter() - run.seconds
             for part, size in source.epoch(epoch, how.seed, skip=run.step):
                 stats = run.train(part, size, source.batches, augment)
+                if guard:
+                    guard.look(part, size, source.batches, stats)
                 run.seconds = time.perf_counter() - started
                 if on_step or tick:
                     done = epoch * source.batches + run.step
@@ -162,11 +171,11 @@ def fit(
                     save()
             run.agree()
             run.check()  # waits for the device
-            row = run.end_epoch(time.perf_counter() - started)
+            row = run.end_epoch(time.perf_counter() - started, guard.end_epoch() if guard else {})
             if validate:
                 row |= _checked(validate(run.network_now()), row)
                 run.network.train()
-            method.end_epoch(row)
+            run.method.end_epoch(row)
             run.history.append(row)
             if rank() == 0:
                 shown = figures({name: value for name, value in row.items() if name != "epoch"})

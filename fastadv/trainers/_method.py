@@ -1,10 +1,11 @@
 """What a training method is to the loop."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from ..models.adapted import expected, own_loss
 
 Stats = dict[str, Tensor]
 Row = dict[str, float]
+_M = TypeVar("_M", bound="Method")
 
 
 class Source(Protocol):
@@ -87,6 +89,10 @@ class Method(ABC):
         """The method with another budget, a share of the inputs' range; itself where it has none."""
         return self
 
+    def steadier(self) -> "Method | None":
+        """The method, less prone to catastrophic overfitting from here on; None where it has nothing to change."""
+        return None
+
     def begin(self, train: Source, seed: int | None, epochs: int) -> None:  # noqa: B027 - most have nothing to prepare
         """Called once, before the first epoch of a run of so many.
 
@@ -103,6 +109,14 @@ class Method(ABC):
         Where several processes share a batch, each calls it with its part. What depends on the whole batch goes through
         `fastadv.trainers.mean`.
         """
+
+
+def altered(method: _M, **options: Any) -> _M:
+    """`method` in the midst of a run with other `options`, and with all that it keeps."""
+    other = copy.copy(method)
+    vars(other).update(options)
+    other.__post_init__()
+    return other
 
 
 def error(model: nn.Module, logits: Any, y: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -48,6 +48,8 @@ class Settings:
         sync_batch_norm: batch norm over the batches of all processes, on GPUs.
         patience: stop after so many epochs without a better validation figure. 0 trains all epochs.
         collapse: stop when the validation figure falls below this share of its best. 0 never stops.
+        guard: undo catastrophic overfitting within the epoch, and go on with a steadier method. PGD-10 accuracy on
+            training samples tells it, eight times an epoch.
         seed: seed of weights, data order, augmentation and random starts.
     """
 
@@ -71,6 +73,7 @@ class Settings:
     sync_batch_norm: bool = False
     patience: int = 0
     collapse: float = 0.0
+    guard: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -143,6 +146,7 @@ class SettingsDict(TypedDict, total=False):
     sync_batch_norm: bool
     patience: int
     collapse: float
+    guard: bool
     seed: int
 
 

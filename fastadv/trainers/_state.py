@@ -145,12 +145,12 @@ class Run:
         """Whether there is a budget of time that is spent."""
         return 0 < 60 * self.how.minutes <= self.spent
 
-    def end_epoch(self, seconds: float) -> Row:
-        """The row of the epoch that has ended, which took so long; its means are over the samples seen."""
+    def end_epoch(self, seconds: float, found: Row) -> Row:
+        """The row of the epoch that has ended, which took so long: means over its samples, and what was `found`."""
         sums = {name: float(total(value)) for name, value in self.totals.items()}
         count = sums.pop(_COUNT)  # not all samples, where a loader leaves out some
         means = {name: value / count for name, value in sums.items()}
-        row = {"epoch": len(self.history) + 1, **means, "lr": self.descent.param_groups[0]["lr"]}
+        row = {"epoch": len(self.history) + 1, **means, **found, "lr": self.descent.param_groups[0]["lr"]}
         row |= {"seconds": seconds, "images_per_second": count / seconds}
         self.totals, self.step, self.seconds = {}, 0, 0.0
         return row
@@ -167,14 +167,42 @@ class Run:
             self.model.load_state_dict(self.average.module.state_dict())
         self.model.train()
 
-    def state(self) -> State:
-        """All that the rest of training depends on, as a copy."""
+    def learned(self) -> State:
+        """What training has made of network, optimiser, scaler, average and method, as a copy."""
         kept = {name: getattr(self.method, name) for name in self.method.kept}
         state = {
             "state": _copied(self.network_now().state_dict()),
             "kept": _on_cpu(kept),
             "optimizer": _on_cpu(self.descent.state_dict()),
             "scaler": self.scaler.state_dict(),
+        }
+        if self.average:
+            state |= {"trained": _copied(self.model.state_dict()), "averaged": int(self.average.n_averaged)}
+        return state
+
+    def learn(self, state: Mapping[str, Any]) -> None:
+        """Goes back to what `learned` gave."""
+        for name in self.method.kept:
+            now, value = getattr(self.method, name), state["kept"][name]
+            if isinstance(now, Tensor):
+                if now.shape != value.shape:
+                    raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
+                value = value.to(now)
+            setattr(self.method, name, copy.deepcopy(value))
+        if self.average:
+            self.average.module.load_state_dict(state["state"])
+            self.average.n_averaged.fill_(state["averaged"])
+        self.model.load_state_dict(state["trained" if self.average else "state"])
+        now, before = (each["param_groups"] for each in (self.descent.state_dict(), state["optimizer"]))
+        if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
+            raise ValueError("its optimiser had other settings")
+        self.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.scaler.load_state_dict(state["scaler"])
+
+    def state(self) -> State:
+        """All that the rest of training depends on, as a copy."""
+        state = {
+            **self.learned(),
             "epoch": len(self.history),
             "history": [dict(row) for row in self.history],
             "step": self.step,
@@ -183,8 +211,6 @@ class Run:
             "totals": _copied(self.totals),
             "generator": torch.get_rng_state(),
         }
-        if self.average:
-            state |= {"trained": _copied(self.model.state_dict()), "averaged": int(self.average.n_averaged)}
         if self.device.type == "cuda":
             state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -192,22 +218,7 @@ class Run:
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes back to where `state` was made."""
         try:
-            for name in self.method.kept:
-                now, value = getattr(self.method, name), state["kept"][name]
-                if isinstance(now, Tensor):
-                    if now.shape != value.shape:
-                        raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
-                    value = value.to(now)
-                setattr(self.method, name, value)
-            if self.average:
-                self.average.module.load_state_dict(state["state"])
-                self.average.n_averaged.fill_(state["averaged"])
-            self.model.load_state_dict(state["trained" if self.average else "state"])
-            now, before = (each["param_groups"] for each in (self.descent.state_dict(), state["optimizer"]))
-            if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
-                raise ValueError("its optimiser had other settings")
-            self.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
-            self.scaler.load_state_dict(state["scaler"])
+            self.learn(state)
             self.history = [dict(row) for row in state["history"]]
             self.step, self.seconds = state["step"], state["seconds"]
             first = float(rank() == 0)  # has the sums

@@ -1,9 +1,10 @@
 """FGSM adversarial training (FGSM-AT)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ..attacks import FGSM
-from ._adversarial import AdversarialTraining
+from ._adversarial import AdversarialTraining, steadier_attack
+from .pgd import PGDTraining
 
 
 @dataclass
@@ -15,3 +16,8 @@ class FGSMTraining(AdversarialTraining):
     """
 
     attack: FGSM = field(default_factory=lambda: FGSM(eps=0.1), kw_only=True)
+
+    def steadier(self) -> PGDTraining:
+        """From a random start."""
+        options = {each.name: getattr(self, each.name) for each in fields(self)}
+        return PGDTraining(**{**options, "attack": steadier_attack(self.attack)})

@@ -13,7 +13,7 @@ from .. import ops
 from ..attacks import FGSM
 from ..attacks._attack import drawn_seed
 from ..models.adapted import logits_of
-from ._method import Batch, Source, accuracy, check_count, check_weight, error
+from ._method import Batch, Source, accuracy, altered, check_count, check_weight, error
 from .madry import Madry
 
 
@@ -60,6 +60,10 @@ class FGSMPGI(Madry):
         shape = len(train), *train.sample_shape
         self.prior = torch.zeros(shape, dtype=torch.float16, device=train.device)
         self.momentum = torch.zeros_like(self.prior)
+
+    def steadier(self) -> "FGSMPGI | None":
+        """With twice the weight of the squared difference."""
+        return altered(self, lam=2 * self.lam) if self.lam else None
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         before, x_adv = self.step(model, batch)

@@ -11,8 +11,8 @@ class FGSMRS(Madry):
     """Fast AT: samples of one step from a random start.
 
     The step is 1.25 eps long, the start uniform in the ball. It takes one gradient a sample beside those of the
-    training step. At larger budgets or in longer runs it can overfit catastrophically all the same: `collapse` of `fit`
-    ends such a run, with a figure of PGD to watch.
+    training step. At larger budgets or in longer runs it can overfit catastrophically all the same: see `guard` of
+    `fit`.
     """
 
     attack: PGD = field(default_factory=lambda: PGD(eps=8 / 255, alpha=10 / 255, steps=1), kw_only=True)

@@ -41,6 +41,9 @@ class FreeAT(Madry):
         super().begin(train, seed, epochs)
         self.delta = None
 
+    def steadier(self) -> None:
+        """Nothing: its samples move by the training steps alone."""
+
     def examples(self, model: nn.Module, batch: Batch) -> Tensor:
         self.delta = grown(self.delta, batch)
         eps, own = float(self.attack.eps), own_part(torch.arange(batch.size, device=batch.x.device))

@@ -1,5 +1,6 @@
 """Geometry-aware instance-reweighted adversarial training (Zhang et al., 2021)."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from ..attacks import DynamicPGD, FriendlyPGD, Rows
 from ..losses import wide
+from ._adversarial import steadier_attack
+from ._method import altered
 from ._parallel import mean
 from ._weighted import WeightedTraining
 
@@ -42,6 +45,11 @@ class GAIRAT(WeightedTraining):
                 f"the attack must not stop: it must be FriendlyPGD with a tau of its {self.attack.steps} steps, got "
                 f"{self.attack!r}"
             )
+
+    def steadier(self) -> "GAIRAT":
+        """With a step more, at which nothing stops either."""
+        attack = steadier_attack(self.attack)
+        return altered(self, attack=dataclasses.replace(attack, tau=max(attack.tau, attack.steps)))
 
     def weights(self, rows: Rows, logits: Tensor) -> Tensor:
         steps = self.attack.steps

@@ -13,7 +13,7 @@ from .. import ops
 from ..attacks import FGSM
 from ..attacks._attack import drawn_seed
 from ..models.adapted import logits_of
-from ._method import Batch, check_weight, error
+from ._method import Batch, altered, check_weight, error
 from .madry import Madry
 
 
@@ -36,6 +36,10 @@ class GradAlign(Madry):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weight("align", self.align)
+
+    def steadier(self) -> "GradAlign | None":
+        """With twice the alignment."""
+        return altered(self, align=2 * self.align) if self.align else None
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         loss = super().loss(model, batch)

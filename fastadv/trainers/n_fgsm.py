@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ..attacks import PGD, Rows
-from ._method import Batch, check_weight
+from ._method import Batch, altered, check_weight
 from .madry import Madry
 
 
@@ -30,6 +30,10 @@ class NFGSM(Madry):
         check_weight("noise", self.noise)
         if (self.attack.norm, self.attack.steps) != ("linf", 1):
             raise ValueError(f"NFGSM: the attack must be one step in linf, got {self.attack!r}")
+
+    def steadier(self) -> "NFGSM":
+        """With noise that reaches one eps farther."""
+        return altered(self, noise=self.noise + 1)
 
     def craft(self, model: nn.Module, batch: Batch, y: Tensor | None) -> Rows:
         attack = self.warm(self.attack, batch.epoch)
