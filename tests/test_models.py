@@ -1,6 +1,7 @@
 """fastadv.models: published parameter counts, shapes, what is refused, and the wrapper."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fastadv.models import (
     LeNet5Wide,
     MadryResNet,
     Normalize,
+    PreActResNet18,
     ResNet18,
     ResNet50,
     SmallCNN,
@@ -45,6 +47,9 @@ NETWORKS = [
     ("lenet5-wide", (3, 32, 32), 7, 4_259_274 - 3 * 1025),
     ("net-mnist", (1, 28, 28), 10, 21_840),
     ("net-mnist", (3, 32, 16), 7, 21_840 + 2 * 25 * 10 + (5 * 1 - 4 * 4) * 20 * 50 - 3 * 51),
+    # 11,171,146 in the layout without batch norm before the mean over space
+    ("preact-resnet18", (3, 8, 8), 10, 11_171_146 + 2 * 512),
+    ("preact-resnet18-silu", (1, 7, 9), 7, 11_171_146 + 2 * 512 - 2 * 9 * 64 - 3 * 513),
     ("resnet18", (3, 32, 32), 10, 11_173_962),
     ("resnet18", (1, 28, 28), 10, 11_172_810),
     ("resnet18", (3, 32, 32), 100, 11_220_132),
@@ -68,6 +73,7 @@ NETWORKS = [
     ("wrn-28-4", (1, 7, 9), 7, 5_849_050 - 2 * 9 * 16 - 3 * 257),
     ("wrn-28-10", (3, 8, 8), 10, 36_479_194),
     ("wrn-28-10", (3, 8, 8), 100, 36_536_884),
+    ("wrn-28-10-silu", (3, 8, 8), 10, 36_479_194),
     ("wrn-32-10", (3, 8, 8), 10, 46_160_474),
     ("wrn-34-10", (3, 8, 8), 10, 46_160_474),
     ("wrn-34-10", (3, 8, 8), 100, 46_218_164),
@@ -77,7 +83,14 @@ NETWORKS = [
 SIDES = {name: shape[1:] for name, shape, *_ in NETWORKS if len(shape) == 3}
 
 
-@pytest.mark.parametrize(("name", "shape", "classes", "parameters"), NETWORKS)
+TWINS = {"wrn-28-10-silu"}  # large, and but for the activation another of these
+
+
+def slow_twins(cases):
+    return [pytest.param(*case, marks=pytest.mark.thorough) if case[0] in TWINS else case for case in cases]
+
+
+@pytest.mark.parametrize(("name", "shape", "classes", "parameters"), slow_twins(NETWORKS))
 def test_networks(name, shape, classes, parameters):
     model = build(name, shape, classes).eval()  # in training, batch norm and dropout let samples depend on others
     assert type(model) is getattr(MODELS[name], "func", MODELS[name])
@@ -92,7 +105,7 @@ def test_networks(name, shape, classes, parameters):
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("name", slow_twins((name,) for name in SIDES))
 def test_image_networks_compute_in_channels_last_what_they_do_in_order(name):
     model = build(name, (3, *SIDES[name]), 10).eval()
     for parameter in model.parameters():
@@ -163,6 +176,7 @@ def test_build_draws_from_the_global_generator():
         ("fitnet4", (3, 32, 3), 10, r"FitNet4 takes .*\(3, 32, 3\)"),
         ("fitnet4-plain", (784,), 10, r"FitNet4 takes .*\(784,\)"),
         ("w32-10", (32, 32), 10, r"MadryResNet takes .*\(32, 32\)"),
+        ("preact-resnet18", (32, 32), 10, r"PreActResNet18 takes .*\(32, 32\)"),
         ("wrn-28-4", (32, 32), 10, r"WideResNet takes .*\(32, 32\)"),
         ("two-circles-net", (3,), 2, r"TwoCirclesNet .*\(3,\), 2"),
         ("two-circles-net", (2,), 10, r"TwoCirclesNet .*\(2,\), 10"),
@@ -278,6 +292,26 @@ def test_wide_resnet_shortcuts_are_the_input_or_a_convolution_of_its_activation(
         expected = x if stride is None else F.conv2d(unit.act(x), unit.shortcut.weight, stride=stride)
         torch.testing.assert_close(unit(x), expected)
         torch.testing.assert_close(unit.act(x), (x / math.sqrt(1 + 1e-5)).relu())  # batch norm as it starts
+
+
+def test_preact_resnet_halves_the_image_three_times():
+    model, sides = PreActResNet18((1, 28, 28)).eval(), []
+    for unit in model.features[1:-3]:
+        unit.register_forward_hook(lambda _, args, out: sides.append((out.shape[1], out.shape[-1])))
+    model(torch.rand(1, 1, 28, 28))
+    assert sides == [(width, side) for width, side in ((64, 28), (128, 14), (256, 7), (512, 4)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", [ResNet18, PreActResNet18, partial(WideResNet, depth=10, widen=1)])
+def test_activations_are_relu_or_silu_and_both_have_the_same_weights(kind):
+    for name, activation in (("relu", nn.ReLU), ("silu", nn.SiLU)):
+        with torch.device("meta"):
+            model, usual = kind(activation=name), kind()
+        found = {type(layer) for layer in model.modules() if isinstance(layer, nn.ReLU | nn.SiLU | nn.LeakyReLU)}
+        assert found == {activation}
+        assert list(model.state_dict()) == list(usual.state_dict())
+    with pytest.raises(ValueError, match="activation must be one of relu, silu, got 'swish'"):
+        kind(activation="swish")
 
 
 def test_madry_resnet_shortcuts_have_no_parameters():
