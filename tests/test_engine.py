@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from toys import BatchNormNet, InDouble, linear
 
+import fastadv
 from fastadv.attacks import FGSM, PGD, Noise
-from fastadv.data import CropFlip, Dataset, load
+from fastadv.data import CropFlip, CutMix, Dataset, load
 from fastadv.models import LeNet5
 from fastadv.trainers import (
     CAT,
@@ -35,6 +36,7 @@ from fastadv.trainers import (
     DeepFoolTraining,
     DRAFineTuning,
     Friendly,
+    FriendlyTRADES,
     Madry,
     Method,
     Settings,
@@ -700,6 +702,43 @@ def test_what_is_no_data(images):
         fit(lenet(), Standard(), [images.x, images.y])
     with pytest.raises(TypeError, match="train must be a DataLoader of a data set with a length"):
         fit(lenet(), Standard(), DataLoader(Endless()))
+
+
+def test_mixed_images_have_the_labels_of_both_parts(images):
+    class Seen(TRADES):
+        def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+            seen.append((clean, y, loss := self.clean_loss(clean, y)))
+            return loss + 0 * adversarial.sum()
+
+    seen, options = [], {"epochs": 1, "lr": 0.0, "batch_size": 24, "augment": CutMix(), "memory_format": "preserve"}
+    attack = PGD(eps=0.1, alpha=0.1, steps=1, loss="kl")
+    fit(lenet(), Seen(attack=attack, label_smoothing=0.1), images, **options)
+    ((logits, targets, loss),) = seen
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    mixed = CutMix()(images.x[order], order, 0)
+    losses = [
+        F.cross_entropy(logits, y, label_smoothing=0.1, reduction="none") for y in mixed.labels(images.y[order])[:2]
+    ]
+    share = mixed.labels(images.y[order])[2]
+    torch.testing.assert_close(loss, (share * losses[0] + (1 - share) * losses[1]).mean())
+    torch.testing.assert_close(targets.sum(1), torch.ones(24))
+    before = bits(model := lenet())
+    fit(model, Standard(), images, **options | {"lr": 0.1})
+    assert not torch.equal(bits(model), before)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Madry(), MAILTRADES(), FriendlyTRADES(), TRADES(attack=PGD(loss="ce")), TRADES(attack=PGD(loss="kl", restarts=2))],
+    ids=lambda method: type(method).__name__,
+)
+def test_methods_that_take_one_label_refuse_mixed_images(method, images):
+    with pytest.raises(ValueError, match=f"{type(method).__name__} takes no images with mixed labels: .* one label"):
+        fit(model := lenet(), method, images, epochs=1, augment=CutMix())
+    assert torch.equal(bits(model), bits(lenet()))
+    own = fastadv.adapt(lenet(), loss=lambda output, y: F.cross_entropy(output, y, reduction="none"))
+    with pytest.raises(ValueError, match="a loss of your own takes one label a sample"):
+        fit(own, Standard(), images, epochs=1, augment=CutMix())
 
 
 def test_augmentation_reflects(images):

@@ -23,6 +23,8 @@ class Settings:
         minutes: train for so many minutes, whatever `epochs` says. Validation is not counted. Methods that plan by
             epochs still go by `epochs`. 0 trains for `epochs`.
         batch_size: samples a step, in all processes together. The last batch of an epoch may be smaller.
+        extra_share: share of each batch that comes from the extra data, 0 without any. Papers with generated images use
+            0.5 to 0.8.
         lr: learning rate. The schedule starts at it, or rises to it.
         optimizer: one of adam, adamw and sgd. sgd has momentum 0.9.
         weight_decay: weight decay. Biases and normalisation layers have none.
@@ -54,6 +56,7 @@ class Settings:
     epochs: int = 10
     minutes: float = 0.0
     batch_size: int = 128
+    extra_share: float = 0.0
     lr: float = 1e-3
     optimizer: str = "adam"
     weight_decay: float = 0.0
@@ -78,7 +81,7 @@ class Settings:
             check_count(name, getattr(self, name), least)
         for name in ("minutes", "lr", "weight_decay", "warmup", "clip", "awp"):
             check_weight(name, getattr(self, name))
-        for name in ("ema", "collapse"):
+        for name in ("extra_share", "ema", "collapse"):
             check_share(name, getattr(self, name))
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
@@ -127,6 +130,7 @@ class SettingsDict(TypedDict, total=False):
     epochs: int
     minutes: float
     batch_size: int
+    extra_share: float
     lr: float
     weight_decay: float
     schedule: str

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._processes import processes, rank, shared
 from ..attacks import Tuned
 from ..attacks._tuned import chosen_format, laid_out
+from ..data import Augmentation, Mixed
 from ..models.adapted import own_loss
 from ._average import averaged
 from ._awp import perturbed
@@ -20,7 +21,6 @@ from ._precision import PRECISIONS, Autocast
 from ._settings import Settings
 from ._source import Part
 
-Augment = Callable[[Tensor, Tensor, int], Tensor]
 State = dict[str, Any]
 
 _COUNT = ""  # the name, beside the sums of an epoch's figures, of how many samples they are of
@@ -67,14 +67,18 @@ class Run:
         self.network = around(wrapped(network, device))
         self.network.train()
 
-    def train(self, part: Part, size: int, batches: int, augment: Augment | None) -> Stats:
+    def train(self, part: Part, size: int, batches: int, augment: Augmentation | None) -> Stats:
         """One step, on this process's part of a batch of so many samples."""
         how, epoch = self.how, len(self.history)
         x, y, index = part
         x = laid_out(x, self.memory_format)
         ids = index + epoch * self.samples
         self.seen[index] = True
-        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch, size=size, step=self.step)
+        x, mix = augment(x, ids, how.seed) if augment else x, None
+        if isinstance(x, Mixed):
+            self.method.check_mixed(self.model)
+            (y, *mix), x = x.labels(y), x.x
+        batch = Batch(x, y, index, ids, epoch, size=size, step=self.step, mix=mix)
         for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
             group["lr"] = rate * how.lr_at(epoch + self.step / batches)
         self.descent.zero_grad(set_to_none=True)
