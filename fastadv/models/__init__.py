@@ -10,6 +10,7 @@ from .adapted import Adapted, adapt
 from .cosine import CosineHead, with_cosine_head
 from .fitnet import FitNet4
 from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
+from .mean_sparse import MeanSparse, mean_sparse
 from .normalize import Normalize
 from .preact_resnet import PreActResNet18
 from .resnet import ResNet18, ResNet34, ResNet50, ResNet101
@@ -27,6 +28,7 @@ __all__ = [
     "LeNet5Wide",
     "LeNetCaffe",
     "MadryResNet",
+    "MeanSparse",
     "NetMNIST",
     "Normalize",
     "PreActResNet18",
@@ -43,6 +45,7 @@ __all__ = [
     "adapt",
     "build",
     "find",
+    "mean_sparse",
     "with_cosine_head",
 ]
 

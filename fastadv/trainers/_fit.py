@@ -169,6 +169,7 @@ def fit(
                     save()
             run.agree()
             run.check()  # waits for the device
+            run.recalibrate(source, augment)
             row = run.end_epoch(time.perf_counter() - started)
             if validate:
                 row |= _checked(validate(run.network_now()), row)

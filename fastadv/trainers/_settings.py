@@ -37,6 +37,8 @@ class Settings:
         clip: largest norm of a step's gradient. Longer gradients are scaled down to it; 0 leaves them as they are.
         ema: decay of an exponential moving average of the weights. Buffers are averaged, too. The average is the
             network that is validated and kept. 0 keeps no average.
+        ema_batch_norm: training batches from which batch norm's statistics are computed for the average, after every
+            epoch. 0 averages the statistics like the weights.
         awp: size of adversarial weight perturbation, 0 for none. It is relative to the norm of each layer's weights;
             papers use 0.005 to 0.01.
         precision: number type of training: float32, bfloat16 or float16. Attacks on the divergence from the prediction
@@ -66,6 +68,7 @@ class Settings:
     warmup: float = 0.0
     clip: float = 0.0
     ema: float = 0.0
+    ema_batch_norm: int = 0
     awp: float = 0.0
     precision: str = "float32"
     memory_format: str = "auto"
@@ -77,7 +80,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("ema_batch_norm", 0)):
             check_count(name, getattr(self, name), least)
         for name in ("minutes", "lr", "weight_decay", "warmup", "clip", "awp"):
             check_weight(name, getattr(self, name))
@@ -86,6 +89,8 @@ class Settings:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.ema_batch_norm and not self.ema:
+            raise ValueError("ema_batch_norm is for the average: set ema, or leave ema_batch_norm 0")
         check_format(self.memory_format)
         check_epochs("milestones", self.milestones)
         if self.milestones and self.schedule != "steps":
@@ -139,6 +144,7 @@ class SettingsDict(TypedDict, total=False):
     warmup: float
     clip: float
     ema: float
+    ema_batch_norm: int
     awp: float
     precision: str
     memory_format: str

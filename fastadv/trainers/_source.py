@@ -198,6 +198,9 @@ class Replayed:
             yield from repeat(item, self.times - (part if number == 0 else 0))
 
 
+Source = Shuffled | Loaded | Extended | Replayed
+
+
 def _seed(seed: int, epoch: int) -> int:
     return seed * 1_000_003 + epoch
 
