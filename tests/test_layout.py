@@ -38,7 +38,7 @@ BELOW = {
     "attacks": "_frames ops losses models",
     "functional": "attacks",
     "threats": f"ops losses attacks {TYPES}",
-    "trainers": f"_processes _progress ops losses models attacks {TYPES}",
+    "trainers": f"_processes _progress ops losses models attacks {TYPES} data.Augmentation data.Mixed",
     "evaluation": f"_processes _progress _frames ops losses models float32 attacks runs {TYPES}",
     "recipes": "ops losses attacks data models runs trainers evaluation",
     "report": f"ops losses attacks {TYPES} runs trainers evaluation recipes",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from toys import BatchNormNet, labels, samples
 
 import fastadv
@@ -33,31 +34,31 @@ def test_what_is_near_its_mean_becomes_it_and_has_no_gradient():
 def test_statistics_are_those_of_the_data_before_each_activation(size):
     model = BatchNormNet()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = mean_sparse(model, DATA, 0.2, batch_size=size)
+    found = mean_sparse(model, DATA.batches(size), 0.2)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(layer._forward_pre_hooks for layer in found.modules())
     assert found.training
-    features = model.eval()[:2](DATA.x)
+    features = nn.Sequential(*model.eval()[:2])(DATA.x)
     first = found[2][0]
     torch.testing.assert_close(first.mean, features.mean((0, 2, 3)))
     torch.testing.assert_close(first.std, features.std((0, 2, 3), correction=0))
     assert [type(layer) for layer in found[5]] == [MeanSparse, nn.ReLU]
     # The second's are of the network as it was trained, not of one with the first.
-    features = model[:5](DATA.x)
+    features = nn.Sequential(*model[:5])(DATA.x)
     torch.testing.assert_close(found[5][0].mean, features.mean((0, 2, 3)))
     assert not torch.equal(found.eval()(DATA.x), model(DATA.x))
 
 
 def test_alpha_0_changes_nothing_and_a_large_one_all():
     model = BatchNormNet().eval()
-    assert torch.equal(mean_sparse(model, DATA, 0)(DATA.x), model(DATA.x))
-    logits = mean_sparse(model, DATA, 1e6)(DATA.x)
+    assert torch.equal(mean_sparse(model, [DATA.x], 0)(DATA.x), model(DATA.x))
+    logits = mean_sparse(model, [DATA.x], 1e6)(DATA.x)
     assert torch.equal(logits, logits[:1].expand(23, 5))
 
 
 def test_resnets_have_one_before_every_activation_and_attacks_run():
     model = ResNet18((3, 6, 6), 5).eval()
-    found = mean_sparse(model, (DATA.x, DATA.y), 0.3)
+    found = mean_sparse(model, DataLoader(TensorDataset(DATA.x, DATA.y), batch_size=10), 0.3)
     activations = sum(isinstance(layer, nn.ReLU) for layer in model.modules())
     assert sum(isinstance(layer, MeanSparse) for layer in found.modules()) == activations == 17
     assert PGD(eps=0.1, steps=1).run(found, DATA.x[:2], DATA.y[:2]).x_adv.shape == (2, 3, 6, 6)
@@ -84,7 +85,7 @@ class Twice(nn.Module):
 )
 def test_what_is_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
-        mean_sparse(model, DATA, **{"alpha": 0.2} | options)
+        mean_sparse(model, [DATA.x], **{"alpha": 0.2} | options)
 
 
 @pytest.mark.thorough
@@ -97,6 +98,6 @@ def test_it_does_not_hide_from_the_gradient_that_passes_through():
     attack = PGD(eps=0.1, alpha=0.01, steps=20)
     robust = {}
     for backward in ("exact", "identity"):
-        network = mean_sparse(model, data, 0.8, backward=backward).eval()
+        network = mean_sparse(model, data.batches(100), 0.8, backward=backward).eval()
         robust[backward] = fastadv.evaluate(network, data.take(200), {"pgd": attack}, checks=0).results["pgd"].accuracy
     assert robust["identity"] <= robust["exact"]

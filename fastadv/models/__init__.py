@@ -76,6 +76,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "wrn-28-10-silu": partial(WideResNet, depth=28, widen=10, activation="silu"),
     "wrn-32-10": partial(WideResNet, depth=34, widen=10),  # so called by friendly adversarial training, in its Table 1
     "wrn-34-10": partial(WideResNet, depth=34, widen=10),
+    "wrn-34-20": partial(WideResNet, depth=34, widen=20),
     "wrn-40-4": partial(WideResNet, depth=40, widen=4),
     "wrn-58-10": partial(WideResNet, depth=58, widen=10),
 }

@@ -1,12 +1,11 @@
 """MeanSparse: features near their mean become the mean, in a network that is trained already."""
 
 import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from ..data import AnyData, samples_of
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU)
 BACKWARD = ("exact", "identity")
@@ -47,18 +46,17 @@ class MeanSparse(nn.Module):
 
 
 def mean_sparse(
-    model: nn.Module, data: AnyData, alpha: float, *, backward: str = "exact", batch_size: int = 500
+    model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]], alpha: float, *, backward: str = "exact"
 ) -> nn.Module:
     """A copy of the trained `model` with `MeanSparse` before each activation.
 
     Args:
         model: a network whose activations are modules (`ReLU`, `LeakyReLU`, `SiLU` or `GELU`), each called once in a
             forward pass, on features [B, C] or [B, C, H, W].
-        data: training data, of which the means and standard deviations of the features are computed, in eval mode; what
-            `fastadv.data.samples_of` takes.
+        batches: training samples [B, ...], or (samples, ...) as a loader or ``Dataset.batches`` gives; the means and
+            standard deviations of the features are computed of all together, in eval mode.
         alpha: see `MeanSparse`.
         backward: see `MeanSparse`.
-        batch_size: samples at a time.
 
     Raises ValueError for other networks and for options out of range.
     """
@@ -74,10 +72,10 @@ def mean_sparse(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.eval()
     with torch.no_grad():
-        for batch in samples_of(data).batches(batch_size):
+        for batch in batches:
             for each in sums.values():
                 each.calls = 0
-            model(batch.x.to(device))
+            model((batch if isinstance(batch, Tensor) else batch[0]).to(device))
     for hook in hooks:
         hook.remove()
     for name, layer in places.items():

@@ -29,7 +29,7 @@ class WideResNet(PreActivation):
     Three stages of (depth - 4) / 6 pre-activation units, ``16 * widen`` channels in the first and twice as many in each
     of the next, with a 1x1 convolution where the width changes. Images in [0, 1], any H and W. Parameters on three
     channels with 10 classes: WRN-28-4 5,849,050, WRN-40-4 8,949,210, WRN-28-10 36,479,194, WRN-34-10 46,160,474 (the
-    WRN-32-10 of friendly adversarial training), WRN-58-10 84,885,594. With silu, WRN-28-10 is
+    WRN-32-10 of friendly adversarial training), WRN-34-20 184,531,674, WRN-58-10 84,885,594. With silu, WRN-28-10 is
     the network of Wang et al. (2023).
 
     Raises ValueError for a `shape` that is not (C, H, W), a `depth` that is not 10, 16, 22 ..., a `widen` below 1,
