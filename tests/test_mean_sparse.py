@@ -38,13 +38,13 @@ def test_statistics_are_those_of_the_data_before_each_activation(size):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(layer._forward_pre_hooks for layer in found.modules())
     assert found.training
-    features = nn.Sequential(*model.eval()[:2])(DATA.x)
+    features = nn.Sequential(*list(model.eval())[:2])(DATA.x)
     first = found[2][0]
     torch.testing.assert_close(first.mean, features.mean((0, 2, 3)))
     torch.testing.assert_close(first.std, features.std((0, 2, 3), correction=0))
     assert [type(layer) for layer in found[5]] == [MeanSparse, nn.ReLU]
     # The second's are of the network as it was trained, not of one with the first.
-    features = nn.Sequential(*model[:5])(DATA.x)
+    features = nn.Sequential(*list(model)[:5])(DATA.x)
     torch.testing.assert_close(found[5][0].mean, features.mean((0, 2, 3)))
     assert not torch.equal(found.eval()(DATA.x), model(DATA.x))
 
