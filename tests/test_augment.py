@@ -9,12 +9,12 @@ from torch import Tensor
 from toys import samples
 
 from fastadv import ops
-from fastadv.data import AUGMENTATIONS, CropFlip, ShiftFlip
+from fastadv.data import AUGMENTATIONS, Chain, CropFlip, CutMix, Cutout, Mixed, ShiftFlip
 from fastadv.data.augment import _draw
 
 pytestmark = pytest.mark.numerics
 
-CHANGING = [augment for augment in AUGMENTATIONS.values() if augment]
+CHANGING = [augment for name, augment in AUGMENTATIONS.items() if augment and "cutmix" not in name]
 every = pytest.mark.parametrize("augment", [*CHANGING, CropFlip(2, fill="reflect"), ShiftFlip(0.37)], ids=str)
 
 
@@ -147,6 +147,56 @@ def test_no_padding_and_no_shift_leave_images_alone(augment):
     assert not mirrored.all()
 
 
+def test_cutout_covers_a_square_around_any_pixel():
+    n = 6000
+    found = Cutout(0.8, fill=0.5)(torch.zeros(1, 2, 5, 6).expand(n, 2, 5, 6), torch.arange(n), 0)
+    assert torch.equal(found[:, 0], found[:, 1])
+    covered = found[:, 0] == 0.5
+    assert not found[:, 0][~covered].any()
+    counts = {}
+    for down in range(5):  # the square of 4 pixels is from two before its middle to one behind it
+        for across in range(6):
+            square = torch.zeros(5, 6, dtype=torch.bool)
+            square[max(down - 2, 0) : down + 2, max(across - 2, 0) : across + 2] = True
+            counts[down, across] = (covered == square).flatten(1).all(1).sum().item()
+    assert sum(counts.values()) == n  # all differ, so each image is one of them
+    assert all(abs(count - n / 30) < 4.5 * (n / 30) ** 0.5 for count in counts.values())
+
+
+def test_cutmix_pastes_a_box_of_another_and_says_how_much_is_left():
+    n = 3000
+    x = (torch.arange(n) / n).view(n, 1, 1, 1).expand(n, 3, 8, 6)
+    ids = torch.arange(n) + 2**40
+    found, partner, share = CutMix()(x, ids, 3)
+    assert torch.equal(partner.sort().values, torch.arange(n))
+    assert (partner != torch.arange(n)).all()
+    own = (found == x)[:, 0]
+    assert torch.equal(torch.where(own.unsqueeze(1), x, x[partner]), found)
+    torch.testing.assert_close(share, own.flatten(1).float().mean(1))
+    rows, columns = (~own).any(2).sum(1), (~own).any(1).sum(1)
+    assert torch.equal(rows * columns, (~own).sum((1, 2)))  # boxes
+    # Of a box with sides of s = sqrt(u) of the image's, the part 1 - s/4 is inside each way: E[u (1 - s/4)^2] = 0.32,
+    # and less where sides are rounded down to whole pixels.
+    assert 0.22 < 1 - share.mean() < 0.33
+    again = CutMix()(x[:100], ids[:100], 3)
+    assert torch.equal(again.share, share[:100])  # whose part, the batch says; how large it is, the id
+    alone = CutMix()(x[:1], ids[:1], 3)
+    assert torch.equal(alone.x, x[:1])
+
+
+def test_labels_of_mixed_images_are_those_of_the_larger_part_first():
+    mixed = Mixed(torch.zeros(3, 1, 2, 2), torch.tensor([1, 2, 0]), torch.tensor([0.75, 0.25, 0.5]))
+    larger, smaller, share = mixed.labels(torch.tensor([4, 5, 6]))
+    assert larger.tolist() == [4, 6, 6]
+    assert smaller.tolist() == [5, 5, 4]
+    assert share.tolist() == [0.75, 0.75, 0.5]
+
+
+def test_nothing_may_follow_what_mixes_images():
+    with pytest.raises(ValueError, match=r"only the last augmentation may mix images, and CropFlip\(.* follows"):
+        Chain((CutMix(), CropFlip()))(samples(2, 1, 4, 4), torch.arange(2), 0)
+
+
 @every
 def test_no_samples(augment):
     assert augment(torch.zeros(0, 3, 8, 8), torch.arange(0), 0).shape == (0, 3, 8, 8)
@@ -179,6 +229,8 @@ def test_cuda(augment):
         (CropFlip, {"fill": "zero"}, "CropFlip: fill must be a finite number, reflect or edge, got 'zero'"),
         (CropFlip, {"fill": float("nan")}, "CropFlip: fill must be a finite number, reflect or edge, got nan"),
         (ShiftFlip, {"shift": -0.1}, "ShiftFlip: shift must be a share of the size, between 0 and 1, got -0.1"),
+        (Cutout, {"size": 0}, "Cutout: size must be a share of the sides, above 0 and at most 1, got 0"),
+        (Cutout, {"fill": float("inf")}, "Cutout: fill must be a finite number, got inf"),
         (ShiftFlip, {"shift": 4}, "ShiftFlip: shift must be a share of the size, between 0 and 1, got 4"),
     ],
 )

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from toys import BatchNormNet, Cliff, InDouble, Slope, halves, linear
 
+import fastadv
 from fastadv.attacks import FGSM, PGD, Noise
-from fastadv.data import CropFlip, Dataset, load
+from fastadv.data import CropFlip, CutMix, Dataset, load
 from fastadv.models import LeNet5
 from fastadv.trainers import (
     CAT,
@@ -35,6 +36,7 @@ from fastadv.trainers import (
     DeepFoolTraining,
     DRAFineTuning,
     Friendly,
+    FriendlyTRADES,
     Madry,
     Method,
     Settings,
@@ -151,6 +153,7 @@ def test_adamw(images):
         ({"schedule": "cosine", "milestones": [1]}, "milestones need the schedule steps, got cosine"),
         ({"warmup": 11}, "warmup must be at most the 10 epochs"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"ema_batch_norm": 3}, "ema_batch_norm is for the average: set ema"),
         ({"clip": -1.0}, "clip must be finite and not negative, got -1.0"),
         ({"awp": math.nan}, "awp must be finite and not negative, got nan"),
         ({"collapse": 0.5}, "collapse 0.5 needs a figure to watch"),
@@ -235,14 +238,45 @@ def test_ema_leaves_whole_numbers_as_they_are(images):
     assert torch.equal(model.places, torch.arange(100))
 
 
-def test_ema_resumes_to_the_same_bits(images):
+def test_batch_norm_of_the_average_has_the_statistics_of_training_batches():
+    images = Dataset(torch.rand(24, 3, 6, 6), torch.arange(24) % 5, classes=tuple("abcde"))
+    model, method, validated = BatchNormNet(), Recorder(), []
+    before = {name: layer.momentum for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    settings = {"epochs": 2, "batch_size": 8, "ema": 0.75, "ema_batch_norm": 2, "memory_format": "preserve"}
+    fit(model, method, images, **settings, validate=lambda net: {"norm": float(validated.append(bits(net)) or 0)})
+    expected = copy.deepcopy(model)
+    for layer in expected.modules():
+        layer.momentum = before.get(layer, 0.1)
+    torch.optim.swa_utils.update_bn([batch.x for batch in method.batches[3:5]], without_dropout(expected))
+    for (name, value), wanted in zip(model.named_buffers(), expected.buffers(), strict=True):
+        torch.testing.assert_close(value, wanted, msg=lambda text, name=name: f"{name}: {text}")
+    assert torch.equal(validated[-1], bits(model))
+    assert {name: model.get_submodule(name).momentum for name in before} == before
+    assert model.training
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return model
+
+
+@pytest.mark.parametrize("more", [{}, {"ema_batch_norm": 1}], ids=["averaged", "recomputed"])
+def test_ema_resumes_to_the_same_bits(more):
+    images = Dataset(torch.rand(24, 3, 6, 6), torch.arange(24) % 5, classes=tuple("abcde"))
+    settings = {"epochs": 2, "batch_size": 10, "ema": 0.9, "save_every": 2} | more
+
     def run(**more) -> tuple[Tensor, list[dict]]:
-        model, states = lenet(), []
-        fit(model, Standard(), images, epochs=2, batch_size=10, ema=0.9, save_every=2, on_save=states.append, **more)
+        states = []
+        torch.manual_seed(2)
+        model = BatchNormNet()
+        fit(model, Standard(), images, **settings, on_save=states.append, **more)
         return bits(model), states
 
     whole, states = run()
     assert torch.equal(run(resume=states[0])[0], whole)
+    assert torch.equal(run(resume=states[1])[0], whole)
 
 
 def test_awp_moves_up_the_loss_by_its_share_of_every_layer():
@@ -700,6 +734,43 @@ def test_what_is_no_data(images):
         fit(lenet(), Standard(), [images.x, images.y])
     with pytest.raises(TypeError, match="train must be a DataLoader of a data set with a length"):
         fit(lenet(), Standard(), DataLoader(Endless()))
+
+
+def test_mixed_images_have_the_labels_of_both_parts(images):
+    class Seen(TRADES):
+        def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+            seen.append((clean, y, loss := self.clean_loss(clean, y)))
+            return loss + 0 * adversarial.sum()
+
+    seen, options = [], {"epochs": 1, "lr": 0.0, "batch_size": 24, "augment": CutMix(), "memory_format": "preserve"}
+    attack = PGD(eps=0.1, alpha=0.1, steps=1, loss="kl")
+    fit(lenet(), Seen(attack=attack, label_smoothing=0.1), images, **options)
+    ((logits, targets, loss),) = seen
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    mixed = CutMix()(images.x[order], order, 0)
+    losses = [
+        F.cross_entropy(logits, y, label_smoothing=0.1, reduction="none") for y in mixed.labels(images.y[order])[:2]
+    ]
+    share = mixed.labels(images.y[order])[2]
+    torch.testing.assert_close(loss, (share * losses[0] + (1 - share) * losses[1]).mean())
+    torch.testing.assert_close(targets.sum(1), torch.ones(24))
+    before = bits(model := lenet())
+    fit(model, Standard(), images, **options | {"lr": 0.1})
+    assert not torch.equal(bits(model), before)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Madry(), MAILTRADES(), FriendlyTRADES(), TRADES(attack=PGD(loss="ce")), TRADES(attack=PGD(loss="kl", restarts=2))],
+    ids=lambda method: type(method).__name__,
+)
+def test_methods_that_take_one_label_refuse_mixed_images(method, images):
+    with pytest.raises(ValueError, match=f"{type(method).__name__} takes no images with mixed labels: .* one label"):
+        fit(model := lenet(), method, images, epochs=1, augment=CutMix())
+    assert torch.equal(bits(model), bits(lenet()))
+    own = fastadv.adapt(lenet(), loss=lambda output, y: F.cross_entropy(output, y, reduction="none"))
+    with pytest.raises(ValueError, match="a loss of your own takes one label a sample"):
+        fit(own, Standard(), images, epochs=1, augment=CutMix())
 
 
 def test_augmentation_reflects(images):

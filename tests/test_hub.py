@@ -339,6 +339,14 @@ def test_networks_of_others_are_known_by_their_names(network, prefix, known, tmp
     assert agree(load_weights(path, (3, 16, 16), 10), network, x)
 
 
+def test_weights_are_taken_to_be_of_a_network_with_relu(tmp_path, monkeypatch):
+    for name in set(MODELS) - {"preact-resnet18", "preact-resnet18-silu"}:
+        monkeypatch.delitem(MODELS, name)
+    torch.save(build("preact-resnet18-silu", (3, 8, 8), 10).state_dict(), tmp_path / "it.pt")
+    found = load_weights(tmp_path / "it.pt", (3, 8, 8), 10)
+    assert any(isinstance(layer, nn.ReLU) for layer in found.modules())
+
+
 def test_a_normalisation_among_the_weights(known, tmp_path):
     network, x = stirred(Eighteen()), samples(2, 3, 16, 16)
     state = {f"1.{key}": value for key, value in network.state_dict().items()}

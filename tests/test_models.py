@@ -1,6 +1,7 @@
 """fastadv.models: published parameter counts, shapes, what is refused, and the wrapper."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fastadv.models import (
     LeNet5Wide,
     MadryResNet,
     Normalize,
+    PreActResNet18,
     ResNet18,
     ResNet50,
     SmallCNN,
@@ -45,6 +47,9 @@ NETWORKS = [
     ("lenet5-wide", (3, 32, 32), 7, 4_259_274 - 3 * 1025),
     ("net-mnist", (1, 28, 28), 10, 21_840),
     ("net-mnist", (3, 32, 16), 7, 21_840 + 2 * 25 * 10 + (5 * 1 - 4 * 4) * 20 * 50 - 3 * 51),
+    # 11,171,146 in the layout without batch norm before the mean over space
+    ("preact-resnet18", (3, 8, 8), 10, 11_171_146 + 2 * 512),
+    ("preact-resnet18-silu", (1, 7, 9), 7, 11_171_146 + 2 * 512 - 2 * 9 * 64 - 3 * 513),
     ("resnet18", (3, 32, 32), 10, 11_173_962),
     ("resnet18", (1, 28, 28), 10, 11_172_810),
     ("resnet18", (3, 32, 32), 100, 11_220_132),
@@ -74,6 +79,8 @@ NETWORKS = [
     ("wrn-40-4", (3, 8, 8), 10, 8_949_210),
     ("wrn-58-10", (3, 8, 8), 10, 84_885_594),
 ]
+# What these compute, others of their class do. The second by the formula that gives the published numbers of others.
+LARGE = [("wrn-28-10-silu", (3, 8, 8), 10, 36_479_194), ("wrn-34-20", (3, 8, 8), 10, 184_531_674)]
 SIDES = {name: shape[1:] for name, shape, *_ in NETWORKS if len(shape) == 3}
 
 
@@ -122,10 +129,20 @@ def test_image_networks_take_any_channels_and_classes(name, channels, classes):
 
 def test_every_network_is_registered_and_tried():
     public = [getattr(models, name) for name in models.__all__]
-    parts = {models.Adapted, CosineHead, Normalize}
+    parts = {models.Adapted, CosineHead, models.MeanSparse, Normalize}
     networks = {item for item in public if isinstance(item, type) and issubclass(item, nn.Module)} - parts
     assert {getattr(item, "func", item) for item in MODELS.values()} == networks
-    assert set(MODELS) == {name for name, *_ in NETWORKS}
+    assert set(MODELS) == {name for name, *_ in NETWORKS + LARGE}
+
+
+@pytest.mark.parametrize(("name", "shape", "classes", "parameters"), LARGE)
+def test_large_networks(name, shape, classes, parameters):
+    with torch.device("meta"):  # which computes shapes alone
+        model = build(name, shape, classes)
+        logits = model(torch.rand(5, *shape))
+    assert type(model) is MODELS[name].func
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert logits.shape == (5, classes)
 
 
 def test_build_draws_from_the_global_generator():
@@ -163,6 +180,7 @@ def test_build_draws_from_the_global_generator():
         ("fitnet4", (3, 32, 3), 10, r"FitNet4 takes .*\(3, 32, 3\)"),
         ("fitnet4-plain", (784,), 10, r"FitNet4 takes .*\(784,\)"),
         ("w32-10", (32, 32), 10, r"MadryResNet takes .*\(32, 32\)"),
+        ("preact-resnet18", (32, 32), 10, r"PreActResNet18 takes .*\(32, 32\)"),
         ("wrn-28-4", (32, 32), 10, r"WideResNet takes .*\(32, 32\)"),
         ("two-circles-net", (3,), 2, r"TwoCirclesNet .*\(3,\), 2"),
         ("two-circles-net", (2,), 10, r"TwoCirclesNet .*\(2,\), 10"),
@@ -278,6 +296,26 @@ def test_wide_resnet_shortcuts_are_the_input_or_a_convolution_of_its_activation(
         expected = x if stride is None else F.conv2d(unit.act(x), unit.shortcut.weight, stride=stride)
         torch.testing.assert_close(unit(x), expected)
         torch.testing.assert_close(unit.act(x), (x / math.sqrt(1 + 1e-5)).relu())  # batch norm as it starts
+
+
+def test_preact_resnet_halves_the_image_three_times():
+    model, sides = PreActResNet18((1, 28, 28)).eval(), []
+    for unit in model.features[1:-3]:
+        unit.register_forward_hook(lambda _, args, out: sides.append((out.shape[1], out.shape[-1])))
+    model(torch.rand(1, 1, 28, 28))
+    assert sides == [(width, side) for width, side in ((64, 28), (128, 14), (256, 7), (512, 4)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", [ResNet18, PreActResNet18, partial(WideResNet, depth=10, widen=1)])
+def test_activations_are_relu_or_silu_and_both_have_the_same_weights(kind):
+    for name, activation in (("relu", nn.ReLU), ("silu", nn.SiLU)):
+        with torch.device("meta"):
+            model, usual = kind(activation=name), kind()
+        found = {type(layer) for layer in model.modules() if isinstance(layer, nn.ReLU | nn.SiLU | nn.LeakyReLU)}
+        assert found == {activation}
+        assert list(model.state_dict()) == list(usual.state_dict())
+    with pytest.raises(ValueError, match="activation must be one of relu, silu, got 'swish'"):
+        kind(activation="swish")
 
 
 def test_madry_resnet_shortcuts_have_no_parameters():

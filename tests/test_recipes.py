@@ -832,6 +832,21 @@ def figures_of(folder: Path) -> dict[str, dict[str, str]]:
         return {row["figure"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.thorough
+def test_a_recipe_with_extra_samples(tmp_path, monkeypatch):
+    recipe = recipes.load("wang-wrn-28-10")
+    small = dataclasses.replace(recipe, training=recipe.training | {"batch_size": 20, "held_out": 10})
+    monkeypatch.setattr(recipes, "load", lambda name: small)
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), dtype=np.uint8)
+    np.savez("1m.npz", image=pixels, label=np.arange(30) % 10)
+    assert main(["reproduce", "wang-wrn-28-10", "--attacks", "pgd10", *QUICK, "--out", "out"]) == 0
+    assert figures_of(Path("out/wang-wrn-28-10"))["clean"]["printed"] == "92.4"
+    Path("1m.npz").unlink()
+    assert main(["reproduce", "wang-wrn-28-10", "--attacks", "pgd10", *QUICK, "--out", "other"]) == 2
+    assert not Path("other").exists()
+
+
 def test_reproduce(tmp_path, capsys):
     out = tmp_path / "out"
     command = ["reproduce", "blind-fashion-mnist-pgd", "--attacks", "pgd,deepfool", *QUICK, "--out", str(out)]

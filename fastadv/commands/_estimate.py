@@ -1,6 +1,7 @@
 """``fastadv train METHOD --estimate true``: how long a run would take here."""
 
 import copy
+import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
@@ -82,7 +83,8 @@ def estimate(plan: TrainingPlan) -> Estimate:
     model = plan.build()
     first, _ = timed(method, copy.deepcopy(model), train, options)
     normal, _ = timed(Standard(), model, train, options)
-    two, _ = timed(Madry(attack=PGD(eps=0.1, alpha=0.05, steps=2)), model, train, options)
+    unmixed = dataclasses.replace(options, augment="none")  # not every method takes images with mixed labels
+    two, _ = timed(Madry(attack=PGD(eps=0.1, alpha=0.05, steps=2)), model, train, unmixed)
     step, gradients = timed(method, model, train, options)
     validation = 0.0
     if held_out:
@@ -110,7 +112,8 @@ def timed(method: Method, model: nn.Module, train: Placed, options: Training) ->
         return len(ticks) > STEPS or (len(ticks) > 3 and ticks[-1] - ticks[0] > SECONDS)
 
     # Epochs without validation, and enough of them for three steps; else as the run.
-    settings = options.fit_settings() | {"minutes": 0.0, "patience": 0, "collapse": 0.0, "guard": False}
+    off = {"extra_share": 0.0, "minutes": 0.0, "patience": 0, "collapse": 0.0, "guard": False}
+    settings = options.fit_settings() | off
     settings["epochs"] = max(options.epochs, 4)
     with suppress(Stopped):
         fit(model, method, train, **settings, on_step=on_step, stop=enough)

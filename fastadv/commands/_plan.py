@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..attacks import Attack, DeepFool
-from ..data import AUGMENTATIONS, Placed, Stream, check_halves, usual_eps
+from ..data import AUGMENTATIONS, Mixed, Placed, Stream, check_halves, usual_eps
 from ..evaluation import Evaluation, Finding, evaluate
 from ..trainers import Method, processes
 from ._networks import build_network, load_weights
@@ -18,8 +18,8 @@ from ._terminal import progress
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training run: `method` on `train` as `options` say; `held_out` is measured every epoch, `label` is what attacks
-    on it move away from. See `plan_training`.
+    """A training run: `method` on `train`, with `extra`, as `options` say; `held_out` is measured every epoch, `label`
+    is what attacks on it move away from. See `plan_training`.
     """
 
     name: str
@@ -28,6 +28,7 @@ class TrainingPlan:
     train: Placed
     held_out: Placed | None
     label: str = "true"
+    extra: Placed | None = None
 
     def build(self) -> nn.Module:
         """The network as training starts, on the device of the data: new, or with the `weights` of another run."""
@@ -71,9 +72,11 @@ def plan_training(
         method = method.at(options.eps)
     train, held_out = split(data, options.held_out)
     if augment := AUGMENTATIONS[options.augment]:
-        augment(train.first(1).x, torch.zeros(1, dtype=torch.int64, device=train.device), options.seed)
-    plan = TrainingPlan(name, method, options, train, held_out, label)
-    plan.build()
+        tried = augment(train.first(1).x, torch.zeros(1, dtype=torch.int64, device=train.device), options.seed)
+    plan = TrainingPlan(name, method, options, train, held_out, label, options.extra_data(train))
+    model = plan.build()
+    if augment and isinstance(tried, Mixed):
+        method.check_mixed(model)
     return plan
 
 

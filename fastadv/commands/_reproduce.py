@@ -91,10 +91,9 @@ class Reproduction(Data):
         settings = recipe.training | changed | {"seed": recipe.training.get("seed", 0) + self.seed}
         if self.data or self.per_class is not None:
             settings["held_out"] = 0
-        if "milestones" in settings:
-            settings["milestones"] = self.in_place(settings["milestones"], recipe)
-        if "keep_every" in settings:
-            settings["keep_every"] = self.in_place(settings["keep_every"], recipe)
+        for name in ("milestones", "keep_every", "warmup"):
+            if name in settings:
+                settings[name] = self.in_place(settings[name], recipe)
         place = {"folder": self.folder, "download": self.download, "device": self.device}
         return Training(**settings, **place)
 
@@ -247,7 +246,8 @@ def run_recipes(
                 training.patience or recipe.epoch == "best"
             ):  # what is held out chooses nothing: it need not be measured every epoch
                 data, training = split(data, training.held_out)[0], dataclasses.replace(training, held_out=0)
-            plan = TrainingPlan(name, method, training, *split(data, training.held_out), rules.label)
+            halves = split(data, training.held_out)
+            plan = TrainingPlan(name, method, training, *halves, rules.label, training.extra_data(data))
             networks[name], histories[name] = train_one(plan, run)
         networks[recipe.name] = at_epoch(recipe, trainings[recipe.name], networks[name], folder / name)
         histories[recipe.name] = histories[name]

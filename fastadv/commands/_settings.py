@@ -13,7 +13,7 @@ import yaml
 
 from .. import models
 from ..attacks import ATTACKS, Attack, AutoAttack, MultiAttack
-from ..data import AUGMENTATIONS, Dataset, Framing, Placed, Samples, Stream, open_samples
+from ..data import AUGMENTATIONS, Dataset, Framing, Placed, Samples, Stream, load_extra, open_samples
 from ..evaluation import PROTOCOL
 from ..memory import give_freed_memory_back
 from ..trainers import Settings
@@ -89,8 +89,10 @@ class Training(Data, Settings):
         cosine: scale of a head of cosines as the last layer, 0 for none. It replaces the last linear layer; spat takes
             5.
         weights: run whose network training starts from.
+        extra: file of further training samples, such as generated ones: .npz or .safetensors with image and label.
+            --extra-share says how many of each batch are of these.
         augment: random changes of the images. One of none, crop-flip (padded with 4 pixels of 0), crop-flip-grey (of
-            0.5), crop-flip-reflect, crop-flip-edge and shift-flip.
+            0.5), crop-flip-reflect, crop-flip-edge, crop-flip-cutout, crop-flip-cutmix and shift-flip.
         classes: train and test on samples of these classes only, numbers or names with commas between. The network has
             outputs for all classes.
         per_class: training samples of each class, 0 for all. The first ones are taken.
@@ -111,6 +113,7 @@ class Training(Data, Settings):
     std: float | list[float] = 1.0
     cosine: float = 0.0
     weights: str | None = None
+    extra: str | None = None
     augment: str = "none"
     classes: str = ""
     per_class: int = 0
@@ -128,6 +131,8 @@ class Training(Data, Settings):
         models.find(self.model)  # before the data are read
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        if bool(self.extra) != bool(self.extra_share):
+            raise ValueError("extra and extra_share go together: give both, or leave both out")
         for name in ("per_class", "held_out", "save_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -150,6 +155,10 @@ class Training(Data, Settings):
                 "return the data set instead of a loader or an iterable"
             )
         return found.per_class(self.per_class) if self.per_class else found
+
+    def extra_data(self, like: Placed) -> Placed | None:
+        """The further samples, of the kind of `like`; None without any."""
+        return of_classes(load_extra(self.extra, like), self.classes) if self.extra else None
 
     def network(self) -> dict[str, Any]:
         """What `build_network` takes of these."""

@@ -99,6 +99,7 @@ def train_one(plan: TrainingPlan, run: Run) -> tuple[nn.Module, History]:
                 method,
                 train,
                 **options.fit_settings(),
+                extra=plan.extra,
                 validate=plan.watch,
                 resume=stopped,
                 on_step=step,

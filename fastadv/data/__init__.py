@@ -22,13 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from .augment import AUGMENTATIONS, Augmentation, CropFlip, ShiftFlip
+from .augment import AUGMENTATIONS, Augmentation, Chain, CropFlip, CutMix, Cutout, Mixed, ShiftFlip
 from .budgets import usual_eps
 from .cifar import load_cifar10, load_cifar100
 from .cifar_c import find_cifar_c, load_cifar10_c, load_cifar100_c
 from .circles import load_two_circles
 from .corruptions import CORRUPTIONS, EXTRA, corrupt, corrupted
 from .dataset import Dataset, check_halves
+from .extra import load_extra
 from .fashion_mnist import load_fashion_mnist, load_fashion_mnist_mini
 from .image_folder import load_image_folder, open_image_folder
 from .images import UNCHANGED, Framing
@@ -47,10 +48,14 @@ __all__ = [
     "AnyData",
     "Augmentation",
     "Batch",
+    "Chain",
     "CropFlip",
+    "CutMix",
+    "Cutout",
     "Dataset",
     "Framing",
     "Indexed",
+    "Mixed",
     "Placed",
     "Samples",
     "ShiftFlip",
@@ -62,6 +67,7 @@ __all__ = [
     "load",
     "load_cifar10_c",
     "load_cifar100_c",
+    "load_extra",
     "load_halves",
     "open_samples",
     "samples_of",

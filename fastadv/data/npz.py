@@ -46,7 +46,7 @@ def load_npz(path: Path, split: str) -> Dataset:
         for key in (f"x_{split}", "y_train", "y_test", "layout"):
             if key in held:
                 with reading(path / held[key], "no plain array", "one", FIX):
-                    arrays[key] = _array(archive, held[key])
+                    arrays[key] = read_array(archive, held[key])
     missing = [key for key in KEYS if key not in held]
     if missing:
         names = ", ".join(name if name.isprintable() else ascii(name) for name in held)
@@ -87,7 +87,7 @@ def load_npz(path: Path, split: str) -> Dataset:
     return Dataset(torch.from_numpy(x), torch.from_numpy(y), classes=tuple(map(str, range(classes))), name=path.stem)
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """One member of the archive; raises ValueError before memory is set aside for more than there is."""
     with archive.open(name) as stream:
         version = np.lib.format.read_magic(stream)

@@ -10,7 +10,9 @@ from .adapted import Adapted, adapt
 from .cosine import CosineHead, with_cosine_head
 from .fitnet import FitNet4
 from .lenet import LeNet5, LeNet5Wide, LeNetCaffe
+from .mean_sparse import MeanSparse, mean_sparse
 from .normalize import Normalize
+from .preact_resnet import PreActResNet18
 from .resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from .small_cnn import NetMNIST, SmallCNN, SmallCNN8
 from .smd import SMDFashionNet, SMDSVHNNet
@@ -26,8 +28,10 @@ __all__ = [
     "LeNet5Wide",
     "LeNetCaffe",
     "MadryResNet",
+    "MeanSparse",
     "NetMNIST",
     "Normalize",
+    "PreActResNet18",
     "ResNet18",
     "ResNet34",
     "ResNet50",
@@ -41,6 +45,7 @@ __all__ = [
     "adapt",
     "build",
     "find",
+    "mean_sparse",
     "with_cosine_head",
 ]
 
@@ -54,6 +59,8 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "lenet5-wide": LeNet5Wide,
     "lenet-caffe": LeNetCaffe,
     "net-mnist": NetMNIST,
+    "preact-resnet18": PreActResNet18,
+    "preact-resnet18-silu": partial(PreActResNet18, activation="silu"),
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,
@@ -66,8 +73,10 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "w32-10": MadryResNet,
     "wrn-28-4": partial(WideResNet, depth=28, widen=4),
     "wrn-28-10": partial(WideResNet, depth=28, widen=10),
+    "wrn-28-10-silu": partial(WideResNet, depth=28, widen=10, activation="silu"),
     "wrn-32-10": partial(WideResNet, depth=34, widen=10),  # so called by friendly adversarial training, in its Table 1
     "wrn-34-10": partial(WideResNet, depth=34, widen=10),
+    "wrn-34-20": partial(WideResNet, depth=34, widen=20),
     "wrn-40-4": partial(WideResNet, depth=40, widen=4),
     "wrn-58-10": partial(WideResNet, depth=58, widen=10),
 }

@@ -1,10 +1,14 @@
 """Residual networks in the form used for small images."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ._activations import nonlinear
 from ._shapes import IMAGES, not_of
+
+Nonlinear = Callable[[], nn.Module]
 
 
 def _conv(channels: int, width: int, size: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
@@ -12,25 +16,27 @@ def _conv(channels: int, width: int, size: int, stride: int = 1) -> tuple[nn.Con
 
 
 class _Block(nn.Module):
-    """``relu(x + bn(conv(relu(bn(conv(x))))))``, with a 1x1 convolution of x where the shape changes."""
+    """``act(x + bn(conv(act(bn(conv(x))))))`` with `nonlinear` for act, and a 1x1 convolution of x where the shape
+    changes.
+    """
 
     expansion: ClassVar[int] = 1  # the output's channels over `width`
 
-    def __init__(self, channels: int, width: int, stride: int):
+    def __init__(self, channels: int, width: int, stride: int, nonlinear: Nonlinear):
         super().__init__()
         out = self.expansion * width
-        self.residual = nn.Sequential(*self.layers(channels, width, out, stride))
+        self.residual = nn.Sequential(*self.layers(channels, width, out, stride, nonlinear))
         self.shortcut = nn.Sequential()
         if stride != 1 or channels != out:
             self.shortcut = nn.Sequential(*_conv(channels, out, 1, stride))
-        self.relu = nn.ReLU()
+        self.act = nonlinear()
 
     @staticmethod
-    def layers(channels: int, width: int, out: int, stride: int) -> tuple[nn.Module, ...]:
-        return *_conv(channels, width, 3, stride), nn.ReLU(), *_conv(width, out, 3)
+    def layers(channels: int, width: int, out: int, stride: int, nonlinear: Nonlinear) -> tuple[nn.Module, ...]:
+        return *_conv(channels, width, 3, stride), nonlinear(), *_conv(width, out, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.residual(x) + self.shortcut(x))
+        return self.act(self.residual(x) + self.shortcut(x))
 
 
 class _Bottleneck(_Block):
@@ -39,9 +45,9 @@ class _Bottleneck(_Block):
     expansion = 4
 
     @staticmethod
-    def layers(channels: int, width: int, out: int, stride: int) -> tuple[nn.Module, ...]:
+    def layers(channels: int, width: int, out: int, stride: int, nonlinear: Nonlinear) -> tuple[nn.Module, ...]:
         first, second = _conv(channels, width, 1), _conv(width, width, 3, stride)
-        return *first, nn.ReLU(), *second, nn.ReLU(), *_conv(width, out, 1)
+        return *first, nonlinear(), *second, nonlinear(), *_conv(width, out, 1)
 
 
 class _ResNet(nn.Module):
@@ -50,16 +56,17 @@ class _ResNet(nn.Module):
     depths: ClassVar[tuple[int, int, int, int]]
     block: ClassVar[type[_Block]] = _Block
 
-    def __init__(self, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10):
+    def __init__(self, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10, activation: str = "relu"):
         super().__init__()
+        act = nonlinear(activation)
         if len(shape) != 3:
             raise not_of(self, IMAGES, shape)
         channels = 64
-        layers: list[nn.Module] = [*_conv(shape[0], channels, 3), nn.ReLU()]
+        layers: list[nn.Module] = [*_conv(shape[0], channels, 3), act()]
         for stage, depth in enumerate(self.depths):
             width = 64 << stage
             for number in range(depth):
-                layers.append(self.block(channels, width, stride=2 if stage > 0 and number == 0 else 1))
+                layers.append(self.block(channels, width, 2 if stage > 0 and number == 0 else 1, act))
                 channels = self.block.expansion * width
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(channels, classes)
@@ -72,7 +79,8 @@ class ResNet18(_ResNet):
     """ResNet-18 (He et al., 2016) for small images: logits [B, classes] from images [B, C, H, W] in [0, 1].
 
     Its first convolution is 3x3 without stride, and no max-pooling follows. Any H and W. 11,173,962 parameters on three
-    channels with 10 classes, 11,172,810 on one. Raises ValueError for a `shape` that is not (C, H, W).
+    channels with 10 classes, 11,172,810 on one. Raises ValueError for a `shape` that is not (C, H, W), or an
+    `activation` that is not relu or silu.
     """
 
     depths = (2, 2, 2, 2)

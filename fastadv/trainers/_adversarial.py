@@ -136,11 +136,11 @@ class PairedTraining(AttackMethod):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean, adversarial = both(model, batch.x, self.examples(model, batch))
         report(batch, clean, adversarial)
-        return self.compare(clean, adversarial, batch.y)
+        return self.compare(clean, adversarial, batch.targets(clean))
 
     @abstractmethod
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        """The loss, a scalar, from the logits [B, K] of either kind and the labels [B]."""
+        """The loss, a scalar, from the logits [B, K] of either kind and the labels [B], or shares of classes [B, K]."""
 
 
 def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Any, Any]:

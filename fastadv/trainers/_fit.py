@@ -11,14 +11,14 @@ from torch import nn
 
 from .._processes import processes, rank
 from .._progress import bar, figures
-from ..data import AnyData
+from ..data import AnyData, Augmentation
 from ..models.adapted import own_loss
 from ._guard import Guard
 from ._method import Method, Row
 from ._parallel import total
 from ._settings import Settings, SettingsDict
-from ._source import Replayed, source_of
-from ._state import Augment, Run, State
+from ._source import Replayed, extended, source_of
+from ._state import Run, State
 from ._watch import best, enough
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def fit(
     train: AnyData,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
+    extra: AnyData | None = None,
     optimizer: str | torch.optim.Optimizer = "adam",
-    augment: Augment | None = None,
+    augment: Augmentation | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     resume: Mapping[str, Any] | None = None,
     on_step: Callable[[int, int, Mapping[str, Any]], None] | None = None,
@@ -70,6 +71,8 @@ def fit(
             `fastadv.data.samples_of`), tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader has its own
             order: `resume` gives the same bits where torch's generator makes that order the same again.
         bounds: the least and the greatest value of samples that come as tensors or from a loader.
+        extra: further samples, such as generated ones, of the same kind; `extra_share` of each batch are of these. An
+            epoch has as many samples as `train`.
         optimizer: by name, or one of your own, whose groups' learning rates the schedule then multiplies.
         augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
         validate: called with the model after every epoch, by every process. It returns figures for the history;
@@ -121,6 +124,10 @@ def fit(
     if how.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is a single layer
     source = source_of(train, how.batch_size, bounds, device, bool(method.per_sample), own_loss(model))
+    if (extra is None) != (not how.extra_share):
+        raise ValueError("extra and extra_share go together: give both, or leave both out")
+    if extra is not None:
+        source = extended(source, extra, how.extra_share, bounds, own_loss(model))
     source = Replayed(source, method.replays) if method.replays > 1 else source
     descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
     memory_format = resume.get("memory_format", "preserve") if resume else how.memory_format
@@ -171,6 +178,7 @@ def fit(
                     save()
             run.agree()
             run.check()  # waits for the device
+            run.recalibrate(source, augment)
             row = run.end_epoch(time.perf_counter() - started, guard.end_epoch() if guard else {})
             if validate:
                 row |= _checked(validate(run.network_now()), row)

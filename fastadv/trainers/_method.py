@@ -39,7 +39,8 @@ class Batch:
     their places; `epoch`, and the `step` in it, from 0. `stats`: scalars that the method reports; their means over the
     epoch go into the history. `made`: where it is a list, the attack that the first call of `loss` made goes into it,
     and the second call takes it. `size`: the samples of the whole batch, where several processes share it and `x` is
-    the part of one; by default as many in each.
+    the part of one; by default as many in each. `mix`: of images mixed from two, whose larger part has the label `y`,
+    the labels of the smaller parts and the shares of the larger ones, [B] each.
     """
 
     x: Tensor
@@ -51,10 +52,19 @@ class Batch:
     made: list[Rows] | None = None
     size: int = 0
     step: int = 0
+    mix: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.ids = self.index if self.ids is None else self.ids
         self.size = self.size or len(self.y) * processes()
+
+    def targets(self, logits: Any) -> Tensor:
+        """What cross-entropy compares `logits` [B, K] with: `y` [B]; of mixed images, the shares of classes [B, K]."""
+        if self.mix is None:
+            return self.y
+        other, share = self.mix
+        larger, smaller = (F.one_hot(y, logits.shape[1]).to(logits.dtype) for y in (self.y, other))
+        return smaller.lerp(larger, share.unsqueeze(1).to(logits.dtype))
 
 
 @dataclass
@@ -70,6 +80,20 @@ class Method(ABC):
 
     def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
         """Raises ValueError for options out of range."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `loss` takes images that are mixed from two, by `Batch.targets`."""
+        return False
+
+    def check_mixed(self, model: nn.Module) -> None:
+        """Raises ValueError where the method cannot train `model` on images that are mixed from two."""
+        if own_loss(model) or not self.mixes:
+            why = "a loss of your own takes one label" if own_loss(model) else "its loss or its attack takes one label"
+            raise ValueError(
+                f"{type(self).__name__} takes no images with mixed labels: {why} a sample. Choose another augment, or "
+                "the methods Standard, or TRADES with PGD of loss kl and no restarts"
+            )
 
     def check_own_loss(self) -> None:
         """Raises ValueError where the method cannot minimise a loss of the user's own; see `fastadv.adapt`."""

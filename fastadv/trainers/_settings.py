@@ -23,6 +23,8 @@ class Settings:
         minutes: train for so many minutes, whatever `epochs` says. Validation is not counted. Methods that plan by
             epochs still go by `epochs`. 0 trains for `epochs`.
         batch_size: samples a step, in all processes together. The last batch of an epoch may be smaller.
+        extra_share: share of each batch that comes from the extra data, 0 without any. Papers with generated images use
+            0.5 to 0.8.
         lr: learning rate. The schedule starts at it, or rises to it.
         optimizer: one of adam, adamw and sgd. sgd has momentum 0.9.
         weight_decay: weight decay. Biases and normalisation layers have none.
@@ -35,6 +37,8 @@ class Settings:
         clip: largest norm of a step's gradient. Longer gradients are scaled down to it; 0 leaves them as they are.
         ema: decay of an exponential moving average of the weights. Buffers are averaged, too. The average is the
             network that is validated and kept. 0 keeps no average.
+        ema_batch_norm: training batches from which batch norm's statistics are computed for the average, after every
+            epoch. 0 averages the statistics like the weights.
         awp: size of adversarial weight perturbation, 0 for none. It is relative to the norm of each layer's weights;
             papers use 0.005 to 0.01.
         precision: number type of training: float32, bfloat16 or float16. Attacks on the divergence from the prediction
@@ -56,6 +60,7 @@ class Settings:
     epochs: int = 10
     minutes: float = 0.0
     batch_size: int = 128
+    extra_share: float = 0.0
     lr: float = 1e-3
     optimizer: str = "adam"
     weight_decay: float = 0.0
@@ -65,6 +70,7 @@ class Settings:
     warmup: float = 0.0
     clip: float = 0.0
     ema: float = 0.0
+    ema_batch_norm: int = 0
     awp: float = 0.0
     precision: str = "float32"
     memory_format: str = "auto"
@@ -77,15 +83,17 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("ema_batch_norm", 0)):
             check_count(name, getattr(self, name), least)
         for name in ("minutes", "lr", "weight_decay", "warmup", "clip", "awp"):
             check_weight(name, getattr(self, name))
-        for name in ("ema", "collapse"):
+        for name in ("extra_share", "ema", "collapse"):
             check_share(name, getattr(self, name))
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.ema_batch_norm and not self.ema:
+            raise ValueError("ema_batch_norm is for the average: set ema, or leave ema_batch_norm 0")
         check_format(self.memory_format)
         check_epochs("milestones", self.milestones)
         if self.milestones and self.schedule != "steps":
@@ -130,6 +138,7 @@ class SettingsDict(TypedDict, total=False):
     epochs: int
     minutes: float
     batch_size: int
+    extra_share: float
     lr: float
     weight_decay: float
     schedule: str
@@ -138,6 +147,7 @@ class SettingsDict(TypedDict, total=False):
     warmup: float
     clip: float
     ema: float
+    ema_batch_norm: int
     awp: float
     precision: str
     memory_format: str

@@ -32,12 +32,13 @@ class Shuffled:
                 f"a batch needs a sample for each of {processes()} processes: batch_size is {self.batch_size}, of "
                 f"{len(self)} samples"
             )
-        self.batches = len(self._split(torch.arange(len(self))))
+        self.batches = len(self.split(torch.arange(len(self))))
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def _split(self, order: Tensor) -> list[Tensor]:
+    def split(self, order: Tensor) -> list[Tensor]:
+        """`order` in batches."""
         parts = list(order.split(self.batch_size))
         if len(parts) > 1 and len(parts[-1]) < processes():  # every process needs a sample
             parts[-2:] = [torch.cat(parts[-2:])]
@@ -46,7 +47,7 @@ class Shuffled:
     def epoch(self, epoch: int, seed: int, skip: int) -> Iterator[tuple[Part, int]]:
         """This process's parts of the batches of an epoch, but for the first `skip`, and the batches' sizes."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_seed(seed, epoch)))
-        for whole in self._split(order.to(self.device))[skip:]:
+        for whole in self.split(order.to(self.device))[skip:]:
             index = own_part(whole)
             yield self.data.at(index), len(whole)
 
@@ -113,10 +114,77 @@ class Loaded:
             )
 
 
+@dataclass
+class Extended:
+    """The batches of `source`, a share of each from `extra` (Gowal et al., 2021; Wang et al., 2023).
+
+    There are as many batches an epoch as `source` has, of the same sizes; int(share * size) samples of one are extra,
+    drawn with replacement. The samples of `source` come in a random order, all before any comes again, whatever the
+    epochs. The places of extra samples follow on those of `source`.
+
+    Raises ValueError where `extra` has other shapes, bounds or classes, or batches are too small for the share.
+    """
+
+    source: Shuffled
+    extra: Placed
+    share: float
+
+    def __post_init__(self) -> None:
+        own = self.source.data
+        self.bounds, self.sample_shape, self.device = own.bounds, own.sample_shape, own.device
+        self.batches = self.source.batches
+        for what, here, there in (
+            ("samples of shape", [*own.sample_shape], [*self.extra.sample_shape]),
+            ("the bounds", tuple(own.bounds), tuple(self.extra.bounds)),
+        ):
+            if here != there:
+                raise ValueError(f"extra has {what} {there}, the training data {here}: bring it to those")
+        if own.classes and len(self.extra.classes) > len(own.classes):
+            raise ValueError(
+                f"extra has {len(self.extra.classes)} classes, the training data {len(own.classes)}: number them alike"
+            )
+        size = min(self.source.batch_size, len(own))
+        if not int(self.share * size):
+            raise ValueError(
+                f"of a batch of {size}, extra_share {self.share} is not one sample: set one of them higher"
+            )
+
+    def __len__(self) -> int:
+        return len(self.source) + len(self.extra)
+
+    def epoch(self, epoch: int, seed: int, skip: int) -> Iterator[tuple[Part, int]]:
+        """This process's parts of the batches of an epoch, but for the first `skip`, and the batches' sizes."""
+        sizes = [len(part) for part in self.source.split(torch.arange(len(self.source)))]
+        extra = [int(self.share * size) for size in sizes]
+        needed = sum(sizes) - sum(extra)
+        own = self._in_turn(epoch * needed, needed, seed).split([a - b for a, b in zip(sizes, extra, strict=True)])
+        generator = torch.Generator().manual_seed(_seed(seed, epoch))
+        drawn = torch.randint(len(self.extra), (sum(extra),), generator=generator).split(extra)
+        for number, parts in enumerate(zip(own, drawn, strict=True)):
+            turn = torch.randperm(sizes[number], generator=generator)  # so that every process has some of both
+            if number >= skip:
+                whole = torch.cat([parts[0], len(self.source) + parts[1]])[turn]
+                yield self._at(own_part(whole.to(self.device))), len(whole)
+
+    def _in_turn(self, first: int, count: int, seed: int) -> Tensor:
+        """`count` samples of the source, from the `first` on of one random order after another."""
+        n = len(self.source)
+        passes = range(first // n, (first + count - 1) // n + 1)
+        orders = [torch.randperm(n, generator=torch.Generator().manual_seed(_seed(seed, each))) for each in passes]
+        return torch.cat(orders)[first - passes[0] * n :][:count]
+
+    def _at(self, places: Tensor) -> Part:
+        n = len(self.source)
+        sources = ((self.source.data, places[places < n]), (self.extra, places[places >= n] - n))
+        found = [data.at(ids) for data, ids in sources if len(ids)]
+        x, y = (torch.cat([getattr(batch, name) for batch in found]) for name in ("x", "y"))
+        return x, y, torch.cat((places[places < n], places[places >= n]))
+
+
 class Replayed:
     """The batches of `source`, each several times in a row."""
 
-    def __init__(self, source: Shuffled | Loaded, times: int):
+    def __init__(self, source: Shuffled | Loaded | Extended, times: int):
         self.source, self.times = source, times
         self.bounds, self.sample_shape, self.device = source.bounds, source.sample_shape, source.device
         self.batches = times * source.batches
@@ -130,8 +198,23 @@ class Replayed:
             yield from repeat(item, self.times - (part if number == 0 else 0))
 
 
+Source = Shuffled | Loaded | Extended | Replayed
+
+
 def _seed(seed: int, epoch: int) -> int:
     return seed * 1_000_003 + epoch
+
+
+def extended(
+    source: Shuffled | Loaded, extra: AnyData, share: float, bounds: tuple[float, float], own_labels: bool
+) -> Extended:
+    """`source` with a `share` of each batch from `extra`. Raises ValueError where that cannot be, as of a loader."""
+    if not isinstance(source, Shuffled):
+        raise ValueError("extra needs training data that can be read in any order: give a data set, not a DataLoader")
+    other = source_of(extra, source.batch_size, bounds, source.device, False, own_labels)
+    if not isinstance(other, Shuffled):
+        raise ValueError("extra must be data that can be read in any order: give a data set, not a DataLoader")
+    return Extended(source, other.data, share)
 
 
 def source_of(

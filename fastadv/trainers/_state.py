@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,16 +12,16 @@ from torch import Tensor, nn
 from .._processes import processes, rank, shared
 from ..attacks import Tuned
 from ..attacks._tuned import chosen_format, laid_out
+from ..data import Augmentation, Mixed
 from ..models.adapted import own_loss
-from ._average import averaged
+from ._average import averaged, recalibrate
 from ._awp import perturbed
-from ._method import Batch, Method, Row, Source, Stats
+from ._method import Batch, Method, Row, Stats
 from ._parallel import agree, agreed, total, wrapped
 from ._precision import PRECISIONS, Autocast
 from ._settings import Settings
-from ._source import Part
+from ._source import Part, Source
 
-Augment = Callable[[Tensor, Tensor, int], Tensor]
 State = dict[str, Any]
 
 _COUNT = ""  # the name, beside the sums of an epoch's figures, of how many samples they are of
@@ -67,14 +68,18 @@ class Run:
         self.network = around(wrapped(network, device))
         self.network.train()
 
-    def train(self, part: Part, size: int, batches: int, augment: Augment | None) -> Stats:
+    def train(self, part: Part, size: int, batches: int, augment: Augmentation | None) -> Stats:
         """One step, on this process's part of a batch of so many samples."""
         how, epoch = self.how, len(self.history)
         x, y, index = part
         x = laid_out(x, self.memory_format)
         ids = index + epoch * self.samples
         self.seen[index] = True
-        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch, size=size, step=self.step)
+        x, mix = augment(x, ids, how.seed) if augment else x, None
+        if isinstance(x, Mixed):
+            self.method.check_mixed(self.model)
+            (y, *mix), x = x.labels(y), x.x
+        batch = Batch(x, y, index, ids, epoch, size=size, step=self.step, mix=mix)
         for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
             group["lr"] = rate * how.lr_at(epoch + self.step / batches)
         self.descent.zero_grad(set_to_none=True)
@@ -97,6 +102,21 @@ class Run:
         for name, value in {**stats, _COUNT: torch.ones((), device=loss.device)}.items():
             self.totals[name] = self.totals.get(name, 0) + value * len(y)
         return stats
+
+    def recalibrate(self, source: Source, augment: Augmentation | None) -> None:
+        """Computes batch norm's statistics of the average from the first batches of the epoch that has ended."""
+        if not (self.average and self.how.ema_batch_norm):
+            return
+        epoch, seed = len(self.history), self.how.seed
+
+        def seen() -> Iterator[Tensor]:
+            for (x, _, index), _ in islice(source.epoch(epoch, seed, 0), self.how.ema_batch_norm):
+                made = augment(x, index + epoch * self.samples, seed) if augment else x
+                yield laid_out(made.x if isinstance(made, Mixed) else made, self.memory_format)
+
+        recalibrate(self.average.module, seen())
+        if processes() > 1:  # each has seen its part
+            agree(self.average)
 
     def backward(self, batch: Batch, size: int) -> Tensor:
         loss = self.method.loss(self.network, batch)

@@ -87,6 +87,10 @@ class MAILTRADES(TRADES):
         check_weight("factor", self.factor or 0)
         check_count("burn_in", self.burn_in)
 
+    @property
+    def mixes(self) -> bool:
+        return False
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         clean, adversarial = both(model, batch.x, self.examples(model, batch))
         report(batch, clean, adversarial)

@@ -23,7 +23,11 @@ class Standard(Method):
     def __post_init__(self) -> None:
         check_share("label_smoothing", self.label_smoothing)
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(model, batch.x)
         batch.stats["clean_accuracy"] = accuracy(logits, batch.y, model)
-        return error(model, logits, batch.y, self.label_smoothing)
+        return error(model, logits, batch.targets(logits), self.label_smoothing)

@@ -37,6 +37,10 @@ class TRADES(PairedTraining):
         check_share("label_smoothing", self.label_smoothing)
         check_weight("beta", self.beta)
 
+    @property
+    def mixes(self) -> bool:
+        return type(self.attack) is PGD and self.attack.loss == "kl" and self.attack.restarts == 1  # needs no labels
+
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
         return self.clean_loss(clean, y) + self.beta * kl(adversarial, clean).mean()
 
