@@ -13,6 +13,7 @@ from .._processes import processes, rank
 from .._progress import bar, figures
 from ..data import AnyData
 from ..models.adapted import own_loss
+from ._blocks import checkpointed
 from ._method import Method, Row
 from ._parallel import total
 from ._settings import Settings, SettingsDict
@@ -106,6 +107,11 @@ def fit(
         raise ValueError(f"{name} {getattr(how, name)} needs a figure to watch: give validate, or {name} 0")
     if how.awp and not method.repeatable:
         raise ValueError(f"awp computes the loss twice, which {type(method).__name__} does not allow: set awp to 0")
+    if how.accumulate > 1 and method.whole_batch:
+        raise ValueError(
+            f"accumulate {how.accumulate} makes parts of a batch, and {type(method).__name__} needs it whole: "
+            f"{method.whole_batch}. Set accumulate to 1"
+        )
     if how.sync_batch_norm and method.per_sample:
         raise ValueError(
             f"sync_batch_norm needs the same passes of all processes, and those of {type(method).__name__} depend on "
@@ -133,6 +139,8 @@ def fit(
 
     what, planned = type(method).__name__, 0 if how.minutes else how.epochs
     with ExitStack() as stack:
+        if how.checkpointing:
+            stack.enter_context(checkpointed(model))
         tick = stack.enter_context(bar(what, "steps", planned)) if progress and rank() == 0 else None
         # Figures may differ between processes in their last bits, and all have to stop where one does.
         over = run.over()

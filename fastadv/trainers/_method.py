@@ -83,6 +83,14 @@ class Method(ABC):
         """The L-infinity budget that the method trains at, a share of the inputs' range; None where it has none."""
         return None
 
+    @property
+    def whole_batch(self) -> str:
+        """Why the loss needs all samples of a batch at once, as a clause; empty where parts can come one by one.
+
+        Methods that call `fastadv.trainers.mean` need them.
+        """
+        return ""
+
     def at(self, eps: float) -> "Method":
         """The method with another budget, a share of the inputs' range; itself where it has none."""
         return self

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -50,6 +51,14 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
         "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(ddp).parameters else "broadcast_buffers"
     )
     return ddp(network, device_ids=[device] if device.type == "cuda" else None, **{name: False})
+
+
+def alone(network: nn.Module) -> AbstractContextManager[None]:
+    """Within it, gradients stay those of this process, to be averaged with those of a pass that comes after."""
+    for module in network.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return module.no_sync()
+    return nullcontext()
 
 
 def agree(network: nn.Module) -> None:

@@ -23,6 +23,8 @@ class Settings:
         minutes: train for so many minutes, whatever `epochs` says. Validation is not counted. Methods that plan by
             epochs still go by `epochs`. 0 trains for `epochs`.
         batch_size: samples a step, in all processes together. The last batch of an epoch may be smaller.
+        accumulate: parts of a batch, attacked and passed backward one after the other. More parts take less memory.
+            Batch norm sees a part at a time; otherwise it changes rounding only.
         lr: learning rate. The schedule starts at it, or rises to it.
         optimizer: one of adam, adamw and sgd. sgd has momentum 0.9.
         weight_decay: weight decay. Biases and normalisation layers have none.
@@ -44,6 +46,8 @@ class Settings:
             channels_last on CPUs. ``auto`` times both where that takes at most 2 % of the run, and is ``preserve``
             otherwise.
         compiled: run torch.compile on the network.
+        checkpointing: keep only the inputs of a network's blocks, and compute the rest again in backward passes. It
+            takes less memory and more time, and changes nothing else.
         graphs: replay attack steps as CUDA graphs, on GPUs. They are recorded for eighths of a batch.
         sync_batch_norm: batch norm over the batches of all processes, on GPUs.
         patience: stop after so many epochs without a better validation figure. 0 trains all epochs.
@@ -54,6 +58,7 @@ class Settings:
     epochs: int = 10
     minutes: float = 0.0
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 1e-3
     optimizer: str = "adam"
     weight_decay: float = 0.0
@@ -67,6 +72,7 @@ class Settings:
     precision: str = "float32"
     memory_format: str = "auto"
     compiled: bool = False
+    checkpointing: bool = False
     graphs: bool = False
     sync_batch_norm: bool = False
     patience: int = 0
@@ -74,7 +80,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("patience", 0)):
             check_count(name, getattr(self, name), least)
         for name in ("minutes", "lr", "weight_decay", "warmup", "clip", "awp"):
             check_weight(name, getattr(self, name))
@@ -84,6 +90,9 @@ class Settings:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         check_format(self.memory_format)
+        for name in ("compiled", "graphs"):
+            if self.checkpointing and getattr(self, name):
+                raise ValueError(f"checkpointing and {name} exclude each other: leave out one of them")
         check_epochs("milestones", self.milestones)
         if self.milestones and self.schedule != "steps":
             raise ValueError(f"milestones need the schedule steps, got {self.schedule}: leave one of them out")
@@ -127,6 +136,7 @@ class SettingsDict(TypedDict, total=False):
     epochs: int
     minutes: float
     batch_size: int
+    accumulate: int
     lr: float
     weight_decay: float
     schedule: str
@@ -139,6 +149,7 @@ class SettingsDict(TypedDict, total=False):
     precision: str
     memory_format: str
     compiled: bool
+    checkpointing: bool
     graphs: bool
     sync_batch_norm: bool
     patience: int

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ..models.adapted import own_loss
 from ._average import averaged
 from ._awp import perturbed
 from ._method import Batch, Method, Row, Source, Stats
-from ._parallel import agree, agreed, total, wrapped
+from ._parallel import agree, agreed, alone, total, wrapped
 from ._precision import PRECISIONS, Autocast
 from ._settings import Settings
 from ._source import Part
@@ -74,16 +75,23 @@ class Run:
         x = laid_out(x, self.memory_format)
         ids = index + epoch * self.samples
         self.seen[index] = True
-        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch, size=size, step=self.step)
+        x = augment(x, ids, how.seed) if augment else x
+        parts = min(how.accumulate, size // processes()) or 1  # as many in all processes, and none is empty
+        batches_of = [
+            Batch(*each, epoch, size=size, step=self.step)
+            for each in zip(*(column.tensor_split(parts) for column in (x, y, index, ids)), strict=True)
+        ]
         for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
             group["lr"] = rate * how.lr_at(epoch + self.step / batches)
         self.descent.zero_grad(set_to_none=True)
         if how.awp:
-            batch.made = []
-            with perturbed(self.model, self.method.loss(self.network, batch) * self.share(batch, size), how.awp):
-                loss = self.backward(batch, size)
+            for each in batches_of:
+                each.made = []
+            losses = (self.method.loss(self.network, each) * self.share(each) for each in batches_of)
+            with perturbed(self.model, losses, how.awp):
+                stats = self.backward(batches_of)
         else:
-            loss = self.backward(batch, size)
+            stats = self.backward(batches_of)
         if how.clip:
             self.scaler.unscale_(self.descent)
             trained = [p for group in self.descent.param_groups for p in group["params"]]
@@ -93,21 +101,27 @@ class Run:
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
-        stats = {"loss": loss.detach(), **{name: value.detach() for name, value in batch.stats.items()}}
-        for name, value in {**stats, _COUNT: torch.ones((), device=loss.device)}.items():
+        for name, value in {**stats, _COUNT: torch.ones((), device=self.device)}.items():
             self.totals[name] = self.totals.get(name, 0) + value * len(y)
         return stats
 
-    def backward(self, batch: Batch, size: int) -> Tensor:
-        loss = self.method.loss(self.network, batch)
-        share = self.share(batch, size)
-        self.scaler.scale(loss * share if share != 1 else loss).backward()
-        return loss
+    def backward(self, parts: list[Batch]) -> Stats:
+        """The gradients of a batch, all `parts` of it that this process has; means over them of what they report."""
+        stats: Stats = {}
+        for batch in parts:
+            with nullcontext() if batch is parts[-1] else alone(self.network):
+                loss, share = self.method.loss(self.network, batch), self.share(batch)
+                self.scaler.scale(loss * share if share != 1 else loss).backward()
+            weight = len(batch.y) / sum(len(each.y) for each in parts)
+            for name, value in {"loss": loss, **batch.stats}.items():
+                value = value.detach() if weight == 1 else value.detach() * weight
+                stats[name] = stats[name] + value if name in stats else value
+        return stats
 
     @staticmethod
-    def share(batch: Batch, size: int) -> float:
-        """What this process's loss counts, since gradients are averaged and parts may differ by a sample."""
-        return len(batch.y) * processes() / size
+    def share(batch: Batch) -> float:
+        """What this loss counts, since gradients of processes are averaged and those of parts are summed up."""
+        return len(batch.y) * processes() / batch.size
 
     def agree(self) -> None:
         """Makes what all processes have to know the same in all; the first has the sums over the epoch."""

@@ -71,6 +71,10 @@ class DRAFineTuning(AttackMethod):
         self._standard: nn.Module | None = None  # the network with them
 
     @property
+    def whole_batch(self) -> str:
+        return "lambda follows its mean loss, unless lam_lr is 0" if self.lam_lr else ""
+
+    @property
     def in_units(self) -> tuple[str, ...]:
         return () if self.last_eps is None else ("last_eps",)
 
