@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from test_engine import bits
 from torch import Tensor, nn
 from toys import BatchNormNet, InDouble, quick, samples
 
 from fastadv.attacks import PGD
 from fastadv.data import Dataset, load
-from fastadv.trainers import MAIL, METHODS, Blind, Madry, Standard, fit
+from fastadv.trainers import MAIL, METHODS, Blind, DRAFineTuning, Madry, Standard, fit
 from fastadv.trainers._blocks import blocks_of, checkpointed
 
 SGD = {"epochs": 2, "batch_size": 9, "optimizer": "sgd", "lr": 0.05}
@@ -146,3 +147,92 @@ def test_networks_that_cannot_be_computed_twice(images):
         )
     with pytest.raises(ValueError, match="checkpointing and compiled exclude each other"):
         fit(blocky(), Standard(), images, checkpointing=True, compiled=True)
+
+
+# Networks in shards
+
+
+def plain() -> InDouble:
+    """Blocks without batch norm, for 1x28x28."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blocks = (nn.Sequential(nn.Conv2d(n, 4, 3, stride=2), nn.ReLU()) for n in (1, 4))
+        return InDouble(nn.Sequential(nn.Sequential(*blocks), nn.Flatten(), nn.Linear(144, 10)))
+
+
+SHARDED = {
+    "standard": {"optimizer": "adam", "lr": 1e-3},
+    "madry": {"clip": 0.1, "accumulate": 2},
+    "friendly": {"checkpointing": True},
+    "trades": {"precision": "bfloat16"},
+    "free": {"weight_decay": 0.1},
+    "cat": {},
+    "dra": {},
+}
+"""Attacks of fixed length, and others; settings that go with shards."""
+
+
+def _train_sharded(images: Dataset, only: str = "", **more: object) -> dict[str, tuple[Tensor, list[float], list]]:
+    found = {}
+    for name, settings in SHARDED.items():
+        if only in ("", name):
+            model, states = plain(), []
+            method = DRAFineTuning(attack_epochs=1, lam_lr=0.1) if name == "dra" else METHODS[name]()
+            history = fit(model, method, images, **SGD | {"sharded": True} | settings | more, on_save=states.append)
+            assert not [p for p in model.parameters() if type(p) is not nn.Parameter], "the model is whole"
+            found[name] = bits(model), figures(history), states
+    return found
+
+
+def _in_shards(rank: int, address: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    images = load("fashion-mnist-mini", "train").take(23)
+    found = _train_sharded(images)
+    states = [None]
+    if rank == 0:
+        states = [found["standard"][2][0]]
+    dist.broadcast_object_list(states)
+    found["again"] = _train_sharded(images, "standard", resume=states[0])["standard"]
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.thorough
+def test_shards_train_as_one_process(images, tmp_path):
+    """Two processes, by FSDP; what they save continues in one, and what one saves in two."""
+    torch.multiprocessing.spawn(_in_shards, (f"file://{tmp_path}/meeting", str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    one = _train_sharded(images)
+    for name, (weights, history, states) in one.items():
+        loose = 100 if name == "trades" else 1  # bfloat16
+        assert torch.equal(first[name][0], second[name][0]), name
+        torch.testing.assert_close(
+            first[name][0], weights, rtol=1e-4 * loose, atol=1e-6 * loose, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        assert first[name][1] == pytest.approx(history, rel=1e-3 * loose, abs=1e-5, nan_ok=True), name
+        assert (len(first[name][2]), len(second[name][2])) == (len(states), 0), "one of the processes saves"
+    saved, expected = first["standard"][2][0], one["standard"][2][0]
+    assert all(type(value) is Tensor for value in saved["state"].values()), "whole"
+    for moments, wanted in zip(
+        saved["optimizer"]["state"].values(), expected["optimizer"]["state"].values(), strict=True
+    ):
+        torch.testing.assert_close(moments, wanted, rtol=1e-5, atol=1e-9)
+    assert torch.equal(first["again"][0], first["standard"][0]), "to the same bits"
+    alone = _train_sharded(images, "standard", resume=saved)["standard"][0]
+    torch.testing.assert_close(alone, first["standard"][0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"ema": 0.5}, "sharded and ema exclude each other"),
+        ({"awp": 0.5}, "sharded and awp exclude each other"),
+        ({"precision": "float16"}, "sharded and float16 exclude each other"),
+        ({"method": "smd"}, "sharded needs the same passes of all processes, and those of SMD depend"),
+        ({"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))])}, "sharded needs an optimizer .* by name"),
+    ],
+)
+def test_what_does_not_go_with_shards(more, message, images):
+    with pytest.raises(ValueError, match=message):
+        fit(plain(), METHODS[more.pop("method", "standard")](), images, sharded=True, **more)

@@ -63,7 +63,7 @@ TRAINING = Group(
 SPEED = Group(
     "Speed, memory and precision",
     "",
-    "precision compiled graphs memory_format accumulate checkpointing sync_batch_norm at_once test.at_once",
+    "precision compiled graphs memory_format accumulate checkpointing sharded sync_batch_norm at_once test.at_once",
 )
 ATTACK = Group("Test", "attacks eps limit", "label theta at_once")
 TEST = Group("Test", "test.attacks test.limit", "test.eps test.label test.theta test")

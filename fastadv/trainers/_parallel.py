@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .._processes import processes, rank
+from ._sharded import Sharded
 
 
 def mean(values: Tensor) -> Tensor:
@@ -51,6 +52,13 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
         "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(ddp).parameters else "broadcast_buffers"
     )
     return ddp(network, device_ids=[device] if device.type == "cuda" else None, **{name: False})
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network that processes share, as one process has it."""
+    if isinstance(network, Sharded):
+        return network.whole
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
 def alone(network: nn.Module) -> AbstractContextManager[None]:

@@ -49,6 +49,8 @@ class Settings:
         checkpointing: keep only the inputs of a network's blocks, and compute the rest again in backward passes. It
             takes less memory and more time, and changes nothing else.
         graphs: replay attack steps as CUDA graphs, on GPUs. They are recorded for eighths of a batch.
+        sharded: train in shards, with FSDP, where several processes train. Gradients and what the optimiser remembers
+            exist once in all of them together; every process has the weights.
         sync_batch_norm: batch norm over the batches of all processes, on GPUs.
         patience: stop after so many epochs without a better validation figure. 0 trains all epochs.
         collapse: stop when the validation figure falls below this share of its best. 0 never stops.
@@ -74,6 +76,7 @@ class Settings:
     compiled: bool = False
     checkpointing: bool = False
     graphs: bool = False
+    sharded: bool = False
     sync_batch_norm: bool = False
     patience: int = 0
     collapse: float = 0.0
@@ -93,6 +96,11 @@ class Settings:
         for name in ("compiled", "graphs"):
             if self.checkpointing and getattr(self, name):
                 raise ValueError(f"checkpointing and {name} exclude each other: leave out one of them")
+        for name in ("ema", "awp", "compiled", "graphs"):
+            if self.sharded and getattr(self, name):
+                raise ValueError(f"sharded and {name} exclude each other: leave out one of them")
+        if self.sharded and self.precision == "float16":
+            raise ValueError("sharded and float16 exclude each other: leave out one of them, or take bfloat16")
         check_epochs("milestones", self.milestones)
         if self.milestones and self.schedule != "steps":
             raise ValueError(f"milestones need the schedule steps, got {self.schedule}: leave one of them out")
@@ -151,6 +159,7 @@ class SettingsDict(TypedDict, total=False):
     compiled: bool
     checkpointing: bool
     graphs: bool
+    sharded: bool
     sync_batch_norm: bool
     patience: int
     collapse: float

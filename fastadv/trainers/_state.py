@@ -19,6 +19,7 @@ from ._method import Batch, Method, Row, Source, Stats
 from ._parallel import agree, agreed, alone, total, wrapped
 from ._precision import PRECISIONS, Autocast
 from ._settings import Settings
+from ._sharded import Sharded, remembered
 from ._source import Part
 
 Augment = Callable[[Tensor, Tensor, int], Tensor]
@@ -50,11 +51,13 @@ class Run:
         self.samples = len(source)
         self.seen = torch.zeros(self.samples, dtype=torch.bool, device=device)
         dtype = PRECISIONS[how.precision]
-        network = torch.compile(model) if how.compiled else model
-        if dtype:
-            # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
-            loss = getattr(getattr(method, "attack", None), "loss", None)
-            network = Autocast(network, dtype, attacks=loss not in ("kl", "spat"))
+        # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
+        near = getattr(getattr(method, "attack", None), "loss", None) in ("kl", "spat")
+
+        def computed(network: nn.Module) -> nn.Module:
+            return Autocast(network, dtype, attacks=not near) if dtype else network
+
+        network = computed(torch.compile(model) if how.compiled else model)
         around = model.around if own_loss(model) else lambda network: network
         if memory_format == "auto":
             gradients = how.epochs * self.samples * (1 + getattr(getattr(method, "attack", None), "steps", 0))
@@ -65,7 +68,10 @@ class Run:
             model.to(memory_format=torch.channels_last)
         if how.graphs:
             network = Tuned(network, graphs=True)
-        self.network = around(wrapped(network, device))
+        self.sharded = Sharded(model, computed) if how.sharded and processes() > 1 else None
+        if self.sharded:
+            self.sharded.adopt(descent)
+        self.network = around(self.sharded or wrapped(network, device))
         self.network.train()
 
     def train(self, part: Part, size: int, batches: int, augment: Augment | None) -> Stats:
@@ -84,6 +90,7 @@ class Run:
         for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
             group["lr"] = rate * how.lr_at(epoch + self.step / batches)
         self.descent.zero_grad(set_to_none=True)
+        self.gather()
         if how.awp:
             for each in batches_of:
                 each.made = []
@@ -123,6 +130,11 @@ class Run:
         """What this loss counts, since gradients of processes are averaged and those of parts are summed up."""
         return len(batch.y) * processes() / batch.size
 
+    def gather(self) -> None:
+        """Makes the weights of the model those that are trained, where these are in shards."""
+        if self.sharded:
+            self.sharded.gather()
+
     def agree(self) -> None:
         """Makes what all processes have to know the same in all; the first has the sums over the epoch."""
         if processes() > 1:
@@ -137,6 +149,7 @@ class Run:
 
     def check(self) -> None:
         """Raises FloatingPointError where a loss of this epoch was NaN or infinite, or the last step led there."""
+        self.gather()
         loss = float(self.totals.get("loss", 0.0))
         trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
         if not math.isfinite(loss):
@@ -218,9 +231,14 @@ class Run:
                 self.average.n_averaged.fill_(state["averaged"])
             self.model.load_state_dict(state["trained" if self.average else "state"])
             now, before = (each["param_groups"] for each in (self.descent.state_dict(), state["optimizer"]))
-            if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
+            free = {"lr": 0, "fused": None}  # the schedule sets the one, and shards the other
+            if [group | free for group in now] != [group | free for group in before]:
                 raise ValueError("its optimiser had other settings")
-            self.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
+            remembers = copy.deepcopy(state["optimizer"]["state"])
+            if self.sharded:
+                self.sharded.scatter()
+                remembers = remembered(remembers, self.descent)
+            self.descent.load_state_dict({"state": remembers, "param_groups": now})
             self.scaler.load_state_dict(state["scaler"])
             self.history = [dict(row) for row in state["history"]]
             self.step, self.seconds = state["step"], state["seconds"]
@@ -250,4 +268,5 @@ def _on_cpu(tree: Any) -> Any:
 
 
 def _copy(value: Tensor) -> Tensor:
+    value = value.full_tensor() if hasattr(value, "full_tensor") else value  # of shards
     return value.detach().to("cpu", copy=True)
