@@ -1,15 +1,23 @@
 """Batches in parts, networks computed twice, sharded networks, and data that come in shards."""
 
+import gc
+import io
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
-from test_engine import bits
+from test_engine import Recorder, bits
 from torch import Tensor, nn
-from toys import BatchNormNet, InDouble, quick, samples
+from torch.utils.data import DataLoader, IterableDataset
+from toys import BatchNormNet, InDouble, linear, quick, samples
 
 from fastadv.attacks import PGD
-from fastadv.data import Dataset, load
-from fastadv.trainers import MAIL, METHODS, Blind, DRAFineTuning, Madry, Standard, fit
+from fastadv.data import Dataset, Stream, load
+from fastadv.trainers import MAIL, METHODS, SMD, Batch, Blind, DRAFineTuning, Madry, Standard, fit
 from fastadv.trainers._blocks import blocks_of, checkpointed
 
 SGD = {"epochs": 2, "batch_size": 9, "optimizer": "sgd", "lr": 0.05}
@@ -194,13 +202,23 @@ def _in_shards(rank: int, address: str, folder: str) -> None:
         states = [found["standard"][2][0]]
     dist.broadcast_object_list(states)
     found["again"] = _train_sharded(images, "standard", resume=states[0])["standard"]
+    recorder, same = Recorder(), ""
+    shards = [Path(folder, f"{place}.tar") for place in range(4)]
+    fit(linear(6, 3), recorder, Stream(Shards(shards, rank, of=2), count=20), epochs=1, batch_size=8)
+    try:
+        fit(linear(6, 3), recorder, Stream(Shards(shards), count=20), epochs=1, batch_size=8)
+    except ValueError as error:
+        same = str(error)
+    found["read"] = numbers(recorder.batches), torch.cat([batch.ids for batch in recorder.batches]).tolist(), same
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.thorough
-def test_shards_train_as_one_process(images, tmp_path):
-    """Two processes, by FSDP; what they save continues in one, and what one saves in two."""
+def test_shards_train_as_one_process(images, shards, tmp_path):
+    """Two processes, by FSDP; what they save continues in one, and in two."""
+    for path in shards:
+        shutil.copy(path, tmp_path)
     torch.multiprocessing.spawn(_in_shards, (f"file://{tmp_path}/meeting", str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     one = _train_sharded(images)
@@ -221,6 +239,10 @@ def test_shards_train_as_one_process(images, tmp_path):
     assert torch.equal(first["again"][0], first["standard"][0]), "to the same bits"
     alone = _train_sharded(images, "standard", resume=saved)["standard"][0]
     torch.testing.assert_close(alone, first["standard"][0], rtol=1e-6, atol=1e-8)
+    (read, ids, same), (others, their, _) = first["read"], second["read"]
+    assert (read, others) == ([*range(5), *range(10, 15)], [*range(5, 10), *range(15, 20)]), "shards of their own"
+    assert sorted(ids + their) == [*range(20)]
+    assert "several processes read the same samples: give each shards of its own" in same
 
 
 @pytest.mark.parametrize(
@@ -230,9 +252,133 @@ def test_shards_train_as_one_process(images, tmp_path):
         ({"awp": 0.5}, "sharded and awp exclude each other"),
         ({"precision": "float16"}, "sharded and float16 exclude each other"),
         ({"method": "smd"}, "sharded needs the same passes of all processes, and those of SMD depend"),
+        ({"method": "grad_align"}, "networks in shards have no second derivatives, as GradAlign takes"),
         ({"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))])}, "sharded needs an optimizer .* by name"),
     ],
 )
 def test_what_does_not_go_with_shards(more, message, images):
     with pytest.raises(ValueError, match=message):
         fit(plain(), METHODS[more.pop("method", "standard")](), images, sharded=True, **more)
+
+
+# Data in shards
+
+
+class Shards(IterableDataset):
+    """Samples by their numbers, from tar files, in an order of the epoch; `of` processes share them."""
+
+    def __init__(self, paths: list[Path], rank: int = 0, of: int = 1, length: int | None = None):
+        self.paths, self.rank, self.of, self.epoch, self.opened = paths, rank, of, 0, []
+        if length is not None:
+            self.__class__ = type("Sized", (Shards,), {"__len__": lambda _: length})
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        shift = self.epoch % len(self.paths)
+        for path in [*self.paths[shift:], *self.paths[:shift]][self.rank :: self.of]:
+            self.opened.append(path.name)
+            with tarfile.open(path) as shard:
+                for member in shard:
+                    number = int(shard.extractfile(member).read())
+                    yield samples(1, 6, seed=number)[0], number % 3
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[Path]:
+    """Four tar files of five samples."""
+    folder = tmp_path_factory.mktemp("shards")
+    paths = [folder / f"{place}.tar" for place in range(4)]
+    for place, path in enumerate(paths):
+        with tarfile.open(path, "w") as shard:
+            for number in range(5 * place, 5 * place + 5):
+                member = tarfile.TarInfo(f"{number}.txt")
+                member.size = len(str(number))
+                shard.addfile(member, io.BytesIO(str(number).encode()))
+    return paths
+
+
+def numbers(batches: list[Batch]) -> list[int]:
+    """Which samples batches have."""
+    known = {samples(1, 6, seed=number)[0].sum().item(): number for number in range(20)}
+    return [known[x.sum().item()] for batch in batches for x in batch.x]
+
+
+def test_shards_are_read_as_an_epoch_asks(shards):
+    """Batches over the borders of shards; ids are the order in which samples come."""
+    recorder, data = Recorder(), Shards(shards)
+    fit(linear(6, 3), recorder, Stream(data, count=20), epochs=2, batch_size=8)
+    assert [len(batch.y) for batch in recorder.batches] == [8, 8, 4] * 2
+    assert numbers(recorder.batches[:3]) == [*range(20)]
+    assert numbers(recorder.batches[3:]) == [*range(5, 20), *range(5)], "the second epoch"
+    assert torch.cat([batch.ids for batch in recorder.batches]).tolist() == [*range(40)]
+    assert torch.cat([batch.y for batch in recorder.batches[:3]]).tolist() == [number % 3 for number in range(20)]
+
+
+def test_an_epoch_has_as_many_samples_as_it_is_said_to_have(shards):
+    for count, expected in ((12, [*range(12)]), (23, [*range(20), 0, 1, 2])):
+        recorder = Recorder()
+        fit(linear(6, 3), recorder, Stream(DataLoader(Shards(shards), 3)).counted(count), epochs=1, batch_size=8)
+        assert numbers(recorder.batches) == expected
+    recorder = Recorder()
+    fit(linear(6, 3), recorder, DataLoader(Shards(shards, length=7), 3), epochs=1)
+    assert numbers(recorder.batches) == [*range(7)], "a length of its own is such a number"
+
+
+def test_a_function_of_the_epoch(shards):
+    recorder = Recorder()
+    stream = Stream(lambda epoch: Shards(shards[2 * epoch : 2 * epoch + 2]), count=10)
+    fit(linear(6, 3), recorder, stream, epochs=2, batch_size=10)
+    assert numbers(recorder.batches) == [*range(20)]
+
+
+def test_a_stream_resumes_within_an_epoch(shards):
+    def run(**more: object) -> tuple[Tensor, list[dict]]:
+        model, states = linear(6, 3), []
+        fit(
+            model, Madry(attack=PGD(0.1, 0.05, 2)), Stream(Shards(shards), count=20), epochs=2, batch_size=8,
+            save_every=1, on_save=states.append, **more,
+        )  # fmt: skip
+        return bits(model), states
+
+    whole, states = run()
+    assert [state["step"] for state in states] == [1, 2, 0] * 2
+    for state in states[1:5]:
+        assert torch.equal(run(resume=state)[0], whole)
+
+
+def test_streams_that_cannot_be_trained_on(shards):
+    with pytest.raises(ValueError, match="keeps something of every sample, and those of a stream have no places"):
+        fit(linear(6, 3), SMD(), Stream(Shards(shards), count=20))
+    with pytest.raises(TypeError, match=r"or a fastadv.data.Stream with a count, got Stream"):
+        fit(linear(6, 3), Standard(), Stream(Shards(shards)))
+    with pytest.raises(TypeError, match=r"where there is no length, fastadv.data.Stream\(loader, count=...\)"):
+        fit(linear(6, 3), Standard(), DataLoader(Shards(shards)))
+    with pytest.raises(ValueError, match="an epoch needs at least one sample, got 0"):
+        Stream(Shards(shards)).counted(0)
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves files open
+def test_webdataset(shards):
+    """Its own splitting, decoding and batches, shuffled by the epoch."""
+    wds = pytest.importorskip("webdataset", reason="webdataset is not installed")
+
+    def epoch(number: int) -> object:
+        found = wds.WebDataset([str(path) for path in shards], shardshuffle=4, detshuffle=True, seed=number)
+        return found.map(lambda row: (samples(1, 6, seed=int(row["txt"]))[0], int(row["txt"]) % 3)).batched(4)
+
+    def run(**more: object) -> tuple[list[int], Tensor, list[dict]]:
+        recorder, model, states = Recorder(), linear(6, 3), []
+        settings = {"epochs": 2, "batch_size": 8, "save_every": 1, "on_save": states.append}
+        fit(model, recorder, Stream(epoch, count=20), **settings, **more)
+        return numbers(recorder.batches), bits(model), states
+
+    order, weights, states = run()
+    assert sorted(order[:20]) == sorted(order[20:]) == [*range(20)]
+    assert order[:20] != order[20:]
+    again, same, _ = run(resume=states[3])
+    gc.collect()
+    assert again == order[28:]
+    assert torch.equal(same, weights)

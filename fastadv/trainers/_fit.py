@@ -118,6 +118,10 @@ def fit(
                 f"{name} needs the same passes of all processes, and those of {type(method).__name__} depend on its "
                 "samples: leave it out"
             )
+    if how.sharded and method.second_order:
+        raise ValueError(
+            f"networks in shards have no second derivatives, as {type(method).__name__} takes: leave it out"
+        )
     if how.sharded and not isinstance(optimizer, str):
         raise ValueError("sharded needs an optimizer of weights in shards: give it by name, adam, adamw or sgd")
     for name in ("graphs", "sync_batch_norm"):

@@ -63,6 +63,7 @@ class Method(ABC):
     kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
     repeatable: ClassVar[bool] = True  # whether `loss` may be called twice for a batch, and attacks once
     per_sample: ClassVar[tuple[str, ...]] = ()  # those of them that are tensors [N, ...], with an entry a sample
+    second_order: ClassVar[bool] = False  # whether `loss` has gradients of samples in it, through which it is minimised
     replays: ClassVar[int] = 1  # how often each batch is trained on
     needs_classes: ClassVar[str] = "its loss compares logits with classes"  # why it takes no loss of the user's own
 

@@ -34,6 +34,14 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def gathered(value: str) -> list[str]:
+    """What all processes have, in their order."""
+    found = [value] * processes()
+    if processes() > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
 def own_part(index: Tensor) -> Tensor:
     """Of a batch's samples `index` [B], those that this process has."""
     return index.tensor_split(processes())[rank()]
