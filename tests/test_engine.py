@@ -286,9 +286,9 @@ def test_awp_moves_up_the_loss_by_its_share_of_every_layer():
     loss = F.cross_entropy(model(x), y)
     grads = dict(zip(dict(model.named_parameters()), torch.autograd.grad(loss, model.parameters()), strict=True))
     was = {name: value.clone() for name, value in model.state_dict().items()}
-    with perturbed(model, F.cross_entropy(model.eval()(x), y), 0.01):
+    with perturbed(model, [F.cross_entropy(model.eval()(x), y)], 0.01):
         pass
-    with perturbed(model.train(), F.cross_entropy(model(x), y), 0.01):
+    with perturbed(model.train(), [F.cross_entropy(model(x), y)], 0.01):
         for name, value in model.named_parameters():
             if value.dim() == 1:
                 assert torch.equal(value, before[name])
@@ -297,7 +297,7 @@ def test_awp_moves_up_the_loss_by_its_share_of_every_layer():
                 expected = before[name] + 0.01 * before[name].norm() * grad / grad.norm()
                 torch.testing.assert_close(value.detach(), expected)
     assert all(torch.equal(value, was[name]) for name, value in model.named_parameters())
-    with pytest.raises(KeyError), perturbed(model, F.cross_entropy(model(x), y), 0.01):
+    with pytest.raises(KeyError), perturbed(model, [F.cross_entropy(model(x), y)], 0.01):
         raise KeyError
     assert all(torch.equal(value, was[name]) for name, value in model.named_parameters())
 
@@ -320,7 +320,7 @@ def test_awp_in_training_attacks_once_and_descends_from_the_perturbed_weights(im
     same = images.to("cpu")  # laid out as `fit` has them: other rounding would step another way at a few pixels
     x, y = same.x[order], same.y[order]
     x_adv = PGD(0.1, 0.03, 3)(other, x, y, ids=order)
-    with perturbed(other, F.cross_entropy(other(x_adv), y), 0.01):
+    with perturbed(other, [F.cross_entropy(other(x_adv), y)], 0.01):
         grads = torch.autograd.grad(F.cross_entropy(other(x_adv), y), other.parameters())
     with torch.no_grad():
         for parameter, grad in zip(other.parameters(), grads, strict=True):

@@ -222,7 +222,10 @@ def test_help_is_a_screen_and_help_all_is_whole(monkeypatch: pytest.MonkeyPatch)
 def test_help_has_the_most_used_first(capsys: pytest.CaptureFixture) -> None:
     for flag, titles in (
         ("--help", ["Data and network", "Options of trades", "Training", "Test", "Run", "Examples"]),
-        ("--help-all", ["Data and network", "Options of trades", "Training", "Test", "Run", "Speed and precision"]),
+        (
+            "--help-all",
+            ["Data and network", "Options of trades", "Training", "Test", "Run", "Speed, memory and precision"],
+        ),
     ):
         with pytest.raises(SystemExit, match="0"):
             main(["train", "trades", flag])

@@ -60,7 +60,11 @@ TRAINING = Group(
     "epochs batch_size lr eps optimizer schedule",
     "milestones lr_decay warmup eps_warmup label_smoothing weight_decay clip ema awp minutes patience collapse guard",
 )
-SPEED = Group("Speed and precision", "", "precision compiled graphs memory_format sync_batch_norm at_once test.at_once")
+SPEED = Group(
+    "Speed, memory and precision",
+    "",
+    "precision compiled graphs memory_format accumulate checkpointing sharded sync_batch_norm at_once test.at_once",
+)
 ATTACK = Group("Test", "attacks eps limit", "label theta at_once")
 TEST = Group("Test", "test.attacks test.limit", "test.eps test.label test.theta test")
 RUN = Group("Run", "out resume estimate", "seed save_every keep_every log")

@@ -1,5 +1,6 @@
 """Data that are read while they are walked over: `Indexed` by place, `Stream` from loaders and iterables."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -130,17 +131,19 @@ class Stream(Samples):
 
     Args:
         batches: an iterable of (x, y), (x, y, ids) or dicts with an image and a label; or a function that returns one.
+            A function with an argument gets the number of the epoch, from 0: what it shuffles can follow from that.
             x [B, ...] is a tensor or an array in `bounds`, or `uint8` pixels, which are divided by 255; y is [B] or
             [B, 1]. A generator can be walked over once; give a function where it takes several walks.
         classes: the name of each class. Where they are not given, evaluations number the outputs of the model.
         bounds: the least and the greatest value that a sample may hold.
         name: what messages and reports call the data.
-        count: the number of samples, where it is known: for progress, and to choose what is worth being timed.
+        count: the number of samples, where it is known: for progress, and to choose what is worth being timed. In
+            training, an epoch is so many, in all processes together; `fit` needs it.
     """
 
     def __init__(
         self,
-        batches: Iterable[Any] | Callable[[], Iterable[Any]],
+        batches: Iterable[Any] | Callable[..., Iterable[Any]],
         classes: Sequence[str] = (),
         bounds: tuple[float, float] = (0.0, 1.0),
         name: str = "data",
@@ -153,6 +156,7 @@ class Stream(Samples):
         self._device: torch.device | None = None
         self._begun: tuple[Batch, Iterator[Batch]] | None = None  # a walk of which the first part was looked at
         self._spent = False
+        self._epoch, self._before = 0, None
 
     @property
     def count(self) -> int | None:
@@ -183,7 +187,9 @@ class Stream(Samples):
             del first
             yield from rest
             return
-        source = self._source() if callable(self._source) else self._source
+        source = self._source
+        if callable(source):
+            source = source(self._epoch) if inspect.signature(source).parameters else source()
         if self._from:
             source = self._from(own_labels)
         elif iter(source) is source and not callable(self._source):
@@ -239,7 +245,40 @@ class Stream(Samples):
         how = {"classes": self.classes, "bounds": self.bounds, "name": self.name, "count": self._count} | changed
         found = Stream((), **how)
         found._from, found._device, found.own_labels = parts, self._device, self.own_labels
+        found._before = self
         return found
+
+    def set_epoch(self, epoch: int) -> None:
+        """Walks that begin are those of an epoch, from 0, as the source says: a function of it, or a loader or data set
+        with a method ``set_epoch``. Others are the same in every epoch, or what they make of torch's generator.
+        """
+        if epoch != self._epoch:
+            self._begun, self._epoch = None, epoch
+        if self._before is not None:
+            self._before.set_epoch(epoch)
+        for source in (self._source, getattr(self._source, "dataset", None)):
+            if hasattr(source, "set_epoch"):
+                source.set_epoch(epoch)
+
+    def repeated(self) -> "Stream":
+        """The same samples again and again, without an end. Raises ValueError, in a walk, where there are none."""
+
+        def parts(own_labels: bool) -> Iterator[Batch]:
+            while True:
+                count = 0
+                for part in self._parts(own_labels):
+                    count += len(part.y)
+                    yield part
+                if not count:
+                    raise ValueError(f"{self.name}: at least one sample is needed, got none")
+
+        return self._of(parts, count=None)
+
+    def counted(self, n: int) -> "Stream":
+        """The same, of which you know that an epoch has `n` samples."""
+        if n < 1:
+            raise ValueError(f"{self.name}: an epoch needs at least one sample, got {n}")
+        return self._of(self._parts, count=n)
 
     def to(self, device: torch.device | str) -> "Stream":
         found = self._of(self._parts)
@@ -350,6 +389,10 @@ class _Rows:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.data, "set_epoch"):
+            self.data.set_epoch(epoch)
 
     def _pair(self, image: Any, label: Any) -> tuple[Any, Any]:
         if not isinstance(image, Image.Image):

@@ -13,6 +13,7 @@ from .._processes import processes, rank
 from .._progress import bar, figures
 from ..data import AnyData, Augmentation
 from ..models.adapted import own_loss
+from ._blocks import checkpointed
 from ._guard import Guard
 from ._method import Method, Row
 from ._parallel import total
@@ -113,11 +114,23 @@ def fit(
         Guard.check(method)
     if how.awp and not method.repeatable:
         raise ValueError(f"awp computes the loss twice, which {type(method).__name__} does not allow: set awp to 0")
-    if how.sync_batch_norm and method.per_sample:
+    if how.accumulate > 1 and method.whole_batch:
         raise ValueError(
-            f"sync_batch_norm needs the same passes of all processes, and those of {type(method).__name__} depend on "
-            "its samples: leave it out"
+            f"accumulate {how.accumulate} makes parts of a batch, and {type(method).__name__} needs it whole: "
+            f"{method.whole_batch}. Set accumulate to 1"
         )
+    for name in ("sync_batch_norm", "sharded"):
+        if getattr(how, name) and method.per_sample:
+            raise ValueError(
+                f"{name} needs the same passes of all processes, and those of {type(method).__name__} depend on its "
+                "samples: leave it out"
+            )
+    if how.sharded and method.second_order:
+        raise ValueError(
+            f"networks in shards have no second derivatives, as {type(method).__name__} takes: leave it out"
+        )
+    if how.sharded and not isinstance(optimizer, str):
+        raise ValueError("sharded needs an optimizer of weights in shards: give it by name, adam, adamw or sgd")
     for name in ("graphs", "sync_batch_norm"):
         if getattr(how, name) and device.type != "cuda":
             raise ValueError(f"{name} works on GPUs only: leave it out")
@@ -142,11 +155,16 @@ def fit(
     def save(is_best: bool = False) -> None:
         run.agree()
         run.check()
+        state = run.state() if how.sharded or rank() == 0 else {}
         if on_save and rank() == 0:
-            on_save({**run.state(), **(guard.state() if guard else {}), "best": is_best})
+            on_save({**state, **(guard.state() if guard else {}), "best": is_best})
 
     what, planned = type(method).__name__, 0 if how.minutes else how.epochs
     with ExitStack() as stack:
+        if how.checkpointing:
+            stack.enter_context(checkpointed(model))
+            if run.sharded:
+                stack.enter_context(checkpointed(run.sharded.shards))
         tick = stack.enter_context(bar(what, "steps", planned)) if progress and rank() == 0 else None
         # Figures may differ between processes in their last bits, and all have to stop where one does.
         over = run.over()

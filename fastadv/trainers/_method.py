@@ -75,6 +75,7 @@ class Method(ABC):
     kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
     repeatable: ClassVar[bool] = True  # whether `loss` may be called twice for a batch, and attacks once
     per_sample: ClassVar[tuple[str, ...]] = ()  # those of them that are tensors [N, ...], with an entry a sample
+    second_order: ClassVar[bool] = False  # whether `loss` has gradients of samples in it, through which it is minimised
     replays: ClassVar[int] = 1  # how often each batch is trained on
     needs_classes: ClassVar[str] = "its loss compares logits with classes"  # why it takes no loss of the user's own
 
@@ -108,6 +109,14 @@ class Method(ABC):
     def budget(self) -> float | None:
         """The L-infinity budget that the method trains at, a share of the inputs' range; None where it has none."""
         return None
+
+    @property
+    def whole_batch(self) -> str:
+        """Why the loss needs all samples of a batch at once, as a clause; empty where parts can come one by one.
+
+        Methods that call `fastadv.trainers.mean` need them.
+        """
+        return ""
 
     def at(self, eps: float) -> "Method":
         """The method with another budget, a share of the inputs' range; itself where it has none."""

@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .._processes import processes, rank
+from ._sharded import Sharded
 
 
 def mean(values: Tensor) -> Tensor:
@@ -32,6 +34,14 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def gathered(value: str) -> list[str]:
+    """What all processes have, in their order."""
+    found = [value] * processes()
+    if processes() > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
 def own_part(index: Tensor) -> Tensor:
     """Of a batch's samples `index` [B], those that this process has."""
     return index.tensor_split(processes())[rank()]
@@ -50,6 +60,21 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
         "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(ddp).parameters else "broadcast_buffers"
     )
     return ddp(network, device_ids=[device] if device.type == "cuda" else None, **{name: False})
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network that processes share, as one process has it."""
+    if isinstance(network, Sharded):
+        return network.whole
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def alone(network: nn.Module) -> AbstractContextManager[None]:
+    """Within it, gradients stay those of this process, to be averaged with those of a pass that comes after."""
+    for module in network.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return module.no_sync()
+    return nullcontext()
 
 
 def agree(network: nn.Module) -> None:

@@ -25,6 +25,8 @@ class Settings:
         batch_size: samples a step, in all processes together. The last batch of an epoch may be smaller.
         extra_share: share of each batch that comes from the extra data, 0 without any. Papers with generated images use
             0.5 to 0.8.
+        accumulate: parts of a batch, attacked and passed backward one after the other. More parts take less memory.
+            Batch norm sees a part at a time; otherwise it changes rounding only.
         lr: learning rate. The schedule starts at it, or rises to it.
         optimizer: one of adam, adamw and sgd. sgd has momentum 0.9.
         weight_decay: weight decay. Biases and normalisation layers have none.
@@ -48,7 +50,11 @@ class Settings:
             channels_last on CPUs. ``auto`` times both where that takes at most 2 % of the run, and is ``preserve``
             otherwise.
         compiled: run torch.compile on the network.
+        checkpointing: keep only the inputs of a network's blocks, and compute the rest again in backward passes. It
+            takes less memory and more time, and changes nothing else.
         graphs: replay attack steps as CUDA graphs, on GPUs. They are recorded for eighths of a batch.
+        sharded: train in shards, with FSDP, where several processes train. Gradients and what the optimiser remembers
+            exist once in all of them together; every process has the weights.
         sync_batch_norm: batch norm over the batches of all processes, on GPUs.
         patience: stop after so many epochs without a better validation figure. 0 trains all epochs.
         collapse: stop when the validation figure falls below this share of its best. 0 never stops.
@@ -61,6 +67,7 @@ class Settings:
     minutes: float = 0.0
     batch_size: int = 128
     extra_share: float = 0.0
+    accumulate: int = 1
     lr: float = 1e-3
     optimizer: str = "adam"
     weight_decay: float = 0.0
@@ -75,7 +82,9 @@ class Settings:
     precision: str = "float32"
     memory_format: str = "auto"
     compiled: bool = False
+    checkpointing: bool = False
     graphs: bool = False
+    sharded: bool = False
     sync_batch_norm: bool = False
     patience: int = 0
     collapse: float = 0.0
@@ -83,7 +92,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("ema_batch_norm", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("patience", 0), ("ema_batch_norm", 0)):
             check_count(name, getattr(self, name), least)
         for name in ("minutes", "lr", "weight_decay", "warmup", "clip", "awp"):
             check_weight(name, getattr(self, name))
@@ -95,6 +104,14 @@ class Settings:
         if self.ema_batch_norm and not self.ema:
             raise ValueError("ema_batch_norm is for the average: set ema, or leave ema_batch_norm 0")
         check_format(self.memory_format)
+        for name in ("compiled", "graphs"):
+            if self.checkpointing and getattr(self, name):
+                raise ValueError(f"checkpointing and {name} exclude each other: leave out one of them")
+        for name in ("ema", "awp", "compiled", "graphs", "guard"):
+            if self.sharded and getattr(self, name):
+                raise ValueError(f"sharded and {name} exclude each other: leave out one of them")
+        if self.sharded and self.precision == "float16":
+            raise ValueError("sharded and float16 exclude each other: leave out one of them, or take bfloat16")
         check_epochs("milestones", self.milestones)
         if self.milestones and self.schedule != "steps":
             raise ValueError(f"milestones need the schedule steps, got {self.schedule}: leave one of them out")
@@ -139,6 +156,7 @@ class SettingsDict(TypedDict, total=False):
     minutes: float
     batch_size: int
     extra_share: float
+    accumulate: int
     lr: float
     weight_decay: float
     schedule: str
@@ -152,7 +170,9 @@ class SettingsDict(TypedDict, total=False):
     precision: str
     memory_format: str
     compiled: bool
+    checkpointing: bool
     graphs: bool
+    sharded: bool
     sync_batch_norm: bool
     patience: int
     collapse: float

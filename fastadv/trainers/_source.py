@@ -1,5 +1,6 @@
 """Where batches come from: samples that can be read in any order, or a loader of the user's."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
@@ -7,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from .._processes import processes
-from ..data import AnyData, Dataset, Placed, Samples, samples_of
-from ._parallel import own_part
+from ..data import AnyData, Dataset, Placed, Samples, Stream, samples_of
+from ._parallel import gathered, own_part
 
 Part = tuple[Tensor, Tensor, Tensor]
 """Of a batch, what this process has: x [B, ...], y [B], and their places in the data set [B]."""
@@ -27,11 +28,7 @@ class Shuffled:
     def __post_init__(self) -> None:
         self.bounds, self.sample_shape = self.data.bounds, self.data.sample_shape
         self.device = self.data.device
-        if min(self.batch_size, len(self)) < processes():
-            raise ValueError(
-                f"a batch needs a sample for each of {processes()} processes: batch_size is {self.batch_size}, of "
-                f"{len(self)} samples"
-            )
+        _check_parts(self.batch_size, len(self))
         self.batches = len(self.split(torch.arange(len(self))))
 
     def __len__(self) -> int:
@@ -71,7 +68,8 @@ class Loaded:
         except (TypeError, NotImplementedError, AttributeError, IndexError):
             raise TypeError(
                 "train must be a DataLoader of a data set with a length, whose items are (x, y) or (x, y, index), "
-                "with x a tensor"
+                "with x a tensor; where there is no length, fastadv.data.Stream(loader, count=...) with the samples "
+                "of an epoch"
             ) from None
 
     def __len__(self) -> int:
@@ -181,10 +179,54 @@ class Extended:
         return x, y, torch.cat((places[places < n], places[places >= n]))
 
 
+class Streamed:
+    """Samples that come one after the other, as from files in shards, of which every process reads its own.
+
+    An epoch has as many as the stream is said to have. A process whose own are fewer than its part begins again.
+    Samples are numbered as they come.
+    """
+
+    data: Stream
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        self.bounds, self.sample_shape = self.data.bounds, self.data.sample_shape
+        self.device = self.data.device
+        _check_parts(self.batch_size, len(self))
+        own = gathered(hashlib.sha256(self.data.first(1).x.cpu().numpy().tobytes()).hexdigest())
+        if len(set(own)) < len(own):
+            raise ValueError(
+                "several processes read the same samples: give each shards of its own, as webdataset.split_by_node and "
+                "datasets.distributed.split_dataset_by_node do"
+            )
+
+    def __len__(self) -> int:
+        return self.data.count
+
+    def split(self) -> list[Tensor]:
+        parts = torch.arange(len(self), device=self.device).split(self.batch_size)
+        return [part for part in parts if len(part) >= processes()]
+
+    @property
+    def batches(self) -> int:
+        return len(self.split())
+
+    def epoch(self, epoch: int, seed: int, skip: int) -> Iterator[tuple[Part, int]]:
+        """This process's parts of the batches of an epoch, but for the first `skip`, which are read all the same."""
+        self.data.set_epoch(epoch)
+        walk = self.data.repeated().batches(len(own_part(torch.arange(self.batch_size))))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_seed(seed, epoch))
+            first = next(walk)  # a loader draws when it is asked for the first
+        for whole, (x, y, _) in islice(zip(self.split(), chain([first], walk), strict=False), skip, None):
+            index = own_part(whole)
+            yield (x[: len(index)], y[: len(index)], index), len(whole)
+
+
 class Replayed:
     """The batches of `source`, each several times in a row."""
 
-    def __init__(self, source: Shuffled | Loaded | Extended, times: int):
+    def __init__(self, source: Shuffled | Loaded | Extended | Streamed, times: int):
         self.source, self.times = source, times
         self.bounds, self.sample_shape, self.device = source.bounds, source.sample_shape, source.device
         self.batches = times * source.batches
@@ -198,7 +240,15 @@ class Replayed:
             yield from repeat(item, self.times - (part if number == 0 else 0))
 
 
-Source = Shuffled | Loaded | Extended | Replayed
+Source = Shuffled | Loaded | Extended | Streamed | Replayed
+
+
+def _check_parts(batch_size: int, samples: int) -> None:
+    if min(batch_size, samples) < processes():
+        raise ValueError(
+            f"a batch needs a sample for each of {processes()} processes: batch_size is {batch_size}, of {samples} "
+            "samples"
+        )
 
 
 def _seed(seed: int, epoch: int) -> int:
@@ -224,7 +274,7 @@ def source_of(
     device: torch.device,
     indexed: bool,
     own_labels: bool = False,
-) -> Shuffled | Loaded:
+) -> Shuffled | Loaded | Streamed:
     """`train` as a source of batches on `device`; `indexed` where a loader must tell samples apart, `own_labels` where
     labels are what a loss of the user's own takes.
 
@@ -235,13 +285,22 @@ def source_of(
         classes = () if own_labels else tuple(str(k) for k in range(int(y.max()) + 1))
         train = Dataset(x, y, classes=classes, bounds=bounds, name="train")
     if isinstance(train, DataLoader):
-        return Loaded(train, bounds, device, indexed)
+        if not (isinstance(train.dataset, IterableDataset) and hasattr(train.dataset, "__len__")):
+            return Loaded(train, bounds, device, indexed)
+        train = Stream(train, bounds=bounds, name="train", count=len(train.dataset))
     found = samples_of(train, name="train")
     found = found.with_own_labels() if own_labels else found
+    if isinstance(found, Stream) and found.count:
+        if indexed:
+            raise ValueError(
+                "the method keeps something of every sample, and those of a stream have no places by which to find it "
+                "again: give a data set with random access"
+            )
+        return Streamed(found.to(device), batch_size)
     if not isinstance(found, Placed):
         raise TypeError(
             "train must be a fastadv Dataset, tensors (x, y) or a DataLoader, or a data set of PyTorch or Hugging Face "
-            f"with a length, got {type(train).__name__}"
+            f"with a length, or a fastadv.data.Stream with a count, got {type(train).__name__}"
         )
     if not isinstance(train, Samples):
         found = replace(found, bounds=bounds)

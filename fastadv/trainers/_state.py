@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -17,9 +18,10 @@ from ..models.adapted import own_loss
 from ._average import averaged, recalibrate
 from ._awp import perturbed
 from ._method import Batch, Method, Row, Stats
-from ._parallel import agree, agreed, total, wrapped
+from ._parallel import agree, agreed, alone, total, wrapped
 from ._precision import PRECISIONS, Autocast
 from ._settings import Settings
+from ._sharded import Sharded, remembered
 from ._source import Part, Source
 
 State = dict[str, Any]
@@ -50,11 +52,13 @@ class Run:
         self.samples = len(source)
         self.seen = torch.zeros(self.samples, dtype=torch.bool, device=device)
         dtype = PRECISIONS[how.precision]
-        network = torch.compile(model) if how.compiled else model
-        if dtype:
-            # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
-            loss = getattr(getattr(method, "attack", None), "loss", None)
-            network = Autocast(network, dtype, attacks=loss not in ("kl", "spat"))
+        # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
+        near = getattr(getattr(method, "attack", None), "loss", None) in ("kl", "spat")
+
+        def computed(network: nn.Module) -> nn.Module:
+            return Autocast(network, dtype, attacks=not near) if dtype else network
+
+        network = computed(torch.compile(model) if how.compiled else model)
         around = model.around if own_loss(model) else lambda network: network
         if memory_format == "auto":
             gradients = how.epochs * self.samples * (1 + getattr(getattr(method, "attack", None), "steps", 0))
@@ -65,7 +69,10 @@ class Run:
             model.to(memory_format=torch.channels_last)
         if how.graphs:
             network = Tuned(network, graphs=True)
-        self.network = around(wrapped(network, device))
+        self.sharded = Sharded(model, computed) if how.sharded and processes() > 1 else None
+        if self.sharded:
+            self.sharded.adopt(descent)
+        self.network = around(self.sharded or wrapped(network, device))
         self.network.train()
 
     def train(self, part: Part, size: int, batches: int, augment: Augmentation | None) -> Stats:
@@ -75,20 +82,28 @@ class Run:
         x = laid_out(x, self.memory_format)
         ids = index + epoch * self.samples
         self.seen[index] = True
-        x, mix = augment(x, ids, how.seed) if augment else x, None
+        x, mix = augment(x, ids, how.seed) if augment else x, ()
         if isinstance(x, Mixed):
             self.method.check_mixed(self.model)
             (y, *mix), x = x.labels(y), x.x
-        batch = Batch(x, y, index, ids, epoch, size=size, step=self.step, mix=mix)
+        parts = min(how.accumulate, size // processes()) or 1  # as many in all processes, and none is empty
+        columns = (column.tensor_split(parts) for column in (x, y, index, ids, *mix))
+        batches_of = [
+            Batch(*each[:4], epoch, size=size, step=self.step, mix=each[4:] or None)
+            for each in zip(*columns, strict=True)
+        ]
         for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
             group["lr"] = rate * how.lr_at(epoch + self.step / batches)
         self.descent.zero_grad(set_to_none=True)
+        self.gather()
         if how.awp:
-            batch.made = []
-            with perturbed(self.model, self.method.loss(self.network, batch) * self.share(batch, size), how.awp):
-                loss = self.backward(batch, size)
+            for each in batches_of:
+                each.made = []
+            losses = (self.method.loss(self.network, each) * self.share(each) for each in batches_of)
+            with perturbed(self.model, losses, how.awp):
+                stats = self.backward(batches_of)
         else:
-            loss = self.backward(batch, size)
+            stats = self.backward(batches_of)
         if how.clip:
             self.scaler.unscale_(self.descent)
             trained = [p for group in self.descent.param_groups for p in group["params"]]
@@ -98,8 +113,7 @@ class Run:
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
-        stats = {"loss": loss.detach(), **{name: value.detach() for name, value in batch.stats.items()}}
-        for name, value in {**stats, _COUNT: torch.ones((), device=loss.device)}.items():
+        for name, value in {**stats, _COUNT: torch.ones((), device=self.device)}.items():
             self.totals[name] = self.totals.get(name, 0) + value * len(y)
         return stats
 
@@ -118,16 +132,28 @@ class Run:
         if processes() > 1:  # each has seen its part
             agree(self.average)
 
-    def backward(self, batch: Batch, size: int) -> Tensor:
-        loss = self.method.loss(self.network, batch)
-        share = self.share(batch, size)
-        self.scaler.scale(loss * share if share != 1 else loss).backward()
-        return loss
+    def backward(self, parts: list[Batch]) -> Stats:
+        """The gradients of a batch, all `parts` of it that this process has; means over them of what they report."""
+        stats: Stats = {}
+        for batch in parts:
+            with nullcontext() if batch is parts[-1] else alone(self.network):
+                loss, share = self.method.loss(self.network, batch), self.share(batch)
+                self.scaler.scale(loss * share if share != 1 else loss).backward()
+            weight = len(batch.y) / sum(len(each.y) for each in parts)
+            for name, value in {"loss": loss, **batch.stats}.items():
+                value = value.detach() if weight == 1 else value.detach() * weight
+                stats[name] = stats[name] + value if name in stats else value
+        return stats
 
     @staticmethod
-    def share(batch: Batch, size: int) -> float:
-        """What this process's loss counts, since gradients are averaged and parts may differ by a sample."""
-        return len(batch.y) * processes() / size
+    def share(batch: Batch) -> float:
+        """What this loss counts, since gradients of processes are averaged and those of parts are summed up."""
+        return len(batch.y) * processes() / batch.size
+
+    def gather(self) -> None:
+        """Makes the weights of the model those that are trained, where these are in shards."""
+        if self.sharded:
+            self.sharded.gather()
 
     def agree(self) -> None:
         """Makes what all processes have to know the same in all; the first has the sums over the epoch."""
@@ -143,6 +169,7 @@ class Run:
 
     def check(self) -> None:
         """Raises FloatingPointError where a loss of this epoch was NaN or infinite, or the last step led there."""
+        self.gather()
         loss = float(self.totals.get("loss", 0.0))
         trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
         if not math.isfinite(loss):
@@ -214,9 +241,14 @@ class Run:
             self.average.n_averaged.fill_(state["averaged"])
         self.model.load_state_dict(state["trained" if self.average else "state"])
         now, before = (each["param_groups"] for each in (self.descent.state_dict(), state["optimizer"]))
-        if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
+        free = {"lr": 0, "fused": None}  # the schedule sets the one, and shards the other
+        if [group | free for group in now] != [group | free for group in before]:
             raise ValueError("its optimiser had other settings")
-        self.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
+        remembers = copy.deepcopy(state["optimizer"]["state"])
+        if self.sharded:
+            self.sharded.scatter()
+            remembers = remembered(remembers, self.descent)
+        self.descent.load_state_dict({"state": remembers, "param_groups": now})
         self.scaler.load_state_dict(state["scaler"])
 
     def state(self) -> State:
@@ -267,4 +299,5 @@ def _on_cpu(tree: Any) -> Any:
 
 
 def _copy(value: Tensor) -> Tensor:
+    value = value.full_tensor() if hasattr(value, "full_tensor") else value  # of shards
     return value.detach().to("cpu", copy=True)

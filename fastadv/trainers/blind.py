@@ -43,6 +43,10 @@ class Blind(DeepFoolTraining):
             raise ValueError(f"norm must be one of rms, l2, rel, got {self.norm!r}")
 
     @property
+    def whole_batch(self) -> str:
+        return "perturbations are cut off at their mean size, unless a cutoff is given" if self.cutoff is None else ""
+
+    @property
     def in_units(self) -> tuple[str, ...]:
         return () if self.cutoff is None or self.norm == "rel" else ("cutoff",)
 

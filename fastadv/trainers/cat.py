@@ -34,6 +34,7 @@ class CAT(Madry):
 
     repeatable = False  # there is an attack for every part of a batch
 
+    whole_batch = "its samples get attacks of different strengths"
     k = 0
     kept = ("k",)
 

@@ -12,7 +12,7 @@ from ..attacks import DRA, Attack, Rows, isolated
 from ..models.adapted import logits_of
 from ._adversarial import AttackMethod, report
 from ._method import Batch, Source, accuracy, check_weight
-from ._parallel import mean
+from ._parallel import bare, mean
 
 
 @dataclass
@@ -71,6 +71,10 @@ class DRAFineTuning(AttackMethod):
         self._standard: nn.Module | None = None  # the network with them
 
     @property
+    def whole_batch(self) -> str:
+        return "lambda follows its mean loss, unless lam_lr is 0" if self.lam_lr else ""
+
+    @property
     def in_units(self) -> tuple[str, ...]:
         return () if self.last_eps is None else ("last_eps",)
 
@@ -97,7 +101,7 @@ class DRAFineTuning(AttackMethod):
     def start_of(self, model: nn.Module) -> nn.Module:
         """The network that training started from, in eval mode; at the first call, `model` is."""
         if self._standard is None:
-            own = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+            own = bare(model)
             self._standard = copy.deepcopy(own).eval()
             self._standard.load_state_dict(self.standard or own.state_dict())
             self.standard = self._standard.state_dict()

@@ -33,6 +33,8 @@ class FreeAT(Madry):
     kept = ("delta",)
     repeatable = False  # a step moves the samples
 
+    whole_batch = "perturbations stay at their places in it"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("replays", self.replays, 1)

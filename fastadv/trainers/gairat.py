@@ -36,6 +36,8 @@ class GAIRAT(WeightedTraining):
     lam: float = -1.0
     burn_in: int = 59
 
+    whole_batch = "weights are divided by their mean over it"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weighting not in ("tanh", "sigmoid", "discrete"):

@@ -33,6 +33,8 @@ class GradAlign(Madry):
     attack: FGSM = field(default_factory=lambda: FGSM(eps=8 / 255), kw_only=True)
     align: float = 0.2
 
+    second_order = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weight("align", self.align)

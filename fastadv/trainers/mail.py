@@ -28,6 +28,10 @@ def margin_weights(logits: Tensor, y: Tensor, slope: float, bias: float, factor:
     return weights / mean(weights) if factor is None else factor * weights
 
 
+def _of_their_mean(self: "MAIL | MAILTRADES") -> str:
+    return "weights are divided by their mean over it, unless a factor is given" if self.factor is None else ""
+
+
 @dataclass
 class MAIL(WeightedTraining):
     """MAIL-AT: samples near or beyond the boundary weigh more.
@@ -50,6 +54,8 @@ class MAIL(WeightedTraining):
     bias: float = -0.5
     factor: float | None = None
     burn_in: int = 76
+
+    whole_batch = property(_of_their_mean)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,6 +87,7 @@ class MAILTRADES(TRADES):
     burn_in: int = 76
 
     in_epochs = ("eps_warmup", "burn_in")
+    whole_batch = property(_of_their_mean)
 
     def __post_init__(self) -> None:
         super().__post_init__()

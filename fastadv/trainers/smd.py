@@ -56,6 +56,8 @@ class SMD(AttackMethod):
     per_sample = ("margins", "correct")
     repeatable = False
 
+    whole_batch = "its loss is a mean over those of its samples that are classified correctly"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.rho <= 1:

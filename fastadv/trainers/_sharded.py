@@ -1,0 +1,74 @@
+"""Networks trained in shards (FSDP2), and attacked whole."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._blocks import blocks_of
+
+
+class Sharded(nn.Module):
+    """`model` under fully sharded data parallelism: gradients and what optimisers remember exist once, in parts.
+
+    In train mode, passes run on `shards`, which gather a block where it is needed; all processes must make the same. In
+    eval mode, in which attacks are, they run on `whole`, the model itself, which `gather` refreshes: processes make as
+    many as they like. Both have the same buffers. `around` says how either computes, as under autocast.
+    """
+
+    def __init__(self, model: nn.Module, around: Callable[[nn.Module], nn.Module]):
+        from torch.distributed.fsdp import fully_shard  # takes seconds, and few need it
+
+        super().__init__()
+        self.whole, shards = around(model), copy.deepcopy(model)
+        for own, other in zip(model.modules(), shards.modules(), strict=True):
+            other._buffers.update(own._buffers)
+        for block in blocks_of(shards):
+            fully_shard(block)
+        self.shards = around(fully_shard(shards, reshard_after_forward=True))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.shards(x) if self.training else self.whole(x)
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """The weights of the shards become those of the model. Every process must call it."""
+        for whole, shard in zip(self.whole.parameters(), self.shards.parameters(), strict=True):
+            whole.copy_(shard.full_tensor())
+
+    @torch.no_grad()
+    def scatter(self) -> None:
+        """The weights of the model become those of the shards."""
+        for whole, shard in zip(self.whole.parameters(), self.shards.parameters(), strict=True):
+            shard.copy_(parted(whole, shard))
+
+    def adopt(self, descent: torch.optim.Optimizer) -> None:
+        """An optimiser of the model's weights, which has made no step, becomes one of the shards."""
+        of = dict(zip(self.whole.parameters(), self.shards.parameters(), strict=True))
+        for group in descent.param_groups:
+            group["params"] = [of[weight] for weight in group["params"]]
+            if isinstance(descent, torch.optim.SGD):
+                group["fused"] = False  # there is no such step of shards
+
+
+def parted(value: Tensor, like: Tensor) -> Tensor:
+    """`value`, the same in all processes, in shards as those of `like`."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def remembered(state: Mapping[int, dict[str, Any]], descent: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """What an optimiser with whole tensors remembers of each weight, in shards as `descent` has them."""
+    weights = dict(enumerate(weight for group in descent.param_groups for weight in group["params"]))
+    return {
+        number: {
+            name: parted(value, weights[number])
+            if isinstance(value, Tensor) and value.shape == weights[number].shape
+            else value
+            for name, value in values.items()
+        }
+        for number, values in state.items()
+    }
