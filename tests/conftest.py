@@ -1,7 +1,7 @@
 """Read by pytest before any test imports torch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,27 @@ def no_choice_by_the_clock() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastadv.attacks._tuned._WORTH", float("inf"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def savefig() -> Iterator[Callable]:
+    """Files of figures have a first line only: to render one takes longer than a small run. Yields what renders them.
+
+    Commands go on without a figure that cannot be rendered, so tests that look at one ask for `rendered`.
+    """
+    from matplotlib.figure import Figure
+
+    begin = {"png": b"\x89PNG\r\n", "svg": b"<svg>\n"}
+    render = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda _, file, *, format, **how: file.write(begin[format]))
+        yield render
+
+
+@pytest.fixture
+def rendered(savefig: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are rendered."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 
 
 @pytest.fixture(scope="session", autouse=True)

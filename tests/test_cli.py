@@ -42,6 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_train_fills_a_run_folder(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "run"
     flags = ["--data", images, "--epochs", "2", "--batch-size", "32", "--rho", "0.5", "--out", str(folder)]
@@ -219,6 +220,7 @@ def test_a_schedule_beyond_the_run_is_pointed_out(images: str, tmp_path: Path, c
     assert "tau_schedule" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("rendered")
 def test_margins_of_samples_are_drawn_and_kept(images: str, tmp_path: Path) -> None:
     out = tmp_path / "smd"
     assert main(["train", "smd", "--data", images, "--epochs", "3", "--test.attacks", "fgsm", "--out", str(out)]) == 0
@@ -313,6 +315,7 @@ def test_a_folder_may_have_the_name_of_a_method(images: str, tmp_path: Path, mon
     assert main(["evaluate", "friendly-trades", "--attacks", "fgsm", "--limit", "5"]) == 0
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.thorough
 def test_compare_makes_one_table_and_one_page(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "both"

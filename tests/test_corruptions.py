@@ -596,6 +596,7 @@ def table(folder: Path) -> dict[str, list[str]]:
         return {name: values for name, *values in csv.reader(file)}
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_command_tells_and_draws(run, tmp_path, capsys):
     out = tmp_path / "all"
     assert main(["corruptions", run, "--limit", "20", "--severities", "1, 5", "--out", str(out)]) == 0

@@ -260,6 +260,7 @@ def test_a_config_repeats_an_evaluation(place: Path) -> None:
     assert rows("first") == rows("second")
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.numerics
 def test_a_sweep_of_budgets(place: Path, capsys) -> None:
     assert evaluate("networks:linear", "--sweep", "0.05, 0.02,0.1", "--out", "out") == 0
@@ -307,6 +308,7 @@ def test_a_bound_that_is_told_and_stopped(place: Path, capsys, monkeypatch: pyte
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.numerics
 @pytest.mark.thorough
 def test_both_sides_of_the_truth(place: Path, capsys) -> None:
@@ -363,6 +365,7 @@ def test_certificates_that_make_no_sense(flags: list[str], message: str, place: 
     assert not Path("out").exists()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_sweep_of_steps(place: Path, capsys) -> None:
     flags = ["--attacks", "pgd,fgsm,deepfool,mifgsm", "--steps", "20, 1,5"]
     assert evaluate("networks:linear", *flags, "--out", "out") == 0
@@ -398,6 +401,7 @@ def test_findings_are_printed(place: Path, capsys) -> None:
     assert "overlap" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.numerics
 def test_transfer_between_models(place: Path, capsys) -> None:
     models = ["networks:linear", "networks:slow", "networks:other"]

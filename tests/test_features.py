@@ -281,6 +281,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_command_draws_and_tells(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags = ["--limit", "40", "--eps", "0.2", "--steps", "5"]
     assert main(["features", run, *flags, "--classes", "2, 4, 7", "--out", str(tmp_path / "both")]) == 0

@@ -74,6 +74,7 @@ def test_the_same_figures(measure: Measure, inside: bool) -> None:
         assert found == expected
 
 
+@pytest.mark.usefixtures("rendered")
 def test_examples_are_drawn(tmp_path: Path) -> None:
     model, given = linear(48, 5).eval(), data()
     outside = plot_examples({"a": model}, given, PGD_20, tmp_path / "outside.png").read_bytes()

@@ -134,6 +134,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "run")
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_command_draws_and_tells(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     command = ["landing", run, "--limit", "60", "--eps", "0.2", "--steps", "5", "--out", str(out)]

@@ -84,6 +84,7 @@ def test_lines_and_progress(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert name.splitlines()[0] in console.file.getvalue().replace("it was", "")
 
 
+@pytest.mark.usefixtures("rendered")
 def test_figures(tmp_path: Path) -> None:
     """All hostile names at once, in each place of each figure."""
     place = iter(tmp_path / f"{i}.png" for i in range(100))
@@ -179,6 +180,7 @@ def test_comparisons(tmp_path: Path) -> None:
     assert_printed(report.runs_table(report.read_run(tmp_path / "run")), *names)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_ticks_of_a_logarithmic_axis_are_numbers(tmp_path: Path) -> None:
     """And no formulas, which names in figures must not be either."""
     figure = matplotlib.figure.Figure()

@@ -79,7 +79,7 @@ def test_a_budget_is_not_taken_for_its_warmup(capsys: pytest.CaptureFixture) -> 
 
 
 def all_parsers(whole: Parser) -> Iterator[Parser]:
-    yield whole
+    yield whole.filled()
     for each in whole._subcommands_action.choices.values() if whole._subcommands_action else ():
         yield from all_parsers(each)
 
@@ -252,6 +252,15 @@ def test_examples_of_the_help_are_commands() -> None:
         program, *arguments = shlex.split(example.partition(" > ")[0])
         assert program == "fastadv"
         built().parse_args(arguments)
+
+
+def test_only_the_chosen_command_gets_its_arguments() -> None:
+    whole = parser()
+    whole.parse_args(["train", "pgd"])
+    commands = whole._subcommands_action.choices
+    methods = commands["train"]._subcommands_action.choices
+    empty = [each.prog for each in (*commands.values(), *methods.values()) if len(each._actions) == 1]
+    assert len(empty) == len(commands) - 1 + len(methods) - 1
 
 
 def test_help_shows_flags_as_they_are_typed() -> None:

@@ -115,6 +115,7 @@ def test_every_claim_but_one_holds():
     assert (ww[1:] < ww[0]).all()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_reproduce_writes_findings_and_figures(tmp_path):
     rows = propositions.reproduce(tmp_path / "new")
     with (tmp_path / "new" / "findings.csv").open() as file:

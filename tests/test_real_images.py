@@ -17,7 +17,11 @@ from fastadv.data import CORRUPTIONS, cifar, corrupt, load
 from fastadv.report._plots import draw_examples
 
 FOUND = importlib.util.find_spec("foolbox")  # which is not imported
-pytestmark = [pytest.mark.thorough, pytest.mark.skipif(not FOUND, reason="foolbox is not installed")]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.usefixtures("rendered"),
+    pytest.mark.skipif(not FOUND, reason="foolbox is not installed"),
+]
 
 
 def names(name: str) -> tuple[str, ...]:

@@ -900,6 +900,7 @@ def test_a_signal_says_how_the_reproduction_goes_on(seeds, tmp_path, monkeypatch
     assert main([*command, "--resume", "true"]) == 0
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_sweep_has_a_figure(tmp_path):
     out = tmp_path / "out"
     quick = ["--data", "fashion-mnist-mini", "--model", "lenet5", "--epochs", "1", "--per-class", "1", "--limit", "3"]
@@ -909,6 +910,7 @@ def test_a_sweep_has_a_figure(tmp_path):
     assert len(list(out.rglob("figures.csv"))) == 7
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.thorough
 def test_curves_of_several_networks(tmp_path):
     out = tmp_path / "out"
@@ -920,6 +922,7 @@ def test_curves_of_several_networks(tmp_path):
     assert trained == set(recipes.load("blind-figure3-mnist").vary["network"])
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_sweep_of_two_options(tmp_path):
     out = tmp_path / "out"
     quick = ["--data", "fashion-mnist-mini", "--epochs", "1", "--per-class", "1", "--limit", "3", "--attacks", "fgsm"]
@@ -970,6 +973,7 @@ def test_seeds_have_folders_of_their_own(tmp_path, capsys):
     assert main(["report", str(out), "--out", str(tmp_path / "page")]) == 0
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_sweep_over_an_attack_trains_one_network(tmp_path):
     out = tmp_path / "out"
     command = ["reproduce", "dra-figure4.4-fashion-mnist", *QUICK, "--resume", "true", "--out", str(out)]
@@ -1017,6 +1021,7 @@ def test_corruptions_of_the_published_files(tmp_path, monkeypatch):
     assert all(float(row["measured"]) % 4 == pytest.approx(0) for row in found.values())  # of 5 or 25 samples
 
 
+@pytest.mark.usefixtures("rendered")
 def test_outputs_of_layers(tmp_path):
     """Of two classes, which alone are trained on and tested."""
     pytest.importorskip("sklearn", reason="outputs are reduced by scikit-learn")
@@ -1034,6 +1039,7 @@ def test_outputs_of_layers(tmp_path):
     assert yaml.safe_load((folder / "config.yaml").read_text())["classes"] == "2,4"
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.thorough
 def test_networks_of_other_epochs(tmp_path):
     """Measured are the checkpoints of their epochs, which keep their places in a shorter schedule."""
@@ -1147,6 +1153,7 @@ def test_a_calibrated_recipe(tmp_path, capsys, monkeypatch):
     assert "calibrated:" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.thorough
 def test_experiments_with_programs_of_their_own(tmp_path, capsys):
     assert main(["reproduce", "propositions", "--out", str(tmp_path / "a"), "--epochs", "2"]) == 2

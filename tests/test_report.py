@@ -39,6 +39,8 @@ from fastadv.report._plots import draw_examples, plot_lines
 from fastadv.report._verdict import verdict
 from fastadv.runs import Run
 
+pytestmark = pytest.mark.usefixtures("rendered")
+
 N = 200
 THETA = 0.1
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -48,6 +48,7 @@ def test_pairs_that_are_hard_weigh_more_and_easy_ones_not_less(clamped):
             assert (loss[cosine < -0.5] > plain[cosine < -0.5]).all()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_what_is_written(tmp_path: Path) -> None:
     assert EXPERIMENTS["self-paced-loss"] is reproduce
     points = reproduce(tmp_path)

@@ -233,6 +233,7 @@ def test_stopped_networks_are_the_first_without_errors(name, before):
 # ------------------------------------------------------------------------------------------------------------- results
 
 
+@pytest.mark.usefixtures("rendered")
 def test_reproduce_writes_table_and_figures(tmp_path):
     steps = []
     rows = two_circles.reproduce(

@@ -7,7 +7,7 @@ import operator
 import re
 import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
@@ -105,15 +105,23 @@ class Parser(jsonargparse.ArgumentParser):
     """Flags are written whole, --batch-size or --batch_size, and methods friendly-trades or friendly_trades.
 
     Errors are one line on standard error, with exit status 2. `help_groups` order the options in the help, which ends
-    with `examples`.
+    with `examples`. `fill` adds the arguments when they are needed first: those of all commands take a second.
     """
 
     help_groups: Sequence[Group] = ()
     examples: Sequence[str] = ()
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, fill: Callable[["Parser"], None] | None = None, **kwargs: Any):
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+        self._fill = fill
         self._negative_number_matcher = re.compile(rf"-{_FRACTION.pattern}$")  # what is a value and no flag
+
+    def filled(self) -> "Parser":
+        """This parser with its arguments."""
+        fill, self._fill = self._fill, None
+        if fill:
+            fill(self)
+        return self
 
     def arrange(self, groups: Sequence[Group], examples: Sequence[str]) -> None:
         """Orders the help, and adds ``--help-all``, which lists what ``--help`` leaves out, and ``--trusted``."""
@@ -127,13 +135,14 @@ class Parser(jsonargparse.ArgumentParser):
 
     def format_help(self, formatter: Any = None, whole: bool = False) -> str:
         """The help: the most used options in groups, or the `whole` of them."""
-        return help_text(self, self.help_groups, self.examples, whole)
+        return help_text(self.filled(), self.help_groups, self.examples, whole)
 
     def _add_signature_parameter(self, container: Any, nested_key: str | None, param: Any, *args: Any, **kwargs: Any):
         param.annotation = _as_written(param.annotation)
         return super()._add_signature_parameter(container, nested_key, param, *args, **kwargs)
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> jsonargparse.Namespace:
+        self.filled()
         args = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
         if commands := self._subcommands_action:
             if not args:
@@ -245,6 +254,6 @@ def completion(parser: Parser, shell: str) -> str:
 
 
 def _parsers(parser: Parser) -> Iterator[Parser]:
-    yield parser
+    yield parser.filled()
     for each in parser._subcommands_action.choices.values() if parser._subcommands_action else ():
         yield from _parsers(each)
