@@ -92,7 +92,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("patience", 0), ("ema_batch_norm", 0)):
+        counts = ("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("patience", 0), ("ema_batch_norm", 0)
+        for name, least in counts:
             check_count(name, getattr(self, name), least)
         for name in ("minutes", "lr", "weight_decay", "warmup", "clip", "awp"):
             check_weight(name, getattr(self, name))
