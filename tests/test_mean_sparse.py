@@ -91,13 +91,13 @@ def test_what_is_refused(model, options, message):
 @pytest.mark.thorough
 def test_it_does_not_hide_from_the_gradient_that_passes_through():
     """The published backward makes attacks weaker than the network is; the other is at least as strong here."""
-    data = fastadv.load("fashion-mnist-mini", "train").take(500)
+    data = fastadv.load("fashion-mnist-mini", "train").take(300)
     torch.manual_seed(0)
     model = fastadv.models.LeNet5()
-    fastadv.fit(model, fastadv.trainers.Standard(), data, epochs=5, batch_size=50)
+    fastadv.fit(model, fastadv.trainers.Standard(), data, epochs=4, batch_size=30)
     attack = PGD(eps=0.1, alpha=0.01, steps=20)
     robust = {}
     for backward in ("exact", "identity"):
         network = mean_sparse(model, data.batches(100), 0.8, backward=backward).eval()
-        robust[backward] = fastadv.evaluate(network, data.take(200), {"pgd": attack}, checks=0).results["pgd"].accuracy
+        robust[backward] = fastadv.evaluate(network, data.take(100), {"pgd": attack}, checks=0).results["pgd"].accuracy
     assert robust["identity"] <= robust["exact"]
