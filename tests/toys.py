@@ -3,14 +3,16 @@
 import math
 import pickle
 import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastadv.__main__ import main
+from fastadv.commands._jobs import Job
 from fastadv.runs import Run
 
 
@@ -131,4 +133,21 @@ def stop_at_a_checkpoint() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "save", save_and_stop)
+        yield
+
+
+@contextmanager
+def runs_in_this_process() -> Iterator[None]:
+    """The runs of ``fastadv compare`` one after the other, and in no processes: a small one takes less than imports."""
+
+    def run_all(jobs: Sequence[Job], *_: object) -> list[Job]:
+        failed = []
+        for job in jobs:
+            with job.log.open("a") as log, redirect_stdout(log):
+                if main(job.command[3:]):  # what follows python -c and its code
+                    failed.append(job)
+        return failed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastadv.commands._compare.run_all", run_all)
         yield
