@@ -102,7 +102,8 @@ def test_a_collapsed_run_ends_with_its_best_epoch(
 
 def test_a_run_repeats_from_its_own_config(images: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    assert main(["train", "pgd", "--data", images, "--epochs", "1", "--attack.steps", "2", "--out", str(first)]) == 0
+    flags = ["--data", images, "--epochs", "1", "--attack.steps", "2", "--test.attacks", "fgsm"]
+    assert main(["train", "pgd", *flags, "--out", str(first)]) == 0
     assert main(["train", "pgd", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
     a, b = load_checkpoint(first), load_checkpoint(second)
     assert all(torch.equal(a["state"][key], b["state"][key]) for key in a["state"])
@@ -119,7 +120,8 @@ def test_a_run_says_and_keeps_the_memory_format_it_chose(
         raise AssertionError("nothing is left to choose")
 
     monkeypatch.setattr("fastadv.trainers._state.chosen_format", choose)
-    flags, first = ["--data", images, "--epochs", "2", "--test.attacks", "fgsm"], tmp_path / "first"
+    flags = ["--data", images, "--epochs", "2", "--attack.steps", "2", "--test.attacks", "fgsm"]
+    first = tmp_path / "first"
     with stop_at_a_checkpoint():
         assert main(["train", "pgd", *flags, "--out", str(first)]) == 130
     assert "images are contiguous" in capsys.readouterr().out
@@ -139,7 +141,7 @@ def test_a_stopped_run_goes_on(images: str, tmp_path: Path, capsys: pytest.Captu
     folder = tmp_path / "run"
     flags = ["train", "pgd", "--data", images, "--attack.steps", "2", "--batch-size", "40", "--seed", "4"]
     flags += ["--milestones", "[2]", "--augment", "shift-flip", "--held-out", "16"]
-    flags += ["--optimizer", "sgd", "--lr", "0.05"]
+    flags += ["--optimizer", "sgd", "--lr", "0.05", "--test.attacks", "fgsm"]
     assert main([*flags, "--epochs", "3", "--out", str(tmp_path / "whole")]) == 0
     run_on = [*flags, "--epochs", "3", "--out", str(folder), "--resume", "true"]
     with stop_at_a_checkpoint():
@@ -171,7 +173,7 @@ def test_samples_sorted_by_class_are_not_held_out(tmp_path: Path, capsys: pytest
 def test_any_attack_can_be_chosen_by_its_name(images: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     flags = ["--data", images, "--epochs", "1", "--attack", "PGD", "--attack.steps", "2", "--labels", "smooth"]
-    flags += ["--mean", "0.5", "--std", "0.5"]
+    flags += ["--mean", "0.5", "--std", "0.5", "--test.attacks", "fgsm"]
     assert main(["train", "bilateral", *flags, "--out", str(first)]) == 0
     assert yaml.safe_load((first / "config.yaml").read_text())["attack"]["class_path"] == "PGD"
     assert main(["train", "bilateral", "--config", str(first / "config.yaml"), "--out", str(second)]) == 0
@@ -410,7 +412,8 @@ def test_checkpoints_are_read_without_running_code(tmp_path: Path, images: str) 
     torch.save({"format": 99, "state": {}}, tmp_path / "later.pt")
     with pytest.raises(ValueError, match="format 99"):
         load_checkpoint(tmp_path / "later.pt")
-    assert main(["train", "standard", "--data", images, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    flags = ["--data", images, "--epochs", "1", "--test.attacks", "fgsm"]
+    assert main(["train", "standard", *flags, "--out", str(tmp_path / "run")]) == 0
     whole = (tmp_path / "run" / CHECKPOINT).read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="damaged"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import runs_in_this_process
 
 from fastadv.__main__ import main
 from fastadv.commands._compare import gpus, places
@@ -26,10 +27,11 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods, each with two seeds, two runs at a time."""
+    """Two methods, each with two seeds."""
     folder = tmp_path_factory.mktemp("runs") / "c"
-    flags = ["--seeds", "2", "--seed", "5", "--at-a-time", "2", "--eps", "0.05", "--lr", "0.01"]
-    assert main(["compare", "standard", "friendly-mart", *QUICK, *flags, "--out", str(folder)]) == 0
+    flags = ["--seeds", "2", "--seed", "5", "--eps", "0.05", "--lr", "0.01"]
+    with runs_in_this_process():
+        assert main(["compare", "standard", "friendly-mart", *QUICK, *flags, "--out", str(folder)]) == 0
     return folder
 
 
@@ -136,6 +138,7 @@ def test_runs_import_what_the_comparison_does(tmp_path: Path, monkeypatch: pytes
     assert main(["compare", "standard", *QUICK, "--out", "c"]) == 0
     assert not Path("ran").exists()
     assert json.loads(Path("c/environment.json").read_text()) == {"torch": "the comparison's"}
+    assert "epoch 1/1" in Path("c/standard/log.txt").read_text()
     assert json.loads(Path("c/standard/environment.json").read_text())["torch"] == torch.__version__
 
 

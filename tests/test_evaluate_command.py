@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import labels, linear, samples
+from toys import labels, linear, quick, samples
 
 from fastadv import commands
 from fastadv.__main__ import main
@@ -168,10 +168,11 @@ def test_a_run_of_an_untrained_network(place: Path) -> None:
     ],
 )
 def test_models_that_are_wrong(model: str, message: str, place: Path, capsys) -> None:
-    exported("fixed.pt2")
+    if model.endswith(".pt2"):
+        exported("fixed.pt2")
+        Path("half.pt2").write_bytes(Path("fixed.pt2").read_bytes()[:700])
     scripted("whole.pt")
-    for name, whole in (("half.pt2", "fixed.pt2"), ("half.pt", "whole.pt")):
-        Path(name).write_bytes(Path(whole).read_bytes()[:700])
+    Path("half.pt").write_bytes(Path("whole.pt").read_bytes()[:700])
     torch.save(nn.Linear(4, 3).state_dict(), "state.pt")
     assert evaluate(model) == 2
     error = capsys.readouterr().err
@@ -216,14 +217,35 @@ def test_a_batch_size_that_is_found(place: Path) -> None:
     assert EvaluationPlan(on_a_gpu, {}, 0.1, None, testing).batch_size == 7
 
 
-def test_an_evaluation_that_is_killed_goes_on(place: Path, capsys) -> None:
-    assert main(["evaluate", "networks:linear", *FLAGS, "--out", "whole"]) == 0
-    running = fastadv("fastadv", "evaluate", "networks:slow", *FLAGS, "--out", "killed", SLOW="0.05")
+def kill(command: list[str], place: Path) -> None:
+    """Runs the command in a process, and kills it when it has kept 10 batches."""
+    running = fastadv("fastadv", *command, SLOW="0.05")
     while len(list(place.glob("killed/batches/*/*.npz"))) < 10:
         assert running.poll() is None
         time.sleep(0.05)
     running.kill()
     running.wait()
+
+
+def interrupt(command: list[str], place: Path) -> None:
+    """Presses Ctrl-C when 10 batches are kept."""
+
+    class Interrupted(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(list(place.glob("killed/batches/*/*.npz"))) == 10:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    networks = importlib.import_module("networks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "slow", lambda: Interrupted(*networks.linear()))
+        assert main(command) == 130
+
+
+@pytest.mark.parametrize("end", quick([interrupt, kill], interrupt))
+def test_an_evaluation_that_is_killed_goes_on(end: Callable, place: Path, capsys) -> None:
+    assert main(["evaluate", "networks:linear", *FLAGS, "--out", "whole"]) == 0
+    end(["evaluate", "networks:slow", *FLAGS, "--out", "killed"], place)
     finished = {path: path.stat().st_mtime_ns for path in place.glob("killed/batches/*/*.npz")}
     assert 10 <= len(finished) < 32
     again = ["evaluate", "networks:slow", *FLAGS, "--out", "killed"]

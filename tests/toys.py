@@ -4,8 +4,8 @@ import copy
 import math
 import pickle
 import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastadv.__main__ import main
 from fastadv.attacks import FGSM
+from fastadv.commands._jobs import Job
 from fastadv.data import Dataset
 from fastadv.runs import Run
 from fastadv.trainers import Batch, Madry, Source
@@ -179,3 +181,20 @@ class Cliff(Madry):
         self.steps += 1
         batch.stats["adversarial_accuracy"] = torch.ones(())
         return self.way * (model(batch.x)[:, 1] / (batch.x[:, 0] - 0.5)).mean()
+
+
+@contextmanager
+def runs_in_this_process() -> Iterator[None]:
+    """The runs of ``fastadv compare`` one after the other, and in no processes: a small one takes less than imports."""
+
+    def run_all(jobs: Sequence[Job], *_: object) -> list[Job]:
+        failed = []
+        for job in jobs:
+            with job.log.open("a") as log, redirect_stdout(log):
+                if main(job.command[3:]):  # what follows python -c and its code
+                    failed.append(job)
+        return failed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastadv.commands._compare.run_all", run_all)
+        yield

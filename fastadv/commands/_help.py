@@ -53,12 +53,15 @@ class Group:
 
 
 DATA = Group("Data", "data device", "folder download resize crop")
-NETWORK = Group("Data and network", "data model device", "augment per_class held_out weights mean std cosine")
+NETWORK = Group(
+    "Data and network", "data model device", "augment extra extra_share per_class held_out weights mean std cosine"
+)
 FILES = Group("Files of the data set", "", "folder download resize crop")
 TRAINING = Group(
     "Training",
     "epochs batch_size lr eps optimizer schedule",
-    "milestones lr_decay warmup eps_warmup label_smoothing weight_decay clip ema awp minutes patience collapse guard",
+    "milestones lr_decay warmup eps_warmup label_smoothing weight_decay clip ema ema_batch_norm awp minutes patience "
+    "collapse guard",
 )
 SPEED = Group(
     "Speed, memory and precision",
