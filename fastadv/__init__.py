@@ -8,7 +8,7 @@
 >>> fastadv.evaluate(model, test).results["deepfool"].curve.average(0.08)  # doctest: +SKIP
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from . import attacks, data, evaluation, functional, hub, losses, models, ops, threats, trainers
 from .data import Dataset, load
