@@ -92,6 +92,20 @@ def test_what_runs_are_our_attacks(name):
     assert torch.equal(adversarial, MODEL(clipped).argmax(1) != Y)
 
 
+@pytest.mark.parametrize("name", ["L2CarliniWagnerAttack", "EADAttack"])
+def test_where_nothing_is_found_the_image_is_black(name):
+    attack = getattr(foolbox, name)(binary_search_steps=1, steps=1, initial_const=1e-9, seed=0)
+    raw, clipped, adversarial = attack(FMODEL, X, Y, epsilons=[None, 0.5])
+    right, black = MODEL(X).argmax(1) == Y, torch.zeros_like(X)
+    assert torch.equal(raw[0], torch.where(right.view(-1, 1, 1, 1), black, X))
+    assert torch.equal(adversarial, torch.stack([MODEL(found).argmax(1) != Y for found in clipped]))
+    assert 0 < adversarial[0].sum() < 24
+    order = 1 if name == "EADAttack" else 2
+    torch.testing.assert_close((clipped[1] - X)[right].flatten(1).norm(order, dim=1), torch.full((right.sum(),), 0.5))
+    shifted = foolbox.PyTorchModel(MODEL, bounds=(-2, -1))
+    assert (attack(shifted, X - 2, MODEL(X - 2).argmax(1), epsilons=None)[0] == -1).all()
+
+
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 @pytest.mark.parametrize("name", ["LinfPGD", "L2DeepFoolAttack"])
 def test_lists_of_epsilons(name, kind):

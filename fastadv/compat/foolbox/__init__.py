@@ -6,7 +6,8 @@ lists them. The attacks can also be had without ``attacks.``. What differs, on p
 
 - The model stays where it is unless `device` says otherwise, runs in eval mode, and its parameters keep their
   gradients. Foolbox's own models are taken, too, and so is anything with `bounds` that is called.
-- Where an attack finds nothing, the image stays what it is; foolbox's Carlini-Wagner and EAD make it black.
+- L2CarliniWagnerAttack and EADAttack keep a sample that is wrong from the start and make black only what they do not
+  fool; foolbox also blackens where `confidence` was not reached.
 - L-infinity budgets beyond the range of the inputs are that range. `early_stop` means nothing.
 - Random starts follow ``torch.manual_seed``, and successive calls differ. All epsilons of a call share their noise.
   With ``seed=``, an option of every attack, noise depends on that and on the sample's place in the batch instead.

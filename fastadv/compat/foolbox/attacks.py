@@ -61,6 +61,7 @@ class Attack(ABC):
     norm: ClassVar[str] = "linf"
     smallest: ClassVar[bool] = False  # it looks for the smallest perturbation, and needs no epsilon
     targets: ClassVar[bool] = True  # it can go towards classes
+    blackens: ClassVar[bool] = False  # what it does not fool becomes 0, not the image itself
 
     @abstractmethod
     def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
@@ -105,6 +106,9 @@ class Attack(ABC):
         made = [self.build(epsilon, **common) for epsilon in ([None] if self.smallest else epsilons)]
         seed = seeded(made[0]).seed
         raw = [replace(attack, seed=seed)(model.model, x, y).clamp(*model.bounds) for attack in made]
+        if self.blackens:
+            black = torch.zeros_like(x).clamp(*model.bounds)
+            raw = [torch.where(ops.as_rows(goal(x_adv, model(x_adv)), x), x_adv, black) for x_adv in raw]
         raw *= len(epsilons) if self.smallest else 1
         clipped = [self._clipped(x, x_adv, epsilon) for x_adv, epsilon in zip(raw, epsilons, strict=True)]
         return _Found(raw, clipped, [goal(x_adv, model(x_adv)) for x_adv in clipped])
@@ -312,6 +316,7 @@ class L2CarliniWagnerAttack(Attack):
 
     norm = "l2"
     smallest = True
+    blackens = True
 
     def build(self, epsilon: float | None, **common: Any) -> ours.Attack:
         how = {"kappa": self.confidence, "initial_const": self.initial_const, "abort_early": self.abort_early}
@@ -398,6 +403,7 @@ class EADAttack(Attack):
 
     norm = "l1"
     smallest = True
+    blackens = True
 
     def __post_init__(self) -> None:
         if self.decision_rule not in ("EN", "L1"):
