@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_attacks import OF_IMAGES, SHAPE, assert_equal, every, linf
+from test_attacks import CASES, OF_IMAGES, SHAPE, assert_equal, every, linf
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from toys import BatchNormNet, Wavy, labels, quick, samples, traces
@@ -158,13 +158,13 @@ def test_compiled_models(attack, backend, compiler, monkeypatch):
     assert traces(compiled, X, Y) == before
 
 
-@every
-def test_a_model_is_compiled_a_few_times_only(attack, compiler):
+@pytest.mark.parametrize("name", quick(CASES, "pgd", "apgdt", "deepfool", "square"))
+def test_a_model_is_compiled_a_few_times_only(name, compiler):
     """For gradients and without, for one sample, for the first number of samples and for any."""
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(Plain(), backend=counter)
     for size in (16, 11, 7, 3, 2, 1):
-        attack.run(compiled, X[:size], Y[:size])
+        CASES[name].run(compiled, X[:size], Y[:size])
     assert 1 <= counter.frame_count <= 6
 
 
