@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from toys import BatchNormNet, InDouble, linear, quick, samples
 
+from benchmarks import imagenet_model
 from fastadv.attacks import PGD
 from fastadv.data import Dataset, Stream, load
 from fastadv.trainers import MAIL, METHODS, SMD, Batch, Blind, DRAFineTuning, Madry, Standard, fit
@@ -382,3 +383,22 @@ def test_webdataset(shards):
     gc.collect()
     assert again == order[28:]
     assert torch.equal(same, weights)
+
+
+# On paper
+
+
+def test_the_page_has_what_the_model_predicts():
+    page = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
+    assert all(part.strip() in page for part in imagenet_model.tables().split("\n\n"))
+
+
+def test_the_model_counts_what_its_assumptions_say():
+    of = imagenet_model.Assumed(parameters=1e6, macs=1e9, peak=18e12, share=0.5, launch=0.0, decode=1e9, hop=0.0)
+    assert imagenet_model.moved(2, "DDP", of) == 4e6, "half of the gradients, twice"
+    assert imagenet_model.moved(2, "gathered a pass", of) == 9 / 2 * 4e6
+    found = imagenet_model.step(16, 16, "DDP", 1e9, of)
+    assert found.compute == pytest.approx(9 * 2e9 / 9e12)
+    assert found.network == pytest.approx(2 * 15 / 16 * 4e6 / 1e9)
+    assert found.seconds == pytest.approx(found.compute + found.network - 2 / 9 * found.compute)
+    assert found.bound == "network"
