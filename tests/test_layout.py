@@ -19,7 +19,7 @@ from fastadv import attacks, models, ops, trainers
 
 ROOT = Path(__file__).parents[1]
 
-TYPES = "data.Dataset data.Samples data.Placed data.Batch data.AnyData data.samples_of"
+TYPES = "data.Dataset data.Samples data.Placed data.Stream data.Batch data.AnyData data.samples_of"
 
 # What each room of fastadv/ may import from the others; a new room takes its place here.
 BELOW = {

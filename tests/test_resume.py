@@ -709,7 +709,7 @@ def test_the_job_of_the_documentation_saves_and_is_queued_again(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
     (script,) = (block for block in re.findall("```sh\n(.*?)```", page, re.DOTALL) if "#SBATCH" in block)
     training = shlex.join(["-m", "fastadv", *command("standard", tmp_path / "run", "--epochs", "12")])
-    script, found = re.subn("python -m fastadv .*?&\n", f"{sys.executable} {training} &\n", script, flags=re.DOTALL)
+    script, found = re.subn("python -m fastadv .*?\n}", f"{sys.executable} {training}\n}}", script, flags=re.DOTALL)
     assert found == 1
     with socket.socket() as free:
         free.bind(("", 0))
