@@ -67,7 +67,8 @@ def fit(
         method: what is minimised, one of `fastadv.trainers`.
         train: a data set with random access (a `Dataset`, or one of PyTorch or Hugging Face; see
             `fastadv.data.samples_of`), tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader has its own
-            order: `resume` gives the same bits where torch's generator makes that order the same again.
+            order: `resume` gives the same bits where torch's generator makes that order the same again. Data without a
+            length, as from files in shards, are a `fastadv.data.Stream` with a count.
         bounds: the least and the greatest value of samples that come as tensors or from a loader.
         optimizer: by name, or one of your own, whose groups' learning rates the schedule then multiplies.
         augment: called with (x, ids, seed) for every batch before the method sees it, one of `fastadv.data`.
