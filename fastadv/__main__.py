@@ -52,6 +52,7 @@ from .commands import (
     run_bench,
     run_crosscheck,
     said_aloud,
+    stopped_by,
     train,
     transfer_between,
     trusting,
@@ -298,7 +299,7 @@ def _obey(argv: Sequence[str] | None) -> int:
             return run_command(cli, chosen)
     except Stopped as stopped:
         print(f"fastadv: {stopped}", file=sys.stderr)
-        return 130
+        return 128 + stopped_by()
     except KeyboardInterrupt:
         kept = "the last checkpoint of a run, or the finished batches of an evaluation with --out, are kept"
         print(f"fastadv: stopped; {kept}", file=sys.stderr)

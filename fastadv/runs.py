@@ -43,6 +43,8 @@ WHERE = (
     "log",
     "save_every",
     "keep_every",
+    "checkpointing",
+    "sharded",
 )  # what may change when a run goes on
 _HOLDS = {"state": dict, "method": str, "model": str, "data": str, "shape": list, "classes": list}
 """What every checkpoint has, and of what type."""

@@ -154,7 +154,7 @@ def test_a_signal_saves_and_stops_all(tmp_path: Path) -> None:
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
     assert f"stopped and saved: continue with --resume auto --out {folder}" in running.communicate(timeout=600)[1]
-    assert running.returncode == 130
+    assert running.returncode == 143
     assert 3 < load_checkpoint(folder / "standard")["epoch"] < 200
     assert not (folder / "report.html").exists()
     assert subprocess.run([*command, "--resume", "auto"], env=environment, check=False).returncode == 0

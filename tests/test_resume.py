@@ -11,7 +11,9 @@ import pickle
 import random
 import re
 import resource
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -297,7 +299,7 @@ def test_signals_save_and_stop(number, tmp_path):
         time.sleep(0.02)
     os.kill(process.pid, number)
     process.join()
-    assert process.exitcode == 130
+    assert process.exitcode == 128 + number
     assert f"stopped and saved: continue with --resume auto --out {tmp_path / 'run'}" in Path(errors(long)).read_text()
     saved = load_checkpoint(tmp_path / "run")
     assert 3 < saved["epoch"] < 400
@@ -317,7 +319,7 @@ def test_a_signal_after_the_last_step_is_heard(tmp_path, monkeypatch, capfd):
 
     with monkeypatch.context() as patch:
         patch.setattr(_train, "fit", asked_late)
-        assert command_line.main(command("standard", tmp_path / "run")) == 130
+        assert command_line.main(command("standard", tmp_path / "run")) == 143
     assert "stopped and saved: continue with --resume auto" in capfd.readouterr().err
     assert load_checkpoint(tmp_path / "run")["epoch"] == 2
     assert command_line.main(command("standard", tmp_path / "run")) == 0
@@ -680,6 +682,57 @@ def test_torchrun_that_is_told_to_end_saves(tmp_path):
     saved = load_checkpoint(folder)
     assert 2 <= saved["epoch"] < 400
     assert len(saved["history"]) == saved["epoch"]
+
+
+SRUN = """#!/bin/bash
+# Runs a command in two tasks, and passes SIGTERM on to them; gives the highest status.
+while [[ $1 == --* ]]; do shift; done
+trap 'kill -TERM "${tasks[@]}"' TERM
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 "$@" & tasks+=($!)
+done
+highest=0
+for task in "${tasks[@]}"; do
+    while wait "$task"; status=$?; kill -0 "$task" 2>/dev/null; do :; done
+    ((status > highest)) && highest=$status
+done
+exit $highest
+"""
+SCONTROL = """#!/bin/bash
+if [[ $1 == requeue ]]; then echo "$2" >> "$REQUEUED"; else echo localhost; fi
+"""
+
+
+@pytest.mark.thorough
+def test_the_job_of_the_documentation_saves_and_is_queued_again(tmp_path):
+    """Its script, with stand-ins for what Slurm has: a real SIGTERM to the script, and then the job once more."""
+    page = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
+    (script,) = (block for block in re.findall("```sh\n(.*?)```", page, re.DOTALL) if "#SBATCH" in block)
+    training = shlex.join(["-m", "fastadv", *command("standard", tmp_path / "run", "--epochs", "12")])
+    script, found = re.subn("python -m fastadv .*?\n}", f"{sys.executable} {training}\n}}", script, flags=re.DOTALL)
+    assert found == 1
+    with socket.socket() as free:
+        free.bind(("", 0))
+        script = script.replace("29500", str(free.getsockname()[1]))
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "job.sh": script}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REQUEUED": str(tmp_path / "requeued")}
+    slurm |= {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node[0-1]", "SLURM_CPUS_PER_TASK": "1"}
+    how = {"env": environ() | slurm, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(["bash", str(tmp_path / "job.sh")], **how) as job:
+        while job.poll() is None and not (tmp_path / "run" / "previous.pt").is_file():
+            time.sleep(0.05)
+        job.terminate()
+        _, told = job.communicate(timeout=600)
+    assert "stopped and saved" in told
+    assert job.returncode == 143
+    assert (tmp_path / "requeued").read_text() == "17\n"
+    assert load_checkpoint(tmp_path / "run")["epoch"] < 12
+    again = subprocess.run(["bash", str(tmp_path / "job.sh")], **how, timeout=600)
+    assert again.returncode == 0, again.stderr
+    assert load_checkpoint(tmp_path / "run")["epoch"] == 12
+    assert (tmp_path / "requeued").read_text() == "17\n", "what is done is not queued again"
 
 
 @pytest.mark.thorough

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from toys import BatchNormNet, InDouble, linear, quick, samples
 
+from benchmarks import imagenet_model
 from fastadv.attacks import PGD
 from fastadv.data import Dataset, Stream, load
 from fastadv.trainers import MAIL, METHODS, SMD, Batch, Blind, DRAFineTuning, Madry, Standard, fit
@@ -72,7 +73,7 @@ def test_what_needs_no_mean_over_a_batch_may_come_in_parts():
     assert not any(method.whole_batch for method in (Blind(cutoff=0.0), MAIL(factor=3.0)))
 
 
-@pytest.mark.parametrize("more", [{"awp": 0.01}, {"clip": 0.1, "ema": 0.5}])
+@pytest.mark.parametrize("more", [{"awp": 0.01}, pytest.param({"clip": 0.1, "ema": 0.5}, marks=pytest.mark.thorough)])
 def test_regularisers_see_the_whole_batch(more, images):
     whole, parts = layers(), layers()
     method = Madry(attack=PGD(0.1, 0.05, 2))
@@ -110,6 +111,7 @@ def test_a_second_pass_changes_nothing(name, images):
     assert [type(module) for module in once.modules()] == [type(module) for module in twice.modules()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("more", [{"precision": "bfloat16"}, {"awp": 0.01}, {"ema": 0.5, "accumulate": 2}])
 def test_a_second_pass_goes_with_other_settings(more, images):
     models = blocky(), blocky()
@@ -202,6 +204,9 @@ def _in_shards(rank: int, address: str, folder: str) -> None:
         states = [found["standard"][2][0]]
     dist.broadcast_object_list(states)
     found["again"] = _train_sharded(images, "standard", resume=states[0])["standard"]
+    norms = blocky()
+    fit(norms, Standard(), images, **SGD, sharded=True)
+    found["norms"] = norms.state_dict()
     recorder, same = Recorder(), ""
     shards = [Path(folder, f"{place}.tar") for place in range(4)]
     fit(linear(6, 3), recorder, Stream(Shards(shards, rank, of=2), count=20), epochs=1, batch_size=8)
@@ -239,6 +244,9 @@ def test_shards_train_as_one_process(images, shards, tmp_path):
     assert torch.equal(first["again"][0], first["standard"][0]), "to the same bits"
     alone = _train_sharded(images, "standard", resume=saved)["standard"][0]
     torch.testing.assert_close(alone, first["standard"][0], rtol=1e-6, atol=1e-8)
+    for name, value in first["norms"].items():
+        assert torch.equal(value, second["norms"][name]), name
+        assert not torch.equal(value, blocky().state_dict()[name]), f"{name} has moved"
     (read, ids, same), (others, their, _) = first["read"], second["read"]
     assert (read, others) == ([*range(5), *range(10, 15)], [*range(5, 10), *range(15, 20)]), "shards of their own"
     assert sorted(ids + their) == [*range(20)]
@@ -382,3 +390,22 @@ def test_webdataset(shards):
     gc.collect()
     assert again == order[28:]
     assert torch.equal(same, weights)
+
+
+# On paper
+
+
+def test_the_page_has_what_the_model_predicts():
+    page = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
+    assert all(part.strip() in page for part in imagenet_model.tables().split("\n\n"))
+
+
+def test_the_model_counts_what_its_assumptions_say():
+    of = imagenet_model.Assumed(parameters=1e6, macs=1e9, peak=18e12, share=0.5, launch=0.0, decode=1e9, hop=0.0)
+    assert imagenet_model.moved(2, "DDP", of) == 4e6, "half of the gradients, twice"
+    assert imagenet_model.moved(2, "gathered a pass", of) == 9 / 2 * 4e6
+    found = imagenet_model.step(16, 16, "DDP", 1e9, of)
+    assert found.compute == pytest.approx(9 * 2e9 / 9e12)
+    assert found.network == pytest.approx(2 * 15 / 16 * 4e6 / 1e9)
+    assert found.seconds == pytest.approx(found.compute + found.network - 2 / 9 * found.compute)
+    assert found.bound == "network"

@@ -13,7 +13,7 @@ from ._parser import Parser, completion, number
 from ._report import report_runs
 from ._reproduce import Reproduction, list_recipes, reproduce
 from ._settings import Data, Testing, Training
-from ._terminal import said_aloud
+from ._terminal import said_aloud, stopped_by
 from ._threats import PatchTest, UniversalTest, find_universal, make_patch
 from ._train import train
 from ._transfer import transfer_between
@@ -63,6 +63,7 @@ __all__ = [
     "run_bench",
     "run_crosscheck",
     "said_aloud",
+    "stopped_by",
     "train",
     "transfer_between",
     "trusting",

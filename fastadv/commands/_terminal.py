@@ -14,8 +14,9 @@ from rich.text import Text
 
 from .._progress import bar, figures
 
-__all__ = ["asked_to_stop", "console", "drawn", "figures", "first_line", "progress", "said_aloud", "say"]
+__all__ = ["asked_to_stop", "console", "drawn", "figures", "first_line", "progress", "said_aloud", "say", "stopped_by"]
 
+_heard = [signal.SIGINT]  # the signal that stopped the command last
 console = Console(width=None if sys.stdout.isatty() else 130)
 
 
@@ -33,16 +34,23 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
+        _heard[0] = number
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    _heard[0] = signal.SIGINT
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stopped_by() -> int:
+    """The signal that this process last heard where it was asked to stop; SIGINT where another process did."""
+    return _heard[0]
 
 
 def drawn(plot: Callable[..., Path], *of: Any) -> list[Path]:

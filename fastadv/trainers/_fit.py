@@ -70,7 +70,8 @@ def fit(
         method: what is minimised, one of `fastadv.trainers`. With `guard`, a steadier one may replace it in the run.
         train: a data set with random access (a `Dataset`, or one of PyTorch or Hugging Face; see
             `fastadv.data.samples_of`), tensors (x, y), or a DataLoader of (x, y) or (x, y, index). A loader has its own
-            order: `resume` gives the same bits where torch's generator makes that order the same again.
+            order: `resume` gives the same bits where torch's generator makes that order the same again. Data without a
+            length, as from files in shards, are a `fastadv.data.Stream` with a count.
         bounds: the least and the greatest value of samples that come as tensors or from a loader.
         extra: further samples, such as generated ones, of the same kind; `extra_share` of each batch are of these. An
             epoch has as many samples as `train`.

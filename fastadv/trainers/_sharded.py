@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._processes import processes
 from ._blocks import blocks_of
 
 
@@ -19,15 +20,17 @@ class Sharded(nn.Module):
     """
 
     def __init__(self, model: nn.Module, around: Callable[[nn.Module], nn.Module]):
-        from torch.distributed.fsdp import fully_shard  # takes seconds, and few need it
+        from torch.distributed.device_mesh import init_device_mesh  # these take seconds, and few need them
+        from torch.distributed.fsdp import fully_shard
 
         super().__init__()
         self.whole, shards = around(model), copy.deepcopy(model)
         for own, other in zip(model.modules(), shards.modules(), strict=True):
             other._buffers.update(own._buffers)
+        mesh = init_device_mesh(next(model.parameters()).device.type, (processes(),))
         for block in blocks_of(shards):
-            fully_shard(block)
-        self.shards = around(fully_shard(shards, reshard_after_forward=True))
+            fully_shard(block, mesh=mesh)
+        self.shards = around(fully_shard(shards, mesh=mesh, reshard_after_forward=True))
 
     def forward(self, x: Tensor) -> Any:
         return self.shards(x) if self.training else self.whole(x)
