@@ -117,12 +117,12 @@ def test_a_run_says_and_keeps_the_memory_format_it_chose(
     def never(*_: object) -> str:
         raise AssertionError("nothing is left to choose")
 
-    monkeypatch.setattr("fastadv.trainers._fit.chosen_format", choose)
+    monkeypatch.setattr("fastadv.trainers._state.chosen_format", choose)
     flags, first = ["--data", images, "--epochs", "2", "--test.attacks", "fgsm"], tmp_path / "first"
     with stop_at_a_checkpoint():
         assert main(["train", "pgd", *flags, "--out", str(first)]) == 130
     assert "images are contiguous" in capsys.readouterr().out
-    monkeypatch.setattr("fastadv.trainers._fit.chosen_format", never)
+    monkeypatch.setattr("fastadv.trainers._state.chosen_format", never)
     assert main(["train", "pgd", *flags, "--out", str(first), "--resume", "true"]) == 0
     assert yaml.safe_load((first / "config.yaml").read_text())["memory_format"] == "contiguous"
     assert load_checkpoint(first)["memory_format"] == "contiguous"

@@ -1,41 +1,31 @@
 """The one training loop."""
 
-import copy
-import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
-from .._processes import processes, rank, shared
+from .._processes import processes, rank
 from .._progress import bar, figures
-from ..attacks import Tuned
-from ..attacks._tuned import chosen_format, laid_out
 from ..data import AnyData
 from ..models.adapted import own_loss
-from ._awp import perturbed
-from ._method import Batch, Method, Row, Source, Stats
-from ._parallel import agree, agree_on_samples, total, wrapped
-from ._precision import PRECISIONS, Autocast
+from ._method import Method, Row
+from ._parallel import total
 from ._settings import Settings, SettingsDict
-from ._source import Part, Replayed, source_of
+from ._source import Replayed, source_of
+from ._state import Augment, Run, State
+from ._watch import best, enough
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Augment = Callable[[Tensor, Tensor, int], Tensor]
-State = dict[str, Any]
-
 _log = logging.getLogger("fastadv.fit")
 
 _LOOK = 50  # steps between looks at the loss, each of which waits for the device
-_COUNT = ""  # the name, beside the sums of an epoch's figures, of how many samples they are of
 _ASK = 16  # steps after which several processes ask each other whether to stop
 
 
@@ -130,16 +120,16 @@ def fit(
     source = Replayed(source, method.replays) if method.replays > 1 else source
     descent = how.make_optimizer(model) if isinstance(optimizer, str) else optimizer
     memory_format = resume.get("memory_format", "preserve") if resume else how.memory_format
-    run = _Run(model, method, descent, how, device, source, memory_format)
+    run = Run(model, method, descent, how, device, source, memory_format)
     method.begin(source, how.seed, how.epochs)
     if resume:
         run.load(resume)
 
-    def save(best: bool = False) -> None:
+    def save(is_best: bool = False) -> None:
         run.agree()
         run.check()
         if on_save and rank() == 0:
-            on_save({**run.state(), "best": best})
+            on_save({**run.state(), "best": is_best})
 
     what, planned = type(method).__name__, 0 if how.minutes else how.epochs
     with ExitStack() as stack:
@@ -147,7 +137,7 @@ def fit(
         # Figures may differ between processes in their last bits, and all have to stop where one does.
         over = run.over()
         while (
-            not over and (how.minutes or len(run.history) < how.epochs) and not _any(_enough(run.history, how), device)
+            not over and (how.minutes or len(run.history) < how.epochs) and not _any(enough(run.history, how), device)
         ):
             epoch, started = len(run.history), time.perf_counter() - run.seconds
             for part, size in source.epoch(epoch, how.seed, skip=run.step):
@@ -171,7 +161,8 @@ def fit(
                 if save_every and run.step % save_every == 0 and run.step < source.batches:
                     save()
             run.agree()
-            row = run.end_epoch(started)
+            run.check()  # waits for the device
+            row = run.end_epoch(time.perf_counter() - started)
             if validate:
                 row |= _checked(validate(run.network_now()), row)
                 run.network.train()
@@ -182,231 +173,9 @@ def fit(
                 _log.info(f"{what}: epoch {row['epoch']}{f'/{planned}' if planned else ''}: {shown}")
             if on_epoch and rank() == 0:
                 on_epoch(row)
-            save(best=bool(validate) and _best(run.history) == len(run.history) - 1)
+            save(is_best=bool(validate) and best(run.history) == len(run.history) - 1)
     run.finish()
     return run.history
-
-
-class _Run:
-    """Everything of a training that changes, and so is saved."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        method: Method,
-        descent: torch.optim.Optimizer,
-        how: Settings,
-        device: torch.device,
-        source: Source,
-        memory_format: str,
-    ):
-        self.model, self.method, self.descent, self.how, self.device = model, method, descent, how, device
-        self.rates = [group["lr"] / how.lr if how.lr else 0.0 for group in descent.param_groups]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=how.precision == "float16")
-        average = functools.partial(_averaged, how.ema)
-        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if how.ema else None
-        self.history: list[Row] = []
-        self.totals: Stats = {}  # of the epoch that has begun
-        self.step, self.seconds = 0, 0.0  # of it, too
-        self.samples = len(source)
-        self.seen = torch.zeros(self.samples, dtype=torch.bool, device=device)
-        dtype = PRECISIONS[how.precision]
-        network = torch.compile(model) if how.compiled else model
-        if dtype:
-            # Next to x the divergence from the prediction at x is less than what such a prediction is rounded by.
-            loss = getattr(getattr(method, "attack", None), "loss", None)
-            network = Autocast(network, dtype, attacks=loss not in ("kl", "spat"))
-        around = model.around if own_loss(model) else lambda network: network
-        if memory_format == "auto":
-            gradients = how.epochs * self.samples * (1 + getattr(getattr(method, "attack", None), "steps", 0))
-            of = source.sample_shape, torch.get_default_dtype(), device, gradients
-            memory_format = shared(lambda: chosen_format(around(network), *of))
-        self.memory_format = memory_format
-        if memory_format == "channels_last" and device.type == "cuda":
-            model.to(memory_format=torch.channels_last)
-        if how.graphs:
-            network = Tuned(network, graphs=True)
-        self.network = around(wrapped(network, device))
-        self.network.train()
-
-    def train(self, part: Part, size: int, batches: int, augment: Augment | None) -> Stats:
-        """One step, on this process's part of a batch of so many samples."""
-        how, epoch = self.how, len(self.history)
-        x, y, index = part
-        x = laid_out(x, self.memory_format)
-        ids = index + epoch * self.samples
-        self.seen[index] = True
-        batch = Batch(augment(x, ids, how.seed) if augment else x, y, index, ids, epoch, size=size, step=self.step)
-        for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
-            group["lr"] = rate * how.lr_at(epoch + self.step / batches)
-        self.descent.zero_grad(set_to_none=True)
-        if how.awp:
-            batch.made = []
-            with perturbed(self.model, self.method.loss(self.network, batch) * self.share(batch, size), how.awp):
-                loss = self.backward(batch, size)
-        else:
-            loss = self.backward(batch, size)
-        if how.clip:
-            self.scaler.unscale_(self.descent)
-            trained = [p for group in self.descent.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(trained, how.clip)
-        self.scaler.step(self.descent)
-        self.scaler.update()
-        if self.average:
-            self.average.update_parameters(self.model)
-        self.step += 1
-        stats = {"loss": loss.detach(), **{name: value.detach() for name, value in batch.stats.items()}}
-        for name, value in {**stats, _COUNT: torch.ones((), device=loss.device)}.items():
-            self.totals[name] = self.totals.get(name, 0) + value * len(y)
-        return stats
-
-    def backward(self, batch: Batch, size: int) -> Tensor:
-        loss = self.method.loss(self.network, batch)
-        share = self.share(batch, size)
-        self.scaler.scale(loss * share if share != 1 else loss).backward()
-        return loss
-
-    @staticmethod
-    def share(batch: Batch, size: int) -> float:
-        """What this process's loss counts, since gradients are averaged and parts may differ by a sample."""
-        return len(batch.y) * processes() / size
-
-    def agree(self) -> None:
-        """Makes what all processes have to know the same in all; the first has the sums over the epoch."""
-        if processes() > 1:
-            agree(self.model)
-            if self.average:
-                agree(self.average)
-            agree_on_samples(self.method, self.seen)
-            sums = {name: total(value) for name, value in self.totals.items()}
-            self.totals = sums if rank() == 0 else {name: torch.zeros_like(value) for name, value in sums.items()}
-
-    def check(self) -> None:
-        """Raises FloatingPointError where a loss of this epoch was NaN or infinite, or the last step led there."""
-        loss = float(self.totals.get("loss", 0.0))
-        trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
-        if not math.isfinite(loss):
-            what = f"the loss became {loss}"
-        elif trained and not torch.stack([p.isfinite().all() for p in trained]).all():
-            what = "weights became NaN or infinite"
-        else:
-            return
-        raise FloatingPointError(
-            f"{what} in epoch {len(self.history) + (self.step > 0)}; try a smaller lr than {self.how.lr:g}, or clip "
-            "gradients"
-        )
-
-    @property
-    def spent(self) -> float:
-        """The seconds that training has taken."""
-        return sum(row["seconds"] for row in self.history) + self.seconds
-
-    def over(self) -> bool:
-        """Whether there is a budget of time that is spent."""
-        return 0 < 60 * self.how.minutes <= self.spent
-
-    def end_epoch(self, started: float) -> Row:
-        """The row of the epoch that has ended; its means are over the samples seen."""
-        sums = {name: float(total(value)) for name, value in self.totals.items()}  # waits for the device
-        self.check()
-        count = sums.pop(_COUNT)  # not all samples, where a loader leaves out some
-        means = {name: value / count for name, value in sums.items()}
-        seconds = time.perf_counter() - started
-        row = {"epoch": len(self.history) + 1, **means, "lr": self.descent.param_groups[0]["lr"]}
-        row |= {"seconds": seconds, "images_per_second": count / seconds}
-        self.totals, self.step, self.seconds = {}, 0, 0.0
-        return row
-
-    def network_now(self) -> nn.Module:
-        """The network to be validated and kept."""
-        return self.average.module if self.average else self.model
-
-    def finish(self) -> None:
-        """Leaves that network in the model, and the optimiser with the learning rates that it came with."""
-        for group, rate in zip(self.descent.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.how.lr
-        if self.average:
-            self.model.load_state_dict(self.average.module.state_dict())
-        self.model.train()
-
-    def state(self) -> State:
-        """All that the rest of training depends on, as a copy."""
-        kept = {name: getattr(self.method, name) for name in self.method.kept}
-        state = {
-            "state": _copied(self.network_now().state_dict()),
-            "kept": _on_cpu(kept),
-            "optimizer": _on_cpu(self.descent.state_dict()),
-            "scaler": self.scaler.state_dict(),
-            "epoch": len(self.history),
-            "history": [dict(row) for row in self.history],
-            "step": self.step,
-            "memory_format": self.memory_format,
-            "seconds": self.seconds,
-            "totals": _copied(self.totals),
-            "generator": torch.get_rng_state(),
-        }
-        if self.average:
-            state |= {"trained": _copied(self.model.state_dict()), "averaged": int(self.average.n_averaged)}
-        if self.device.type == "cuda":
-            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
-        return state
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Goes back to where `state` was made."""
-        try:
-            for name in self.method.kept:
-                now, value = getattr(self.method, name), state["kept"][name]
-                if isinstance(now, Tensor):
-                    if now.shape != value.shape:
-                        raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
-                    value = value.to(now)
-                setattr(self.method, name, value)
-            if self.average:
-                self.average.module.load_state_dict(state["state"])
-                self.average.n_averaged.fill_(state["averaged"])
-            self.model.load_state_dict(state["trained" if self.average else "state"])
-            now, before = (each["param_groups"] for each in (self.descent.state_dict(), state["optimizer"]))
-            if [group | {"lr": 0} for group in now] != [group | {"lr": 0} for group in before]:
-                raise ValueError("its optimiser had other settings")
-            self.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
-            self.scaler.load_state_dict(state["scaler"])
-            self.history = [dict(row) for row in state["history"]]
-            self.step, self.seconds = state["step"], state["seconds"]
-            first = float(rank() == 0)  # has the sums
-            self.totals = {name: value.to(self.device) * first for name, value in state["totals"].items()}
-            torch.set_rng_state(state["generator"])
-            if self.device.type == "cuda" and "cuda_generator" in state:  # a run may go on on another device
-                torch.cuda.set_rng_state(state["cuda_generator"], self.device)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                "cannot resume from this state, which is incomplete or from another training: "
-                f"{type(error).__name__} {error}"
-            ) from None
-
-
-def _averaged(decay: float, averages: list[Tensor], now: list[Tensor], _: Tensor) -> None:
-    """Moves averages towards what is now; of whole numbers, as counts and indices are, there is no average."""
-    if averages[0].is_floating_point():
-        torch._foreach_lerp_(averages, now, 1 - decay)
-    else:
-        torch._foreach_copy_(averages, now)
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _copy(value) for name, value in tensors.items()}
-
-
-def _on_cpu(tree: Any) -> Any:
-    """A copy of nested dicts and lists, with tensors on the CPU."""
-    if isinstance(tree, Tensor):
-        return _copy(tree)
-    if isinstance(tree, dict):
-        return {key: _on_cpu(value) for key, value in tree.items()}
-    return [_on_cpu(value) for value in tree] if isinstance(tree, list) else copy.deepcopy(tree)
-
-
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True)
 
 
 def _any(here: bool, device: torch.device) -> bool:
@@ -420,25 +189,3 @@ def _checked(found: dict[str, float], row: Row) -> dict[str, float]:
     if taken or not found:
         raise ValueError(f"validate must give figures with names of their own, got {taken[0] if taken else 'none'!r}")
     return found
-
-
-def _watched(history: list[Row]) -> list[float]:
-    """The first figure of `validate`, by epoch; NaN is below all others."""
-    names = list(history[0])
-    name = names[names.index("images_per_second") + 1]  # after the loop's own
-    return [-math.inf if math.isnan(row[name]) else row[name] for row in history]
-
-
-def _best(history: list[Row]) -> int:
-    """Which epoch has the highest, from 0."""
-    figures = _watched(history)
-    return figures.index(max(figures))
-
-
-def _enough(history: list[Row], how: Settings) -> bool:
-    """Whether the watched figure has not risen for `patience` epochs, or has fallen below a share of its best."""
-    if not history or not (how.patience or how.collapse):
-        return False
-    figures = _watched(history)
-    stale = bool(how.patience) and len(figures) - 1 - _best(history) >= how.patience
-    return stale or figures[-1] < how.collapse * max(figures)

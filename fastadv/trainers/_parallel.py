@@ -1,16 +1,13 @@
 """Several processes that share every batch (``torchrun``); all of it does nothing where there is one."""
 
 import inspect
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .._processes import processes, rank
-
-if TYPE_CHECKING:
-    from ._method import Method
 
 
 def mean(values: Tensor) -> Tensor:
@@ -61,16 +58,16 @@ def agree(network: nn.Module) -> None:
         dist.broadcast(buffer, 0)
 
 
-def agree_on_samples(method: "Method", seen: Tensor) -> None:
-    """Makes the method's tensors of samples the same in all processes.
+def agreed(values: Mapping[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
+    """`values` [N, ...] of samples, the same in all processes.
 
     A sample's entry becomes that of the process that has it `seen` [N] since the last call, which is forgotten; their
     mean where a sampler gave it to several, as it does to make parts equal.
     """
-    by = total(seen.int())
-    for name in method.per_sample:
-        value = getattr(method, name)
+    by, found = total(seen.int()), {}
+    for name, value in values.items():
         own, count = (each.view(-1, *[1] * (value.dim() - 1)) for each in (seen, by))
         theirs = total(torch.where(own, value, torch.zeros_like(value))) / count.clamp_min(1)
-        setattr(method, name, torch.where(count > 0, theirs, value))
+        found[name] = torch.where(count > 0, theirs, value)
     seen.zero_()
+    return found
