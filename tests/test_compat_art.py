@@ -216,6 +216,28 @@ def test_autoattack_of_a_list_of_attacks(targeted):
     assert np.array_equal(attack.generate(X.numpy(), Y.numpy(), mask=mask), X.numpy())
 
 
+def test_autoattack_with_a_pool_keeps_the_smallest_perturbation():
+    listed = [
+        art.ProjectedGradientDescent(MODEL, 2, 0.05, eps_step=0.05, max_iter=2, verbose=False),
+        art.DeepFool(MODEL, 5, batch_size=24),
+    ]
+    right = (MODEL(X).argmax(1) == Y).numpy()
+    x, y, expected = X.numpy()[right], Y.numpy()[right], X.numpy().copy()
+    alone = [attack.generate(x, y) for attack in listed]
+    sizes = np.stack([np.linalg.norm((found - x).reshape(len(x), -1), axis=1) for found in alone])
+    won = np.stack([MODEL(torch.from_numpy(found)).argmax(1).numpy() != y for found in alone])
+    sizes[~won | (sizes > 0.05 * (1 + 1e-4))] = np.inf
+    best = np.where(np.isinf(sizes).all(0), -1, sizes.argmin(0))
+    assert {*best} > {1}
+    expected[right] = np.stack([alone[k][i] if k >= 0 else x[i] for i, k in enumerate(best)])
+    pool = art.AutoAttack(MODEL, 2, 0.05, attacks=listed, parallel_pool_size=2).generate(X.numpy(), Y.numpy())
+    np.testing.assert_allclose(pool, expected, atol=1e-6)
+    first = art.AutoAttack(MODEL, 2, 0.05, attacks=listed).generate(X.numpy(), Y.numpy())
+    assert np.linalg.norm(pool - X.numpy()) < np.linalg.norm(first - X.numpy())
+    with pytest.raises(ValueError, match="leave parallel_pool_size 0, or give it attacks"):
+        art.AutoAttack(MODEL, parallel_pool_size=2)
+
+
 def test_an_estimator_has_clip_values_and_preprocessing():
     mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.25, 2.0])
     model, x, y = partly_frozen(BatchNormNet()), samples(8, 3, 6, 6) * 2 - 1, torch.arange(8) % 5

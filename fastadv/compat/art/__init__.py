@@ -24,7 +24,7 @@ attack is made, and in `set_params`. What differs, on purpose:
 - ``clip_values`` that differ between features are refused.
 - Other estimators raise an ``exceptions.EstimatorError``, which names ART's classes where ART is installed.
 - AutoAttack without ``attacks`` is auto-attack's standard version. With ``attacks`` it changes none of them and runs
-  one after another.
+  one after another, also with a ``parallel_pool_size``.
 - ``random_eps`` and ``summary_writer`` are not supported. ``verbose`` means nothing, nor does ``eps_step`` where the
   attack has its own.
 """

@@ -47,13 +47,13 @@ Budget = float | np.ndarray
 """One number, or an array that broadcasts against the inputs."""
 
 _COUNTS = {"batch_size": 1, "num_random_init": 0, "nb_random_init": 1, "max_halving": 1, "max_doubling": 1}
-_COUNTS |= {"num_trial": 0, "sample_size": 1}
+_COUNTS |= {"num_trial": 0, "sample_size": 1, "parallel_pool_size": 0}
 """Options that are whole numbers and which fastadv's attacks do not check, with the least that they may be."""
 _FLAGS = ("targeted", "verbose", "minimal")
 _NUMBERS = ("p_init", "epsilon", "confidence", "learning_rate", "initial_const", "beta", "min_epsilon")
 _NUMBERS += ("largest_const", "decrease_factor", "const_factor")
 _UNSUPPORTED = {"random_eps": False, "summary_writer": False, "estimator_orig": None}
-_UNSUPPORTED |= {"parallel_pool_size": 0, "adv_criterion": None, "loss": None}
+_UNSUPPORTED |= {"adv_criterion": None, "loss": None}
 """Options that must be what they are by default."""
 _ROUNDING = 1e-4
 """By what share a perturbation may be larger than eps, as in ART."""
@@ -621,14 +621,16 @@ class AutoAttack(Attack):
     def build(self, **common: Any) -> ours.Attack:
         if self.targeted and not self.attacks:
             raise ValueError("AutoAttack has no targets of its own here: leave targeted False, or give it attacks")
+        if self.parallel_pool_size and not self.attacks:
+            raise ValueError("AutoAttack compares what attacks find: leave parallel_pool_size 0, or give it attacks")
         norm = _norm(self.norm)
         return ours.AutoAttack(in_range(self.eps, norm, common["bounds"]), norm=norm, **common)
 
     def generate(self, x: np.ndarray, y: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """With `attacks`, each on the samples that none before has fooled within `eps`, away from `y`.
 
-        If `targeted`, then those that can be towards every other class, in turn. What is not fooled is returned as it
-        is.
+        If `targeted`, then those that can be towards every other class, in turn. With a `parallel_pool_size`, each on
+        all samples, and the smallest perturbation in L2 counts. What is not fooled is returned as it is.
         """
         if not self.attacks:
             return super().generate(x, y, **how)
@@ -640,16 +642,18 @@ class AutoAttack(Attack):
         if self.targeted:
             aimed = [_aimed(attack, True, self.seed) for attack in self.attacks if hasattr(attack, "targeted")]
             runs += [(attack, (labels + k) % classes) for attack in aimed for k in range(1, classes)]
-        x_adv, robust = x.copy(), predictions == labels
+        x_adv, right, lengths = x.copy(), predictions == labels, np.full(len(x), np.inf)
         for attack, goals in runs:
-            left = robust.nonzero()[0]
+            left = (right if self.parallel_pool_size else right & np.isinf(lengths)).nonzero()[0]
             if len(left) == 0:
                 break
             found = attack.generate(x[left], goals[left], **{k: _of_rows(v, left, x) for k, v in how.items()})
-            sizes = np.linalg.norm((found - x[left]).reshape(len(left), -1), float(self.norm), axis=1)
+            delta = (found - x[left]).reshape(len(left), -1)
             won = predicted(_logits(self.estimator, found, self.batch_size)).numpy() != labels[left]
-            won &= sizes * (1 - _ROUNDING) <= self.eps
-            x_adv[left[won]], robust[left[won]] = found[won], False
+            won &= np.linalg.norm(delta, float(self.norm), axis=1) * (1 - _ROUNDING) <= self.eps
+            length = np.linalg.norm(delta, axis=1)
+            won &= length < lengths[left]
+            x_adv[left[won]], lengths[left[won]] = found[won], length[won]
         return x_adv
 
 
