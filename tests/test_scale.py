@@ -204,6 +204,7 @@ def _in_shards(rank: int, address: str, folder: str) -> None:
         states = [found["standard"][2][0]]
     dist.broadcast_object_list(states)
     found["again"] = _train_sharded(images, "standard", resume=states[0])["standard"]
+    found["whole"] = _train_sharded(images, "madry", sharded=False, awp=0.01)["madry"]
     norms = blocky()
     fit(norms, Standard(), images, **SGD, sharded=True)
     found["norms"] = norms.state_dict()
@@ -221,7 +222,7 @@ def _in_shards(rank: int, address: str, folder: str) -> None:
 
 @pytest.mark.thorough
 def test_shards_train_as_one_process(images, shards, tmp_path):
-    """Two processes, by FSDP; what they save continues in one, and in two."""
+    """Two processes, by FSDP; what they save continues in one, and in two. By DDP, too, with batches in parts."""
     for path in shards:
         shutil.copy(path, tmp_path)
     torch.multiprocessing.spawn(_in_shards, (f"file://{tmp_path}/meeting", str(tmp_path)), nprocs=2)
@@ -244,6 +245,8 @@ def test_shards_train_as_one_process(images, shards, tmp_path):
     assert torch.equal(first["again"][0], first["standard"][0]), "to the same bits"
     alone = _train_sharded(images, "standard", resume=saved)["standard"][0]
     torch.testing.assert_close(alone, first["standard"][0], rtol=1e-6, atol=1e-8)
+    parts = _train_sharded(images, "madry", sharded=False, awp=0.01)["madry"]
+    torch.testing.assert_close(first["whole"][0], parts[0], rtol=1e-5, atol=1e-7)
     for name, value in first["norms"].items():
         assert torch.equal(value, second["norms"][name]), name
         assert not torch.equal(value, blocky().state_dict()[name]), f"{name} has moved"
