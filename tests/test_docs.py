@@ -124,16 +124,20 @@ def test_equations_lead_to_code(page: Path) -> None:
                 found = fields[part] if part in fields else getattr(found, part)
 
 
+@pytest.fixture(scope="module")
+def methods_of_recipes() -> dict[str, set[str]]:
+    """The methods of each recipe's variants."""
+    return {name: {variant.method for variant in recipes.load(name).variants()} for name in recipes.names()}
+
+
 @every_method_page
-def test_recipes_are_all_those_of_the_methods(page: Path) -> None:
+def test_recipes_are_all_those_of_the_methods(page: Path, methods_of_recipes: dict[str, set[str]]) -> None:
     shown = re.findall(r"^::: fastadv\.trainers\.(\w+)$", page.read_text(), re.MULTILINE)
     names = [name for name, method in trainers.METHODS.items() if method.__name__ in shown]
     patterns = [
         word for word in re.findall("`([^`]+)`", section(page, "Recipes")) if word.replace("-", "_") not in names
     ]
-    own = {
-        name for name in recipes.names() if {variant.method for variant in recipes.load(name).variants()} & set(names)
-    }
+    own = {name for name, methods in methods_of_recipes.items() if methods & set(names)}
     assert {recipe.name for recipe in recipes.select(patterns)} == own
 
 

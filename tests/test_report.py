@@ -39,8 +39,6 @@ from fastadv.report._plots import draw_examples, plot_lines
 from fastadv.report._verdict import verdict
 from fastadv.runs import Run
 
-pytestmark = pytest.mark.usefixtures("rendered")
-
 N = 200
 THETA = 0.1
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -252,6 +250,7 @@ def test_known_numbers_are_in_the_page(folders: Path, tmp_path: Path) -> None:
     assert names >= {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_page_needs_nothing_from_elsewhere(folders: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path / "out", folders / "both")
     links = Reader(page).links
@@ -264,6 +263,7 @@ def test_the_page_needs_nothing_from_elsewhere(folders: Path, tmp_path: Path) ->
         assert f"<code>{folders / file}</code>" in page
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_same_runs_make_the_same_files(folders: Path, tmp_path: Path) -> None:
     assert page_of(tmp_path / "first", folders / "both") == page_of(tmp_path / "second", folders / "both")
 
@@ -286,6 +286,7 @@ def test_samples_made_on_another_network_are_apart(folders: Path, tmp_path: Path
     assert (tmp_path / "out" / "transfer.png").is_file()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_transfer_between_the_models_of_other_runs(folders: Path, tmp_path: Path) -> None:
     models = [str(folders / "again"), str(folders / "elsewhere")]
     Run(tmp_path / "transfer", yaml.safe_dump({"models": models}), {})
@@ -361,6 +362,7 @@ def test_the_worst_case_is_of_attacks_that_all_had(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("rendered")
 def test_training_on_different_attacks_says_so(tmp_path: Path) -> None:
     """Curves on the samples of different attacks name these; those of one attack are told to be that."""
 
@@ -478,6 +480,7 @@ def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 # ----------------------------------------------------------------------------------------------------- in the browser
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.thorough
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: the page is not looked at in a browser")
 @pytest.mark.parametrize("width", [375, 1280])
@@ -517,6 +520,7 @@ def test_in_chromium(width: int, folders: Path, tmp_path: Path) -> None:
     assert seen["sorted"] == "ascending"
 
 
+@pytest.mark.usefixtures("rendered")
 def test_figures_grow_with_their_legends(tmp_path: Path) -> None:
     """Else the lines of sixteen models had no room, and a warning said so."""
     heights = []
@@ -540,6 +544,7 @@ def test_a_learning_rate_that_never_changes_is_not_drawn(second: float, drawn: b
 # --------------------------------------------------------------------------------------------- whole files, any images
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 6, 13])
 def test_examples_of_images_with_any_number_of_bands(bands: int) -> None:
     """One band is grey, three are colours; of others, as many of the first are drawn, and the title says so."""
@@ -552,6 +557,7 @@ def test_examples_of_images_with_any_number_of_bands(bands: int) -> None:
     assert figure.get_suptitle() == f"FGSM: predicted classes, red where wrong in the end{said}"
 
 
+@pytest.mark.usefixtures("rendered")
 def test_examples_of_a_network_with_more_classes_than_the_data():
     """As one of ten classes on a folder with images of three: what only the network knows is a number."""
     model = linear(16, 5)
@@ -574,6 +580,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize(("name", "write"), WRITERS.items(), ids=WRITERS)
 def test_a_full_disk_leaves_what_was_there(name: str, write: Callable[[Path], object], tmp_path: Path) -> None:
     """No file grows beyond 64 bytes here, as on a disk that is full."""
