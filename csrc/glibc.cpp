@@ -15,10 +15,8 @@ extern "C" {
 FASTADV_OLD(double, exp, (double x), (x))
 FASTADV_OLD(double, log, (double x), (x))
 FASTADV_OLD(double, pow, (double x, double y), (x, y))
-#ifdef USE_CUDA
-// glibc 2.34 moved it from libdl, which PyTorch's libraries load where there is one.
+// Headers of PyTorch 2.14 and of CUDA call it. glibc 2.34 moved it from libdl, which PyTorch loads where there is one.
 FASTADV_OLD(void*, dlsym, (void* handle, const char* name), (handle, name))
-#endif
 
 // libstdc++ asks glibc 2.32 whether shared_ptr may count without atomics: it may not.
 char __libc_single_threaded = 0;
