@@ -179,6 +179,7 @@ class Extended:
         return x, y, torch.cat((places[places < n], places[places >= n]))
 
 
+@dataclass
 class Streamed:
     """Samples that come one after the other, as from files in shards, of which every process reads its own.
 
