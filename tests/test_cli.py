@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from fastadv.commands._estimate import estimate
 from fastadv.commands._plan import TrainingPlan, plan_training
 from fastadv.data import load
 from fastadv.evaluation import AACurve
+from fastadv.ops import _kernels
 from fastadv.runs import CHECKPOINT, Run, load_checkpoint
 from fastadv.trainers import METHODS, Blind, FreeAT, Friendly, Madry, Standard, fit
 
@@ -536,6 +538,19 @@ def test_unloadable_modules_cost_one_warning_and_nothing_else() -> None:
     assert ops.repair() in done.stderr
     assert "No compiled cpu kernels: _cpu.so does not load" in done.stdout
     assert ops.repair() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [("12.8", "_cuda.so is for PyTorch with CUDA 13"), ("13.2", "does not load"), (None, "does not load")],
+)
+def test_kernels_for_another_cuda_are_not_loaded(monkeypatch, here, said) -> None:
+    """They would be where the system has that CUDA's libraries, which PyTorch does not use."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin="/nowhere/_cuda.so"))
+    monkeypatch.setattr(_kernels, "build_info", lambda: {"cuda": "13.0", "cuda_obstacle": "", "torch": "2.14.1"})
+    monkeypatch.setattr(torch.version, "cuda", here)
+    monkeypatch.delenv("FASTADV_NO_EXT", raising=False)
+    assert said in _kernels.load("_cuda")
 
 
 def test_switched_off_kernels_are_silent_and_named() -> None:
