@@ -11,8 +11,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 import fastadv
 from fastadv.attacks import PGD, AutoAttack
 from fastadv.info import environment
-from fastadv.trainers import NFGSM, Method, fit
+from fastadv.trainers import NFGSM, fit
 
 from .peers import torchattacks
 
@@ -32,21 +31,9 @@ BATCH = 128  # of the usual loop
 LONGEST = 12  # epochs of it
 
 
-@dataclass(frozen=True)
-class Way:
-    """`method` with these `settings` of `fit`."""
-
-    method: Callable[[], Method]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-def n_fgsm() -> Method:
-    return NFGSM(attack=PGD(eps=EPS, alpha=EPS, steps=1))
-
-
 FAST = {"batch_size": 64, "lr": 5e-3, "schedule": "one-cycle"}
-WAYS = {55: Way(n_fgsm, FAST | {"epochs": 1})}
-"""By the percentage that is to be reached."""
+WAYS: dict[int, dict[str, Any]] = {55: FAST | {"epochs": 1}}
+"""The settings of `fit`, with N-FGSM, by the percentage that is to be reached."""
 
 
 class Clock:
@@ -106,8 +93,8 @@ def run(side: str, target: int, seed: int, train: fastadv.Dataset, test: fastadv
     model, x, y = fastadv.models.LeNet5(), test.x[:TESTED], test.y[:TESTED]
     clock = Clock()
     if side == "fastadv":
-        way = WAYS[target]
-        history = fit(model, way.method(), train, seed=seed, memory_format="preserve", **way.settings)
+        method = NFGSM(attack=PGD(eps=EPS, alpha=EPS, steps=1))
+        history = fit(model, method, train, seed=seed, memory_format="preserve", **WAYS[target])
         clock.stop()
         gradients, found = sum(row["gradients"] + 1 for row in history), robust(model, x, y)
     else:

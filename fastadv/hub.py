@@ -406,10 +406,8 @@ def _recognised(state: State, shape: tuple[int, ...], classes: int, path: str) -
     sizes = _sizes(state)
     found: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {}
     for name, build in [*MODELS.items(), *_wide(state)]:
-        if "activation" in getattr(
-            build, "keywords", {}
-        ):  # which weights do not tell: they are taken for the usual one
-            continue
+        if "activation" in getattr(build, "keywords", {}):
+            continue  # weights do not tell it: they are taken for those of the usual one
         try:
             with torch.device("meta"):
                 fits = _sizes(build(shape, classes).state_dict()) == sizes
