@@ -57,12 +57,12 @@ def load(module: str) -> str | None:
         return "switched off by FASTADV_NO_EXT=1"
     spec = importlib.util.find_spec(f"fastadv.{module}")
     found = build_info() if module == "_cuda" else ""
-    build = found if isinstance(found, dict) else {"cuda_obstacle": "", "cuda": ""}
+    build = found if isinstance(found, dict) else {}
     if spec is None or spec.origin is None:
-        if build["cuda_obstacle"]:
+        if build.get("cuda_obstacle"):
             return f"fastadv was built without them, against torch {build['torch']}: {build['cuda_obstacle']}"
         return f"fastadv/{module} is not installed"
-    built_for, here = (version.split(".")[0] for version in (build["cuda"], torch.version.cuda or ""))
+    built_for, here = (version.split(".")[0] for version in (build.get("cuda", ""), torch.version.cuda or ""))
     if built_for and here and built_for != here:  # it may load all the same, where the system has libcudart, too
         return (
             f"{Path(spec.origin).name} is for PyTorch with CUDA {built_for}, and PyTorch {torch.__version__} has CUDA "

@@ -93,9 +93,10 @@ def fit(
         settings: the fields of `Settings`.
 
     Raises:
-        ValueError: for settings out of range, a method that needs classes where the model has a loss of its own,
-            `patience` or `collapse` with nothing to watch, `guard` without a budget, a `validate` whose figures have
-            taken names, or a `resume` of another network or optimiser.
+        ValueError: for settings out of range, or that the method or the device does not allow, a method that needs
+            classes where the model has a loss of its own, `patience` or `collapse` with nothing to watch, an `extra` of
+            another kind or without a share, an `augment` that mixes labels where the method takes one, a `validate`
+            whose figures have taken names, or a `resume` of another network or optimiser.
         TypeError: for a setting or a `train` of an unknown kind.
         FloatingPointError: when a loss or a weight is NaN or infinite; what was saved last is from before.
         Stopped: when `stop` says so.
