@@ -53,6 +53,16 @@ def stem_backward(shape: tuple[int, ...], channels: int, kernel: int, padding: i
     )
 
 
+def stem_weight_backward(shape: tuple[int, ...], channels: int, kernel: int, padding: int, **options) -> Sides:
+    x, weight = images(*shape, **options), torch.randn(channels, shape[0], kernel, kernel).to(options["dtype"])
+    grad = torch.randn_like(F.conv2d(x, weight, padding=padding).to(memory_format=options["layout"]))
+    own = [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, (False, True, False)
+    return (
+        partial(kernels.stem_weight_backward, grad, x, kernel, kernel, padding, padding),
+        lambda: aten.convolution_backward(grad, x, weight, None, *own)[1],
+    )
+
+
 def cases() -> Iterator[tuple[str, Callable[..., Sides]]]:
     for shape in POOLED:
         size = "x".join(map(str, shape))
@@ -61,6 +71,7 @@ def cases() -> Iterator[tuple[str, Callable[..., Sides]]]:
     for shape, channels, kernel, padding in STEMS:
         size = f"{'x'.join(map(str, shape))}, {channels} of {kernel}x{kernel}"
         yield f"stem_backward {size}", partial(stem_backward, shape, channels, kernel, padding)
+        yield f"stem_weight_backward {size}", partial(stem_weight_backward, shape, channels, kernel, padding)
 
 
 CASES = dict(cases())

@@ -14,6 +14,7 @@ from toys import samples
 from fastadv import ops
 from fastadv.attacks import PGD, Square, _passes
 from fastadv.attacks._passes import faster_passes
+from fastadv.trainers import Standard, fit
 
 pytestmark = pytest.mark.numerics
 
@@ -85,6 +86,62 @@ def test_stem_backward_is_pytorchs(dtype, layout, channels, out, kernel, padding
 
 
 @compiled_only
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("channels", "out", "kernel", "padding", "size"), STEMS)
+def test_stem_weight_backward_is_pytorchs(dtype, layout, channels, out, kernel, padding, size):
+    """Next to that in float64; the same whatever the threads and layouts; a batch's is the sum of its parts'."""
+    kernel, padding = np.broadcast_to(kernel, 2).tolist(), np.broadcast_to(padding, 2).tolist()
+    x = torch.randn(19, channels, *size, dtype=dtype).to(memory_format=layout)
+    leaf = torch.zeros(out, channels, *kernel, dtype=torch.float64, requires_grad=True)
+    made = F.conv2d(x.double(), leaf, padding=padding)
+    grad = torch.randn(made.shape, dtype=dtype).to(memory_format=layout)
+    (expected,) = torch.autograd.grad(made, leaf, grad.double())
+    before, of_threads = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        of_threads.append(kernels.stem_weight_backward(grad, x, *kernel, *padding))
+    torch.set_num_threads(before)
+    found = of_threads[0]
+    assert torch.equal(*of_threads)
+    assert found.dtype == dtype
+    rtol = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    largest = float(grad.double().abs().sum((0, 2, 3)).max() * x.double().abs().max())  # what sums cancel in
+    torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=largest * min(rtol, 1e-6))
+    for other in (grad.contiguous(), grad.transpose(2, 3).contiguous().transpose(2, 3)):
+        assert torch.equal(kernels.stem_weight_backward(other, x, *kernel, *padding), found)
+    parts = [
+        kernels.stem_weight_backward(g, of, *kernel, *padding) for g, of in zip(grad.split(7), x.split(7), strict=True)
+    ]
+    torch.testing.assert_close(
+        sum(part.double() for part in parts), found.double(), rtol=4 * rtol, atol=4 * largest * rtol
+    )
+
+
+@compiled_only
+def test_no_samples_make_no_gradient_of_weights():
+    found = kernels.stem_weight_backward(torch.ones(0, 4, 3, 3), torch.ones(0, 1, 5, 5), 3, 3, 0, 0)
+    assert torch.equal(found, torch.zeros(4, 1, 3, 3))
+
+
+@compiled_only
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("of_x", [True, False])
+def test_gradients_of_first_weights_are_pytorchs(bias, of_x):
+    x = torch.randn(11, 1, 9, 8, dtype=torch.float64, requires_grad=of_x)
+    layer = nn.Conv2d(1, 5, 3, padding=1, bias=bias).double()
+    leaves = [*layer.parameters(), *([x] if of_x else [])]
+    found = []
+    for within in (nullcontext(), faster_passes(x)):
+        with within:
+            out = layer(x)
+        found.append(torch.autograd.grad(out.pow(3).sum(), leaves))
+    assert type(out.grad_fn).__name__ == "_StemBackward"
+    for plain, faster in zip(*found, strict=True):
+        torch.testing.assert_close(faster, plain)
+
+
+@compiled_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("channels", "out", "kernel", "padding", "size"), STEMS)
@@ -111,10 +168,9 @@ LAST = torch.randn(9, 2, 8, 8).to(memory_format=torch.channels_last)
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"padding": "same"}),
         (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3), {"padding": 3}),
         (torch.randn(9, 2, 8, 8), torch.randn(4, 1, 3, 3), {"groups": 2}),
-        (torch.randn(9, 1, 8, 8), torch.randn(4, 1, 3, 3).requires_grad_(), {}),
         (torch.randn(1, 8, 8), torch.randn(4, 1, 3, 3), {}),
     ],
-    ids=["channels", "taps", "bf16 last", "stride", "dilation", "same", "padding", "groups", "weight", "unbatched"],
+    ids=["channels", "taps", "bf16 last", "stride", "dilation", "same", "padding", "groups", "unbatched"],
 )
 def test_other_convolutions_are_pytorchs_to_the_bit(x, weight, options):
     plain, within = gradients(x, lambda leaf: F.conv2d(leaf, weight, **options), "")
@@ -276,6 +332,11 @@ def test_a_pool_keeps_its_input_alone():
         (lambda: stem(padding=(0, -1)), "padding must be smaller"),
         (lambda: stem(weight=torch.ones(4, 1, 3, 3, dtype=torch.float64)), "one dtype"),
         (lambda: stem(weight=torch.ones(4, 9)), "weight must be"),
+        (lambda: stem_weight(x=torch.ones(2, 4, 5, 5)), "1 to 3 channels"),
+        (lambda: stem_weight(x=torch.ones(2, 1, 5, 6)), "of what the convolution makes"),
+        (lambda: stem_weight(x=torch.ones(3, 1, 5, 5)), "of what the convolution makes"),
+        (lambda: stem_weight(padding=(3, 0)), "padding must be smaller"),
+        (lambda: stem_weight(x=torch.ones(2, 1, 5, 5, dtype=torch.float64)), "one dtype"),
     ],
 )
 def test_bare_passes_refuse_what_they_would_misread(call, words):
@@ -296,6 +357,11 @@ def stem(
     return kernels.stem_backward(grad, x, weight, *padding)
 
 
+def stem_weight(x: Tensor | None = None, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    x = torch.ones(2, 1, 5, 5) if x is None else x
+    return kernels.stem_weight_backward(torch.ones(2, 4, 3, 3), x, 3, 3, *padding)
+
+
 # ---------------------------------------------------------------------------------------------------- where it is used
 
 
@@ -306,7 +372,7 @@ def test_without_kernels_all_is_pytorchs(monkeypatch):
 
 
 @compiled_only
-def test_attacks_use_it_and_nobody_else():
+def test_attacks_and_training_use_it_and_nobody_else():
     kinds = []
 
     class Spy(nn.Conv2d):
@@ -319,6 +385,9 @@ def test_attacks_use_it_and_nobody_else():
     x = samples(10, 1, 6, 6)
     PGD(0.1, 0.05, steps=2, random_start=0)(model, x, torch.zeros(10, dtype=torch.int64))
     assert kinds[:2] == ["_StemBackward"] * 2
+    kinds.clear()
+    fit(model, Standard(), (x, torch.zeros(10, dtype=torch.int64)), epochs=1, batch_size=5)
+    assert kinds == ["_StemBackward"] * 2
     kinds.clear()
     model(x).sum().backward()
     assert kinds == ["ConvolutionBackward0"]  # and nobody else

@@ -7,6 +7,7 @@
 #include "../tensors.h"
 #include "max_pool.h"
 #include "stem_backward.h"
+#include "stem_weight_backward.h"
 
 namespace fastadv {
 namespace {
@@ -53,24 +54,44 @@ Tensor max_pool_backward_op(Tensor grad, Tensor x) {
   return out;
 }
 
+// Checks that grad is of what a convolution of stride 1 with few input channels makes of x.
+void check_stem(const char* op, const Tensor& grad, const Tensor& x, int64_t kernel_height, int64_t kernel_width,
+                int64_t padding_height, int64_t padding_width) {
+  STD_TORCH_CHECK(x.size(1) >= 1 && x.size(1) <= kStemChannels, op, ": x must have 1 to ", kStemChannels, " channels");
+  STD_TORCH_CHECK(padding_height >= 0 && padding_height < kernel_height && padding_width >= 0 &&
+                      padding_width < kernel_width,
+                  op, ": the padding must be smaller than the kernel");
+  STD_TORCH_CHECK(grad.size(0) == x.size(0) && grad.size(2) == x.size(2) + 2 * padding_height - kernel_height + 1 &&
+                      grad.size(3) == x.size(3) + 2 * padding_width - kernel_width + 1,
+                  op, ": grad must be of what the convolution makes of x");
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), op, ": grad, x and weight must have one dtype");
+}
+
 Tensor stem_backward_op(Tensor grad, Tensor x, Tensor weight, int64_t padding_height, int64_t padding_width) {
   const char* const op = "stem_backward";
   const Dense slope(op, "grad", grad), like(op, "x", x), kernel(op, "weight", weight, MemoryFormat::Contiguous);
-  const Images &from = slope.images, &to = like.images;
   const int64_t height = weight.size(2), width = weight.size(3);
-  STD_TORCH_CHECK(to.channels >= 1 && to.channels <= kStemChannels, op, ": x must have 1 to ", kStemChannels, " channels");
-  STD_TORCH_CHECK(padding_height >= 0 && padding_height < height && padding_width >= 0 && padding_width < width, op,
-                  ": the padding must be smaller than the kernel");
-  STD_TORCH_CHECK(weight.size(0) == from.channels && weight.size(1) == to.channels && from.samples == to.samples &&
-                      from.height == to.height + 2 * padding_height - height + 1 &&
-                      from.width == to.width + 2 * padding_width - width + 1,
-                  op, ": grad must be of what the convolution makes of x");
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && weight.scalar_type() == x.scalar_type(), op,
-                  ": grad, x and weight must have one dtype");
+  check_stem(op, grad, x, height, width, padding_height, padding_width);
+  STD_TORCH_CHECK(weight.size(0) == grad.size(1) && weight.size(1) == x.size(1), op,
+                  ": grad must be of what the convolution makes of x");
+  STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), op, ": grad, x and weight must have one dtype");
   const Tensor out = torch::stable::empty_like(like.tensor);
-  stem_backward(dtype_of(op, x), from, to,
+  stem_backward(dtype_of(op, x), slope.images, like.images,
                 {slope.tensor.const_data_ptr(), kernel.tensor.const_data_ptr(), out.mutable_data_ptr(), height, width,
                  padding_height, padding_width});
+  return out;
+}
+
+Tensor stem_weight_backward_op(Tensor grad, Tensor x, int64_t height, int64_t width, int64_t padding_height,
+                               int64_t padding_width) {
+  const char* const op = "stem_weight_backward";
+  const Dense slope(op, "grad", grad), in(op, "x", x);
+  check_stem(op, grad, x, height, width, padding_height, padding_width);
+  const int64_t size[] = {grad.size(1), x.size(1), height, width};
+  const Tensor out = torch::stable::empty({size, 4}, x.scalar_type(), {}, x.device());
+  stem_weight_backward(dtype_of(op, x), slope.images, in.images,
+                       {slope.tensor.const_data_ptr(), in.tensor.const_data_ptr(), out.mutable_data_ptr(), height, width,
+                        padding_height, padding_width});
   return out;
 }
 
@@ -82,9 +103,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastadv, m) {
   m.def("max_pool(Tensor x) -> Tensor");
   m.def("max_pool_backward(Tensor grad, Tensor x) -> Tensor");
   m.def("stem_backward(Tensor grad, Tensor x, Tensor weight, int padding_height, int padding_width) -> Tensor");
+  m.def(
+      "stem_weight_backward(Tensor grad, Tensor x, int kernel_height, int kernel_width, int padding_height, "
+      "int padding_width) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) {
   m.impl("max_pool", TORCH_BOX(&fastadv::max_pool_op));
   m.impl("max_pool_backward", TORCH_BOX(&fastadv::max_pool_backward_op));
   m.impl("stem_backward", TORCH_BOX(&fastadv::stem_backward_op));
+  m.impl("stem_weight_backward", TORCH_BOX(&fastadv::stem_weight_backward_op));
 }

@@ -1,4 +1,4 @@
-// Passes through networks that PyTorch is slow at on the CPU, for the gradients of attacks. They have no CUDA side.
+// Passes through networks that PyTorch is slow at on the CPU, for gradients. They have no CUDA side.
 #pragma once
 
 #include "../kernels.h"
@@ -32,5 +32,13 @@ struct StemBackwardArgs {
 };
 constexpr int64_t kStemChannels = 3;  // of its input, at most
 Status stem_backward(Dtype, const Images& grad, const Images& out, const StemBackwardArgs&);
+
+// The same convolution: the gradient of its weights from that of its output.
+struct StemWeightBackwardArgs {
+  const void *grad, *x;
+  void* out;  // [grad's channels, x's channels, kernel_height, kernel_width]
+  int64_t kernel_height, kernel_width, padding_height, padding_width;
+};
+Status stem_weight_backward(Dtype, const Images& grad, const Images& x, const StemWeightBackwardArgs&);
 
 }  // namespace fastadv

@@ -60,7 +60,8 @@ struct SparseL1Step {
       const C left = d > 0 ? hi - origin : origin - lo;
       return left > 0 ? left : C(0);
     };
-    const C theta = static_cast<C>(reduction(row, delta, room, x, static_cast<double>(at<C>(a.eps, row.index))));
+    const double eps = static_cast<double>(at<C>(a.eps, row.index));  // 0 leaves nothing, whatever theta is rounded to
+    const C theta = eps > 0 ? static_cast<C>(reduction(row, delta, room, x, eps)) : std::numeric_limits<C>::infinity();
     row.map(static_cast<T*>(a.x_adv), [=](C d, C origin) {
       const C left = magnitude(d) - theta, most = room(d, origin);
       return clamp(origin + (d == d ? finite_sign(d) * (left <= 0 ? C(0) : left < most ? left : most) : d), lo, hi);

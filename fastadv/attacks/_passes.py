@@ -23,7 +23,7 @@ def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) ->
     nothing to replace, the next ones do not look again. The first two kinds need the compiled kernels (`csrc/cpu`).
 
     - Convolutions of images with up to three channels: their input's gradient takes PyTorch 3 to 12 times as long as
-      their forward pass, and up to 9 times as long as our kernel, which rounds otherwise.
+      their forward pass, and up to 9 times as long as our kernel; that of their weights is alike. Ours round otherwise.
     - Max-pooling of 2x2 windows, to the bit: PyTorch's is not vectorised where channels are outermost or few, and keeps
       64 bits a window. The forward pass on 128x32x24x24 takes it 5 ms on two threads, our kernel 0.2.
     - Batch norm in eval mode whose parameters are frozen: PyTorch also sums up the gradients of those and keeps the
@@ -73,11 +73,10 @@ def _is_stem(
     """Whether ``torch.conv2d`` with these arguments is one that `_Stem` can take the place of, and is faster."""
     return (
         _has_kernels(input)
-        and input.requires_grad
+        and (input.requires_grad or weight.requires_grad)
         and 1 <= weight.shape[1] <= 3
         and weight[0, 0].numel() <= _TAPS
         and (weight.shape[1] == 1 or input.stride(1) != 1 or _cast(input).element_size() > 2)  # others: ours is slower
-        and not (weight.requires_grad or (bias is not None and bias.requires_grad))
         and _cast(input).dtype == _cast(weight).dtype
         and set(_numbers(stride) + _numbers(dilation)) == {1}
         and groups == 1
@@ -128,10 +127,21 @@ class _Stem(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        kernels = torch.ops.fastadv
+
+        def pytorchs(*wanted: bool) -> tuple[Tensor | None, ...]:
+            own = [len(weight)], [1, 1], ctx.padding, [1, 1], False, [0, 0], 1
+            return torch.ops.aten.convolution_backward(grad, x, weight, *own, wanted)
+
         if torch.is_grad_enabled():  # it is to be differentiated again
-            own = [1, 1], ctx.padding, [1, 1], False, [0, 0], 1, (True, False, False)
-            return torch.ops.aten.convolution_backward(grad, x, weight, None, *own)[0], None, None, None
-        return torch.ops.fastadv.stem_backward(grad, x, weight, *ctx.padding), None, None, None
+            return *pytorchs(of_x, of_weight, of_bias), None
+        by_x = kernels.stem_backward(grad, x, weight, *ctx.padding) if of_x else None
+        innermost = grad.is_contiguous(memory_format=torch.channels_last) and not grad.is_contiguous()
+        if of_weight and innermost and grad.element_size() > 2:  # ours is slower
+            return by_x, *pytorchs(False, True, of_bias)[1:], None
+        by_weight = kernels.stem_weight_backward(grad, x, *weight.shape[2:], *ctx.padding) if of_weight else None
+        return by_x, by_weight, grad.sum((0, 2, 3)) if of_bias else None, None
 
 
 def _by_two(

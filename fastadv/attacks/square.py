@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class Square(Attack):
     Every query changes one window of the best point so far: to plus or minus eps in each channel (``linf``,
     Algorithm 2), or by moving the perturbation of another window into it (``l2``, Algorithm 3; ``l1``, Croce and Hein,
     2021, where a projection then takes off what is beyond ball or box). It is kept if the margin falls. A sample that
-    succeeds is finished. Windows and their signs are a query's, the same for all samples; starts are a sample's own.
+    succeeds is finished. Windows are a query's, the same for all samples, and so are signs in ``linf``; the other signs
+    and the starts are a sample's own.
     Samples [B, D] and [B, C, D] have windows in their last dimension (``linf``).
 
     Args:
@@ -83,8 +84,15 @@ class Square(Attack):
             part.x_adv = self._within(part, self.unit * start(part, self.seed, 2 * restart))
             part.state = _Margin(torch.full_like(part.eps, -torch.inf))
             _, going = self._judged(part)
-            queries = self._numbers(rows.x, 2 * restart + 1)
-            ascend(self, part, self.queries, lambda live, number, q=queries: move(live, *next(q)), going)
+            queries, draw = self._numbers(rows.x, 2 * restart + 1), 2 * self.restarts + restart * self.queries
+
+            def query(live: Rows, number: int, queries: Any = queries, draw: int = draw) -> Tensor:
+                share, places, signs = next(queries)
+                if self.norm != "linf":
+                    signs = _signs(live, (*live.x.shape[:2], 1, 1), self.seed, draw + number)
+                return move(live, share, places, signs)
+
+            ascend(self, part, self.queries, query, going)
 
     def _paint(self, live: Rows, share: float, places: list[float], signs: Tensor) -> Tensor:
         """A window becomes x plus or minus eps; only the window is written, and put back where it was no better."""
@@ -180,14 +188,15 @@ def _stripes(rows: Rows, seed: int, draw: int) -> Tensor:
 
 
 def _tiles(bumps: Callable[[int, bool], Tensor], rows: Rows, seed: int, draw: int) -> Tensor:
-    """A grid of five by five bumps of random signs, or of as many as have three pixels a side."""
+    """A grid of five by five bumps, or of as many as have three pixels a side, of random signs and turned at random."""
     height, width = _size(rows.x)
     side = max(min(height, width) // 5, 3)
     down, across = height // side, width // side
     top, left = (height - side * down) // 2, (width - side * across) // 2
-    signs = _signs(rows, (*rows.x.shape[:2], down, across), seed, draw)
+    images, channels = rows.x.shape[:2]
+    signs, turned = _signs(rows, (images, channels + 1, down, across), seed, draw).split([channels, 1], dim=1)
     delta = torch.zeros_like(rows.x, dtype=signs.dtype)
-    tiles = torch.kron(signs, bumps(side, False))
+    tiles = sum(torch.kron(signs * (turned == way), bumps(side, way > 0)) for way in (-1, 1))
     delta[:, :, top : top + side * down, left : left + side * across] = tiles
     return delta
 
@@ -202,7 +211,7 @@ def _bumps(side: int, turned: bool, order: int = 2) -> Tensor:
     upper, lower = _bump(side // 2, side, order), _bump(side - side // 2, side, order)
     both = torch.cat([upper, -lower])
     both = both / both.norm(order)
-    return both.T if turned else both
+    return both.T.contiguous() if turned else both
 
 
 def _bump(height: int, width: int, order: int) -> Tensor:

@@ -59,6 +59,7 @@ def _nearest(delta: Tensor, origin: Tensor, eps: Tensor, lo: float, hi: float) -
     above = torch.minimum(sizes, room).sum(dim=1, keepdim=True) - falls.cumsum(dim=1) - eps.double().unsqueeze(1)
     last = (above > 0).sum(dim=1, keepdim=True).clamp(min=1) - 1
     beyond = above.gather(1, last) / falling.gather(1, last).clamp(min=1)
-    theta = torch.where(above[:, :1] > 0, corners.gather(1, last) + beyond, 0).to(delta.dtype)
+    theta = torch.where(above[:, :1] > 0, corners.gather(1, last) + beyond, 0)
+    theta = torch.where(eps.unsqueeze(1) > 0, theta, torch.inf).to(delta.dtype)
     shrunk = torch.minimum((sizes.to(delta.dtype) - theta).clamp(min=0), room.to(delta.dtype))
     return delta.sign() * shrunk.reshape(delta.shape)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import FGSM, PGD, Attack, FriendlyPGD, Rows
-from ..models.adapted import logits_of, own_loss
-from ._method import Batch, Method, Source, accuracy, altered, check_count, check_share, check_weight, error
+from ..models.adapted import own_loss
+from ._method import Batch, Method, Source, accuracy, altered, check_count, check_share, check_weight, error, forward
 
 
 @dataclass
@@ -150,8 +150,8 @@ def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Any, Any]:
     loss of the user's own, whose outputs can be anything.
     """
     if own_loss(model) or any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
-        return logits_of(model, x), logits_of(model, x_adv)
-    clean, adversarial = logits_of(model, torch.cat((x, x_adv))).chunk(2)
+        return forward(model, x), forward(model, x_adv)
+    clean, adversarial = forward(model, torch.cat((x, x_adv))).chunk(2)
     return clean, adversarial
 
 

@@ -1,7 +1,7 @@
 """The blocks of a network, and passes through them that keep nothing for the way back but where they start."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -54,8 +54,8 @@ class _Checkpointed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-            # Both passes have to keep the same tensors, and the second is outside of what an attack set for the first.
-            first, second = (nullcontext() if self.training else faster_passes(args[0], self) for _ in range(2))
+            # Both passes have to keep the same tensors, and the second is outside of what was set for the first.
+            first, second = (faster_passes(args[0], self) for _ in range(2))
             return first, _Again(self, second)
 
         how = {"use_reentrant": False, "preserve_rng_state": self.training, "context_fn": contexts}

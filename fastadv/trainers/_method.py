@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .._processes import processes
 from ..attacks import Rows, predicted
-from ..models.adapted import expected, own_loss
+from ..attacks._passes import faster_passes
+from ..models.adapted import expected, logits_of, own_loss
 
 Stats = dict[str, Tensor]
 Row = dict[str, float]
@@ -150,6 +151,12 @@ def altered(method: _M, **options: Any) -> _M:
     vars(other).update(options)
     other.__post_init__()
     return other
+
+
+def forward(model: nn.Module, x: Tensor) -> Any:
+    """The logits [B, K] of `model` at `x` [B, ...], with their history; what a loss takes that is the user's own."""
+    with faster_passes(x, model):
+        return logits_of(model, x)
 
 
 def error(model: nn.Module, logits: Any, y: Tensor, label_smoothing: float = 0.0) -> Tensor:

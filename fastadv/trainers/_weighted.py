@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import Rows
-from ..models.adapted import logits_of
-from ._method import Batch, accuracy, check_count
+from ._method import Batch, accuracy, check_count, forward
 from .madry import Madry
 
 
@@ -31,7 +30,7 @@ class WeightedTraining(Madry):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows = self.attacked(model, batch, batch.y)
-        logits = logits_of(model, rows.x_adv)
+        logits = forward(model, rows.x_adv)
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         losses = F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
         if batch.epoch < self.burn_in:

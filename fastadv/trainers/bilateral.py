@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from .. import ops
 from ..attacks import Attack, OneStepTargeted, Rows, isolated
 from ..attacks._state import Natural
-from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
-from ._method import Batch, accuracy, check_weight
+from ._method import Batch, accuracy, check_weight, forward
 
 
 @dataclass
@@ -79,12 +78,12 @@ class Bilateral(AttackMethod):
         rows = super().craft(model, batch, y)
         if self.labels == "adversarial":
             with isolated(model), torch.no_grad():
-                rows.state = Natural(logits_of(model, batch.x))
+                rows.state = Natural(forward(model, batch.x))
         return rows
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows = self.attacked(model, batch, batch.y)
-        logits = logits_of(model, rows.x_adv)
+        logits = forward(model, rows.x_adv)
         natural = logits.detach()
         if self.labels == "adversarial":
             natural = rows.state.natural

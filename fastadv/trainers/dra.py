@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import DRA, Attack, Rows, isolated
-from ..models.adapted import logits_of
 from ._adversarial import AttackMethod, report
-from ._method import Batch, Source, accuracy, check_weight
+from ._method import Batch, Source, accuracy, check_weight, forward
 from ._parallel import bare, mean
 
 
@@ -122,11 +121,11 @@ class DRAFineTuning(AttackMethod):
     def at_once(self, model: nn.Module, batch: Batch, both: bool) -> Tensor:
         """The loss on clean samples, and on attacked ones if `both` are learnt in this epoch."""
         if not both:
-            logits = logits_of(model, batch.x)
+            logits = forward(model, batch.x)
             batch.stats["clean_accuracy"] = accuracy(logits, batch.y)
             batch.stats |= {"gradients": logits.new_zeros(()), "adversarial_accuracy": logits.new_tensor(math.nan)}
             return F.cross_entropy(logits, batch.y)
-        logits = logits_of(model, torch.cat((batch.x, self.examples(model, batch))))
+        logits = forward(model, torch.cat((batch.x, self.examples(model, batch))))
         report(batch, *logits.chunk(2))
         if self.beta == 1 and not self.lam_lr:
             return F.cross_entropy(logits, batch.y.repeat(2))
@@ -139,7 +138,7 @@ class DRAFineTuning(AttackMethod):
         Odd epochs begin with attacked samples, so that an epoch of one batch has its turn.
         """
         attacked = both and (batch.epoch + batch.step) % 2 == 1
-        logits = logits_of(model, self.examples(model, batch) if attacked else batch.x)
+        logits = forward(model, self.examples(model, batch) if attacked else batch.x)
         batch.stats["accuracy"] = accuracy(logits, batch.y)
         batch.stats.setdefault("gradients", logits.new_zeros(()))
         loss = F.cross_entropy(logits, batch.y)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..attacks import FGSM
 from ..attacks._attack import drawn_seed
-from ..models.adapted import logits_of
-from ._method import Batch, Source, accuracy, altered, check_count, check_weight, error
+from ._method import Batch, Source, accuracy, altered, check_count, check_weight, error, forward
 from .madry import Madry
 
 
@@ -67,7 +66,7 @@ class FGSMPGI(Madry):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         before, x_adv = self.step(model, batch)
-        logits = logits_of(model, x_adv)
+        logits = forward(model, x_adv)
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         return error(model, logits, batch.y, self.label_smoothing) + self.lam * F.mse_loss(logits, before)
 
@@ -78,7 +77,7 @@ class FGSMPGI(Madry):
         """The logits [B, K] at the start, and the samples to train on [B, ...]; priors and sums move on."""
         x, eps = batch.x, ops.per_sample("FGSMPGI", "eps", self.attack.eps, batch.x)
         start, momentum = self.start(batch, eps)
-        before = logits_of(model, start.requires_grad_())
+        before = forward(model, start.requires_grad_())
         loss = error(model, before, batch.y, self.label_smoothing)
         grad = torch.autograd.grad(loss * len(x), start, retain_graph=True)[0]
         x_adv, ahead = start.detach().clone(), start.detach().clone()

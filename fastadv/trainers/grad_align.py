@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..attacks import FGSM
 from ..attacks._attack import drawn_seed
-from ..models.adapted import logits_of
-from ._method import Batch, altered, check_weight, error
+from ._method import Batch, altered, check_weight, error, forward
 from .madry import Madry
 
 
@@ -59,4 +58,4 @@ class GradAlign(Madry):
 def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The gradient of every sample's loss with respect to it, as a row, [B, N], which can be differentiated again."""
     x = x.detach().requires_grad_()
-    return torch.autograd.grad(error(model, logits_of(model, x), y) * len(y), x, create_graph=True)[0].flatten(1)
+    return torch.autograd.grad(error(model, forward(model, x), y) * len(y), x, create_graph=True)[0].flatten(1)

@@ -17,8 +17,7 @@ from ..attacks import FGSM
 from ..attacks._ascend import isolated
 from ..attacks._attack import drawn_seed
 from ..losses import wide
-from ..models.adapted import logits_of
-from ._method import Batch, Source, accuracy, altered, check_count, check_weight
+from ._method import Batch, Source, accuracy, altered, check_count, check_weight, forward
 from ._parallel import total
 from .madry import Madry
 
@@ -80,7 +79,7 @@ class LIET(Madry):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         before, x_adv, seed = self.step(model, batch)
-        logits = logits_of(model, x_adv)
+        logits = forward(model, x_adv)
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         lam = self.lam * min((batch.epoch + 1) / self.epochs, 1)
         loss = F.cross_entropy(logits, self.soft(logits, batch.y, batch.ids, seed, 3))
@@ -93,7 +92,7 @@ class LIET(Madry):
         """The logits [B, K] at the start, the samples to train on [B, ...], and the seed that both were drawn by."""
         x, seed = batch.x, drawn_seed() if self.attack.seed is None else self.attack.seed
         start = self.start(model, batch, seed).requires_grad_()
-        before = logits_of(model, start)
+        before = forward(model, start)
         loss = F.cross_entropy(before, self.soft(before, batch.y, batch.ids, seed, 2))
         grad = torch.autograd.grad(loss * len(x), start, retain_graph=True)[0]
         x_adv, ball = start.detach().clone(), self.attack.eps if self.noise <= 1 else self.attack.unit
@@ -119,9 +118,9 @@ class LIET(Madry):
         with isolated(model):
             grey = torch.full_like(like, sum(self.attack.bounds) / 2)
             with torch.no_grad():
-                classes = torch.arange(logits_of(model, grey).shape[1], device=like.device)
+                classes = torch.arange(forward(model, grey).shape[1], device=like.device)
             x = grey.repeat_interleave(len(classes), 0).requires_grad_()
-            logits = logits_of(model, x)
+            logits = forward(model, x)
             loss = F.cross_entropy(logits, self.soft(logits, classes, number * len(classes) + classes, seed, 5))
             grad = torch.autograd.grad(loss * len(classes), x)[0]
         return float(self.attack.eps) * total(grad).sign().nan_to_num(0)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ..attacks import PGD, Attack
-from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
-from ._method import Batch, accuracy, check_share, error
+from ._method import Batch, accuracy, check_share, error, forward
 
 
 @dataclass
@@ -32,6 +31,6 @@ class Madry(AttackMethod):
         check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = logits_of(model, self.examples(model, batch))
+        logits = forward(model, self.examples(model, batch))
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y, model)
         return error(model, logits, batch.y, self.label_smoothing)

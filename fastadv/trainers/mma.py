@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ..attacks import ANPGD
 from ..losses import soft_margin
-from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
-from ._method import Batch, Source, accuracy
+from ._method import Batch, Source, accuracy, forward
 
 
 @dataclass
@@ -53,7 +52,7 @@ class MMA(AttackMethod):
         self.distances = torch.full((len(train),), self.nearest, device=train.device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        clean = logits_of(model, batch.x)
+        clean = forward(model, batch.x)
         right = soft_margin(clean.detach(), batch.y) < 0
         batch.stats["clean_accuracy"] = accuracy(clean, batch.y)
         loss = F.cross_entropy(clean, batch.y)
@@ -68,7 +67,7 @@ class MMA(AttackMethod):
             near = rows.state.distance < self.hinge
             self.distances[index] = rows.state.distance.to(self.distances.dtype)
             if bool(near.any()):
-                margin = margin + F.cross_entropy(logits_of(model, rows.x_adv[near]), rows.y[near], reduction="sum")
+                margin = margin + F.cross_entropy(forward(model, rows.x_adv[near]), rows.y[near], reduction="sum")
             batch.stats["gradients"] = rows.grads.sum() / len(right)
             batch.stats["adversarial_accuracy"] = (~near).sum() / len(right)
         batch.stats["distance"] = self.distances[batch.index].mean()

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..attacks import EPGD, Rows, isolated, predicted
-from ..models.adapted import logits_of
 from ._adversarial import AttackMethod
-from ._method import Batch, Row, Source
+from ._method import Batch, Row, Source, forward
 from ._parallel import mean
 
 
@@ -79,7 +78,7 @@ class SMD(AttackMethod):
         self.histogram_correct = torch.zeros_like(self.histogram)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        clean = logits_of(model, batch.x)
+        clean = forward(model, batch.x)
         right = predicted(clean) == batch.y
         batch.stats["clean_accuracy"] = right.float().mean()
         loss = F.cross_entropy(clean, batch.y)
@@ -92,7 +91,7 @@ class SMD(AttackMethod):
             attack = dataclasses.replace(self.attack, eps=self.margins[index].to(batch.x.dtype))
             rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
             self.margins[index] = self.adapted(model, rows).to(self.margins.dtype)  # first: its pass needs memory, too
-            loss = loss + F.cross_entropy(logits_of(model, rows.x_adv), rows.y, reduction="sum") / (share * len(right))
+            loss = loss + F.cross_entropy(forward(model, rows.x_adv), rows.y, reduction="sum") / (share * len(right))
             batch.stats["gradients"] = rows.grads.sum() / len(right)
             batch.stats["adversarial_accuracy"] = (~rows.state.crossed).sum() / len(right)
         return loss / 2

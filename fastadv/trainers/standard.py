@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..models.adapted import logits_of
-from ._method import Batch, Method, accuracy, check_share, error
+from ._method import Batch, Method, accuracy, check_share, error, forward
 
 
 @dataclass
@@ -28,6 +27,6 @@ class Standard(Method):
         return True
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = logits_of(model, batch.x)
+        logits = forward(model, batch.x)
         batch.stats["clean_accuracy"] = accuracy(logits, batch.y, model)
         return error(model, logits, batch.targets(logits), self.label_smoothing)

@@ -5,6 +5,7 @@
 
 #include "cpu/max_pool.h"
 #include "cpu/stem_backward.h"
+#include "cpu/stem_weight_backward.h"
 
 using namespace fastadv;
 
@@ -41,6 +42,7 @@ void stems(Dtype dtype, const Images& x, int64_t channels, const int64_t (&kerne
   const Memory weights = filled<T>(channels * x.channels * kernel[0] * kernel[1]);
   const Memory out = filled<T>(x.samples * x.channels * x.height * x.width);
   stem_backward(dtype, grad, x, {slopes.get(), weights.get(), out.get(), kernel[0], kernel[1], padding[0], padding[1]});
+  stem_weight_backward(dtype, grad, x, {slopes.get(), out.get(), weights.get(), kernel[0], kernel[1], padding[0], padding[1]});
 }
 
 }  // namespace
