@@ -123,7 +123,9 @@ class Op:
         """The arguments by name, without those that are None."""
         named = dict(zip(self._parameters, args, strict=False)) | kwargs
         given = {name: value for name, value in named.items() if value is not None}
-        if len(named) < len(args) + len(kwargs) or not self._required <= given.keys() <= self._known:
+        # By names, not by <=, which torch.compile of PyTorch 2.10 does not know of such sets.
+        fits = self._required.issubset(given) and self._known.issuperset(given)
+        if len(named) < len(args) + len(kwargs) or not fits:
             raise TypeError(
                 f"{self.name} takes ({', '.join(self._parameters)}), of which {', '.join(sorted(self._required))} are "
                 f"required; got {len(args)} by position and {', '.join(kwargs) or 'none'} by name"
