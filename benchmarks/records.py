@@ -37,7 +37,7 @@ BATCH = 128  # of the usual loop
 LONGEST = 12  # epochs of it
 
 
-WAYS = {55: (15_000, 4), 60: (60_000, 4)}
+WAYS = {55: (15_000, 4)}
 """How many images, and how often each batch of them is trained on, by the percentage that is to be reached."""
 
 

@@ -1,5 +1,6 @@
 """The passes that fastadv has CPU kernels for, against PyTorch's own functions; every side is checked first."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -43,24 +44,17 @@ def pool_backward(shape: tuple[int, ...], **options) -> Sides:
     return partial(kernels.max_pool_backward, grad, x.detach()), lambda: theirs()[0]
 
 
-def stem_backward(shape: tuple[int, ...], channels: int, kernel: int, padding: int, **options) -> Sides:
+def stem(of_weight: bool, shape: tuple[int, ...], channels: int, kernel: int, padding: int, **options) -> Sides:
     x, weight = images(*shape, **options), torch.randn(channels, shape[0], kernel, kernel).to(options["dtype"])
     grad = torch.randn_like(F.conv2d(x, weight, padding=padding).to(memory_format=options["layout"]))
-    own = [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, (True, False, False)
-    return (
-        partial(kernels.stem_backward, grad, x, weight, padding, padding),
-        lambda: aten.convolution_backward(grad, x, weight, None, *own)[0],
-    )
-
-
-def stem_weight_backward(shape: tuple[int, ...], channels: int, kernel: int, padding: int, **options) -> Sides:
-    x, weight = images(*shape, **options), torch.randn(channels, shape[0], kernel, kernel).to(options["dtype"])
-    grad = torch.randn_like(F.conv2d(x, weight, padding=padding).to(memory_format=options["layout"]))
-    own = [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, (False, True, False)
-    return (
-        partial(kernels.stem_weight_backward, grad, x, kernel, kernel, padding, padding),
-        lambda: aten.convolution_backward(grad, x, weight, None, *own)[1],
-    )
+    sizes = [kernel, kernel, padding, padding]
+    if of_weight:
+        grad /= math.sqrt(grad[:, 0].numel())  # so many are summed up
+        ours = partial(kernels.stem_weight_backward, grad, x, *sizes)
+    else:
+        ours = partial(kernels.stem_backward, grad, x, weight, *sizes[2:])
+    own = [1, 1], sizes[2:], [1, 1], False, [0, 0], 1, (not of_weight, of_weight, False)
+    return ours, lambda: aten.convolution_backward(grad, x, weight, None, *own)[int(of_weight)]
 
 
 def cases() -> Iterator[tuple[str, Callable[..., Sides]]]:
@@ -70,8 +64,8 @@ def cases() -> Iterator[tuple[str, Callable[..., Sides]]]:
         yield f"max_pool_backward {size}", partial(pool_backward, shape)
     for shape, channels, kernel, padding in STEMS:
         size = f"{'x'.join(map(str, shape))}, {channels} of {kernel}x{kernel}"
-        yield f"stem_backward {size}", partial(stem_backward, shape, channels, kernel, padding)
-        yield f"stem_weight_backward {size}", partial(stem_weight_backward, shape, channels, kernel, padding)
+        for name in ("stem_backward", "stem_weight_backward"):
+            yield f"{name} {size}", partial(stem, "weight" in name, shape, channels, kernel, padding)
 
 
 CASES = dict(cases())

@@ -127,9 +127,10 @@ def test_no_samples_make_no_gradient_of_weights():
 @compiled_only
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("of_x", [True, False])
-def test_gradients_of_first_weights_are_pytorchs(bias, of_x):
-    x = torch.randn(11, 1, 9, 8, dtype=torch.float64, requires_grad=of_x)
-    layer = nn.Conv2d(1, 5, 3, padding=1, bias=bias).double()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_of_first_weights_are_pytorchs(layout, of_x, bias):
+    x = torch.randn(11, 2, 9, 8, dtype=torch.float64).to(memory_format=layout).requires_grad_(of_x)
+    layer = nn.Conv2d(2, 5, 3, padding=1, bias=bias).double()
     leaves = [*layer.parameters(), *([x] if of_x else [])]
     found = []
     for within in (nullcontext(), faster_passes(x)):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class Square(Attack):
             _, going = self._judged(part)
             queries, draw = self._numbers(rows.x, 2 * restart + 1), 2 * self.restarts + restart * self.queries
 
-            def query(live: Rows, number: int, queries: Any = queries, draw: int = draw) -> Tensor:
+            def query(live: Rows, number: int, queries: Iterator = queries, draw: int = draw) -> Tensor:
                 share, places, signs = next(queries)
                 if self.norm != "linf":
                     signs = _signs(live, (*live.x.shape[:2], 1, 1), self.seed, draw + number)

@@ -13,7 +13,7 @@ import torch
 from ._op import OPS
 
 PASSES = ("max_pool", "stem_backward", "stem_weight_backward")
-"""What compiled CPU kernels do in place of PyTorch's own functions where attacks pass through networks."""
+"""What compiled CPU kernels do in place of PyTorch's own functions where attacks and trainers pass through networks."""
 
 RECORDED = Path(__file__).parents[1] / "_build.json"
 
