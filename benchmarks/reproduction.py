@@ -46,8 +46,9 @@ of many orderings that are ties in truth, a few are decided by chance alone.
 
 **Not comparable** follows from what a run changed, never from a note. Other data make figures and orderings not
 comparable. Another network, fewer training images, another batch size, optimiser, learning rate or precision, or fewer
-than {MUCH_SHORTER:.0%} of the printed epochs make figures not comparable. An ordering on the paper's data still has a
-verdict, which holds for training at this length only. Fewer test images make nothing incomparable: they widen the
+than {MUCH_SHORTER:.0%} of the printed epochs make figures not comparable, except where a recipe names other values that
+print leaves open (`also`): "LeNet-5" in the Blind AT paper may be either of two. An ordering on the paper's data still
+has a verdict, which holds for training at this length only. Fewer test images make nothing incomparable: they widen the
 interval.
 
 What has changed in fastadv since a run stands in bold below its tables, from `note.txt` in its folder.

@@ -23,6 +23,8 @@ from .verdicts import INCOMPARABLE, MUCH_SHORTER, NORMS, POINTS, VERDICTS, Inter
 
 TEST_SAMPLES = {"fashion-mnist": 10_000, "mnist": 10_000, "cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032}
 """Of the data sets that papers print figures of; all are taken to be in print."""
+PARTS = {"mnist-10k": ("mnist", 8_000, 2_000)}
+"""Data that are part of such a set: of which, and how many training and test samples they have."""
 DEFAULTS = {setting.name: setting.default for setting in dataclasses.fields(Training)}
 
 load = cache(recipes.load)
@@ -47,16 +49,25 @@ class Row:
     def get(self, name: str) -> Figure | None:
         return next((figure for figure in self.figures if figure.name == name), None)
 
+    @property
+    def deviations(self) -> list[str]:
+        """What of the training `changed` that print does not leave open."""
+        return [name for name, (value, _) in self.changed.items() if value not in self.recipe.also.get(name, ())]
+
     def verdict(self, figure: Figure) -> str:
         """That on a figure, or nothing where none was printed."""
         if figure.printed is None:
             return ""
-        if verdicts.bearing(self.changed, "figure"):
+        if verdicts.bearing(self.deviations, "figure"):
             return INCOMPARABLE
         difference = figure.measured - figure.printed
-        tolerance = POINTS if is_accuracy(figure.name) else NORMS * abs(figure.printed)
+        tolerance = POINTS if is_percent(figure.name) else NORMS * abs(figure.printed)
         chance = (difference, difference)
-        if is_accuracy(figure.name):
+        if is_gap(figure.name) and figure.name in self.outcomes:
+            outcomes = self.outcomes[figure.name]
+            low, high = verdicts.paired(outcomes, np.zeros_like(outcomes))
+            chance = low - figure.printed, high - figure.printed
+        elif is_percent(figure.name) and not is_gap(figure.name):
             samples = TEST_SAMPLES[self.recipe.training["data"]]
             chance = verdicts.independent(figure.measured, self.samples, figure.printed, samples)
         printed = next(iter(self.recipe.over.values()), 1), figure.deviation
@@ -76,22 +87,27 @@ class Ordering:
     verdict: str
 
 
-def is_accuracy(name: str) -> bool:
+def is_percent(name: str) -> bool:
     return not (name.endswith("norm") or name.startswith("gradient"))
+
+
+def is_gap(name: str) -> bool:
+    """Whether a figure is the difference of two accuracies, which may be negative."""
+    return name.startswith("gap ")
 
 
 def chance(first: Row, second: Row, name: str) -> Interval:
     """What chance leaves of the measured difference of two rows in the figure called `name`."""
     a, b = first.get(name), second.get(name)
     difference = a.measured - b.measured
-    accuracy = is_accuracy(name)
+    percent = is_percent(name)
     if name in first.outcomes and name in second.outcomes:
         interval = verdicts.paired(first.outcomes[name], second.outcomes[name])
-    elif accuracy:
+    elif percent and not is_gap(name):
         interval = verdicts.independent(a.measured, first.samples, b.measured, second.samples)
     else:
         interval = difference, difference
-    default = POINTS if accuracy else NORMS * max(abs(a.measured), abs(b.measured))
+    default = POINTS if percent else NORMS * max(abs(a.measured), abs(b.measured))
     half = verdicts.of_seeds((first.seeds, a.spread), (second.seeds, b.spread), default=default)
     return verdicts.widened(difference, interval, half)
 
@@ -107,7 +123,7 @@ def orderings(rows: Sequence[Row]) -> list[Ordering]:
     for first, second in combinations(rows, 2):
         if table_of(first) != table_of(second):
             continue
-        bearing = verdicts.bearing([*first.changed, *second.changed], "ordering")
+        bearing = verdicts.bearing([*first.deviations, *second.deviations], "ordering")
         for a in first.figures:
             b = second.get(a.name)
             if b is None or a.printed is None or b.printed is None or a.printed == b.printed:
@@ -143,7 +159,8 @@ def read(folder: Path) -> tuple[Row, ...]:
     for recipe in (variant for name in names for variant in load(name).variants()):
         if (path := folder / recipe.name / "figures.csv").is_file():
             data = settings.get("data") or recipe.training["data"]
-            samples, seeds = settings["limit"] or TEST_SAMPLES[data], settings.get("seeds", 1)
+            whole = PARTS[data][2] if data in PARTS else TEST_SAMPLES[data]
+            samples, seeds = settings["limit"] or whole, settings.get("seeds", 1)
             runs = [folder, *folder.glob("seed-*")][seeds > 1 :]
             outcomes = _outcomes([run / recipe.name / "outcomes.npz" for run in runs])
             changed = changes(recipe, settings)
@@ -172,6 +189,9 @@ def changes(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, tuple[Any,
     changed: dict[str, tuple[Any, Any]] = {}
     for name in ("data", "model", "epochs", "batch_size", "per_class", "lr", "optimizer", "precision"):
         value, printed = settings.get(name), recipe.training.get(name, DEFAULTS[name])
+        if name == "data" and value in PARTS and PARTS[value][0] == printed:
+            changed["part"] = PARTS[value][1], 0
+            continue
         if value is None or value == printed or (name == "epochs" and value >= MUCH_SHORTER * printed):
             continue
         changed[name] = value, printed
@@ -196,6 +216,8 @@ def about(rows: Sequence[Row]) -> str:
 def _changed(name: str, value: Any, before: str) -> str:
     if name == "limit":
         return f"{value:,} test images"
+    if name == "part":
+        return f"{value:,} training images"
     if name == "per_class":
         return f"{value:,} training images of each class"
     if name == "epochs":

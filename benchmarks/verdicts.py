@@ -26,15 +26,17 @@ BEARS_ON: dict[str, tuple[str, ...]] = {
     "model": ("figure",),
     "epochs": ("figure",),
     "per_class": ("figure",),
+    "part": ("figure",),
     "batch_size": ("figure",),
     "lr": ("figure",),
     "optimizer": ("figure",),
     "precision": ("figure",),
     "limit": (),
 }
-"""What a run may change, and what is not comparable with print then. All figures are of trained networks, so whatever
-changes the training bears on every one of them. An ordering of two networks that were trained alike is a claim about
-their methods: on the paper's data it is put to the test at any length. Fewer test samples only widen the interval."""
+"""What a run may change, and what is not comparable with print then, unless the recipe says that print leaves it open
+(`Recipe.also`). All figures are of trained networks, so whatever changes the training bears on every one of them. An
+ordering of two networks that were trained alike is a claim about their methods: on the paper's data it is put to the
+test at any length. Fewer test samples only widen the interval."""
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """The 97.5 % quantile of Student's t with 1 to 9 degrees of freedom."""

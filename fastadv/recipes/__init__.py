@@ -1,6 +1,6 @@
 """Published experiments. A YAML file here is one row of a published table, or a figure: what is trained, how it is
-evaluated, and what was printed. ``two_circles``, ``propositions`` and ``self_paced_loss`` are experiments with programs
-of their own.
+evaluated, and what was printed. ``equations``, ``propositions``, ``self_paced_loss`` and ``two_circles`` are
+experiments with programs of their own.
 """
 
 import difflib
@@ -90,14 +90,15 @@ class Recipe:
     5}``; of one by default. `vary`: an option of the method, or of `attacks`, such as ``attacks.pgd.steps``, and the
     values that it takes in turn, or two, for all pairs: the first is the x axis of the figure, the second gives the
     lines; ``network`` takes the recipes that train the networks, ``epoch`` those whose networks are measured. `note`:
-    what was left open in print. `network`: the recipe that trains the network, where that is another; training, method,
-    weights and calibration are then its. `weights`: the recipe from whose trained network training starts, one that
-    starts from its own. `calibrate`: the recipe of a `network`, and two attacks; before training, `attack` gets the
-    budget at which it leaves that network as much accuracy as `like` does, and the method's attack gets the same
-    budget. `features`: the outputs of `layers` that are drawn, reduced by each of `reductions`, of the first `limit`
-    test samples of `classes` and of what `attacks` make of them. `epoch`: the epoch whose network is measured, a
-    multiple of the training's ``keep_every``, or ``best``, by the avg-AA of what training holds out; by default the
-    last.
+    what was left open in print. `also`: of settings of training that print leaves open, the other values with which
+    figures are still compared with the printed ones. `network`: the recipe that trains the network, where that is
+    another; training, method, weights and calibration are then its. `weights`: the recipe from whose trained network
+    training starts, one that starts from its own. `calibrate`: the recipe of a `network`, and two attacks; before
+    training, `attack` gets the budget at which it leaves that network as much accuracy as `like` does, and the method's
+    attack gets the same budget. `features`: the outputs of `layers` that are drawn, reduced by each of `reductions`, of
+    the first `limit` test samples of `classes` and of what `attacks` make of them. `epoch`: the epoch whose network is
+    measured, a multiple of the training's ``keep_every``, or ``best``, by the avg-AA of what training holds out; by
+    default the last.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Recipe:
     over: dict[str, int] = field(default_factory=dict)
     vary: dict[str, list[Any]] = field(default_factory=dict)
     note: str = ""
+    also: dict[str, list[Any]] = field(default_factory=dict)
     network: str = ""
     weights: str = ""
     calibrate: dict[str, Any] = field(default_factory=dict)
@@ -124,6 +126,8 @@ class Recipe:
                 "calibrate takes network, attack and like, for a method whose attack is given; "
                 f"got {', '.join(self.calibrate)}"
             )
+        if unknown := self.also.keys() - self.training.keys():
+            raise ValueError(f"also takes settings of training, got {', '.join(sorted(unknown))}")
         if len(self.vary) > 2:
             raise ValueError(f"vary takes one option or two, got {', '.join(self.vary)}")
         every = self.training.get("keep_every", 0)
@@ -148,12 +152,12 @@ class Recipe:
         unknown = sorted(set(attacks) - have)
         if unknown:
             raise ValueError(f"{self.name} has no figures of {unknown[0]!r}: choose among {', '.join(sorted(have))}")
-        wanted = {"clean", *attacks}
+        wanted = {"clean", "average", "gap", *attacks}
         kept = {k: v for k, v in self.printed.items() if k.partition(" from ")[0] in wanted}
         for name in {"average", "gap"} & kept.keys():  # of attacks that are measured, too
             there = [what for what in kept[name] if all(map(kept.__contains__, _parts(self.printed, what)))]
             kept[name] = {what: kept[name][what] for what in there}
-        return replace(self, printed=kept)
+        return replace(self, printed={k: v for k, v in kept.items() if v != {}})
 
     def sources(self) -> list[str]:
         """The recipes whose networks samples are made on."""

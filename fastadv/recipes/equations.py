@@ -264,6 +264,20 @@ def smd() -> list[Row]:
         name = f"p_i where F_i + F_j is least, and q_i / (q_i + q_j), q_i {q_i:g}, q_j {q_j:g}"
         paper.row("10, 11", name, least, "=", q_i / (q_i + q_j))
 
+    def push(denser: float) -> Tensor:
+        """How E pulls at a boundary from equal probabilities: its gradient in a shift and in a tilt, of samples all
+        along the boundary; those of the second class are more to one end where `denser` is above 1.
+        """
+        place = torch.linspace(0, 1, 1001, dtype=torch.float64)
+        moved = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        first, second = (moved[0] + moved[1] * t for t in (place, place.flip(0) ** denser))
+        expected = F.softplus(-first).mean() + F.softplus(second).mean()
+        return torch.autograd.grad(expected, moved)[0].norm()
+
+    for alike, denser in (("alike", 1), ("differently, against its premise", 2)):
+        what = f"pull of E at a boundary on which both classes' samples are spread {alike}, and 0"
+        paper.row("Theorem 3.1", what, push(denser), "<=", 0.0)
+
     step, largest = 2 / 255, 128 / 255
 
     def rho(mean: float, unit: float = 1.0) -> float:

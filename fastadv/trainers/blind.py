@@ -25,7 +25,8 @@ class Blind(DeepFoolTraining):
         rho: scale of the perturbations, in [0, 1].
         cutoff: size at which perturbations are cut off. By default the mean over the batch. It is in `norm`, for inputs
             in the attack's own `bounds`.
-        norm: of sizes: rms, l2 or rel. ``rms`` is L2 over the root of the number of pixels, the paper's; ``rel`` is L2
+        norm: of sizes: rms, l2 or rel. ``rms`` is L2 over the root of the number of pixels,
+            which fits the norms that the paper prints without a unit; ``rel`` is L2
             relative to that of the sample, which weighs the samples of a batch differently.
     """
 

@@ -9,10 +9,10 @@ from .pgd import PGDTraining
 
 @dataclass
 class FGSMTraining(AdversarialTraining):
-    """Training on clean and FGSM samples, a baseline that fails.
+    """Training on clean and FGSM samples, a baseline that may fail.
 
-    Goodfellow et al. (2015), with the Blind AT paper's budget for Fashion-MNIST. Known to fail by catastrophic
-    overfitting: robust to FGSM alone. It is here as the baseline that shows it.
+    Goodfellow et al. (2015), with the Blind AT paper's budget for Fashion-MNIST. Known for catastrophic overfitting,
+    after which a network is robust to FGSM alone; whether and when it comes depends on budget, network and epochs.
     """
 
     attack: FGSM = field(default_factory=lambda: FGSM(eps=0.1), kw_only=True)
