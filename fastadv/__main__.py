@@ -271,7 +271,7 @@ def parser() -> Parser:
 
     @add(commands, "info", "Show what is installed, and how to repair what is missing.", config=False)
     def _(sub: Parser) -> None:
-        pass
+        sub.arrange([RUN], ["fastadv info"])
 
     return main
 

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import re
 import shutil
 import struct
@@ -351,6 +352,19 @@ def test_download_only_when_asked_and_then_once(places):
     assert sorted(path.name for path in cache.iterdir()) == [f"{IMAGES.name}.gz", f"{LABELS.name}.gz"]
     shutil.rmtree(places["server"])
     assert len(load("fashion-mnist", "test", download=True)) == 1000
+
+
+def test_a_download_deletes_what_killed_ones_left(places):
+    fill(places["server"])
+    cache = places["cache"] / "fastadv" / "fashion-mnist"
+    cache.mkdir(parents=True)
+    old, young = (cache / f".{name}-{LABELS.name}.gz" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    load("fashion-mnist", "test", download=True)
+    assert young.exists()  # another process may be at it
+    assert not old.exists()
 
 
 def test_download_fetches_only_what_is_missing(places):

@@ -405,9 +405,10 @@ def test_training_on_a_data_set_of_the_users_from_the_command_line(here: Path, f
         assert main(["train", "standard", "--data", data, *framing, *flags, "--out", out]) == 0
         about = load_checkpoint(here / out)
         assert (about.get("resize", 0), about["shape"]) == (28 if framing else 0, shape)
+        named = [] if framing else ["--data", data]  # a function that a checkpoint names does not run
         again = ["--attacks", "fgsm", "--out", f"{out}-again"]
-        assert main(["evaluate", out, *again]) == 0  # data and sizes are those of training
-        assert main(["landing", out, "--out", f"{out}-landing"]) == 0
+        assert main(["evaluate", out, *again, *named]) == 0  # data and sizes are those of training
+        assert main(["landing", out, "--out", f"{out}-landing", *named]) == 0
 
 
 def test_medmnist_archives(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What runs code from elsewhere, and ``--trusted``, which forbids or allows it."""
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonargparse._common
@@ -10,9 +12,11 @@ from torch import nn
 
 from fastadv.__main__ import main, parser
 from fastadv.commands import trusting
+from fastadv.commands._jobs import Job
 
 MODULE = """
 from pathlib import Path
+import fastadv
 from fastadv.attacks import PGD
 from fastadv.models import LeNet5
 
@@ -23,6 +27,9 @@ class Mine(PGD):
 
 def network():
     return LeNet5()
+
+def data(split):
+    return fastadv.load("fashion-mnist-mini", split).take(20)
 """
 
 
@@ -32,8 +39,9 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "elsewhere.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "elsewhere", raising=False)
-    monkeypatch.delenv("FASTADV_TRUSTED", raising=False)
+    monkeypatch.delitem(sys.modules, "elsewhere", raising=False)
+    for name in ("FASTADV_TRUSTED", "FASTADV_TYPED"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path / "elsewhere.ran"
 
 
@@ -58,10 +66,12 @@ def test_classes_from_elsewhere_are_not_even_imported(
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("path", ["os.system", "fastadv.ops._kernels.os.system", "builtins.eval"])
-def test_no_way_leads_around(path: str, ran: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("more", [[], ["--trusted", "false"], ["--trusted", "true"]])
+@pytest.mark.parametrize("path", ["os.system", "fastadv.ops._kernels.os.system", "subprocess.run", "builtins.eval"])
+def test_no_way_leads_around(path: str, more: list[str], ran: Path, capsys: pytest.CaptureFixture) -> None:
     Path("settings.yaml").write_text(f"attack:\n  class_path: {path}\n  init_args: {{command: 'touch {ran}'}}\n")
-    refused(["train", "madry", "--config", "settings.yaml"], capsys)
+    refused(["train", "madry", "--config", "settings.yaml", *more], capsys)
+    refused(["train", "friendly", "--tau-schedule", path, *more], capsys)
     assert not ran.exists()
 
 
@@ -86,6 +96,64 @@ def test_named_functions_run_unless_forbidden(ran: Path, capsys: pytest.CaptureF
     assert not ran.exists()
     assert main(evaluate) == 0
     assert ran.exists()
+
+
+TINY = ["--epochs", "1", "--test.limit", "2", "--test.attacks", "fgsm"]
+
+
+def test_functions_that_files_name_do_not_run(ran: Path, capsys: pytest.CaptureFixture) -> None:
+    """A checkpoint or a settings file may come from anybody; what was typed is the user's own."""
+    assert main(["train", "standard", "--data", "elsewhere:data", *TINY, "--out", "run"]) == 0
+    ran.unlink()
+    evaluate = ["evaluate", "run", "--attacks", "fgsm", "--limit", "2"]
+    Path("settings.yaml").write_text("data: elsewhere:data\n")
+    for command in (
+        evaluate,
+        ["landing", "run", "--out", "landing"],
+        ["train", "standard", "--config", "settings.yaml", *TINY],
+    ):
+        sys.modules.pop("elsewhere", None)
+        said = refused(command, capsys)
+        assert "elsewhere:data is a function and would run code, and a file names it" in said
+        assert not ran.exists()
+    assert main([*evaluate, "--data", "fashion-mnist-mini"]) == 0  # the checks do without its training data
+    assert not ran.exists()
+    assert main([*evaluate, "--data", "elsewhere:data"]) == 0
+    assert ran.exists()
+    assert main([*evaluate, "--trusted", "true"]) == 0
+
+
+def test_processes_of_a_sweep_trust_what_was_typed(ran: Path) -> None:
+    command = ["compare", "standard", "--data", "elsewhere:data", "--epochs", "1", "--limit", "2", "--attacks", "fgsm"]
+    assert main([*command, "--out", "sweep"]) == 0
+    job = replace(Job("one", [], Path(), "", {}), trust={"FASTADV_TRUSTED": "false"})
+    assert Job("two", [], Path(), "", {}).trust == {}
+    with trusting(["compare", "--trusted", "false"]):
+        assert Job("three", [], Path(), "", {}).trust["FASTADV_TRUSTED"] == job.trust["FASTADV_TRUSTED"]
+
+
+def test_a_run_of_a_trusted_class_can_be_repeated(ran: Path) -> None:
+    command = ["train", "madry", "--attack", "elsewhere.Mine", "--attack.steps", "1", "--trusted", "true"]
+    assert main([*command, "--per-class", "2", *TINY, "--out", "run"]) == 0
+    assert "class_path: elsewhere.Mine" in Path("run/config.yaml").read_text()
+    assert main(["train", "madry", "--config", "run/config.yaml", "--trusted", "true", "--out", "again"]) == 0
+
+
+def test_trust_that_is_neither_true_nor_false(
+    ran: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTADV_TRUSTED", "False")
+    said = refused(["evaluate", "elsewhere:network", "--data", "fashion-mnist-mini", "--limit", "2"], capsys)
+    assert "FASTADV_TRUSTED must be true or false, got 'False'" in said
+    assert not ran.exists()
+
+
+def test_every_command_takes_the_flag(capsys: pytest.CaptureFixture) -> None:
+    assert main(["info", "--trusted", "false"]) == 0
+    for name in parser()._subcommands_action.choices:
+        with pytest.raises(SystemExit):
+            main([name, *(["madry"] if name == "train" else []), "--help-all"])
+        assert "--trusted" in capsys.readouterr().out, name
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..runs import in_use, unwritable
 from ._terminal import first_line, say
+from ._trust import trust
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Job:
         folder: of the run, on a file system that all machines share.
         last: the file that the command writes last. Where it exists, the job is finished.
         voices: how lines of the log begin that are said here, and what they begin with then.
+        trust: whose code it may run, the same as this process by default.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Job:
     folder: Path
     last: str
     voices: Mapping[str, str]
+    trust: Mapping[str, str] = field(default_factory=trust)
 
     @property
     def log(self) -> Path:
@@ -73,7 +76,7 @@ def execute(
         log = job.log.open("ab")
     except OSError as error:
         return str(unwritable(job.log, error))
-    how = {"env": os.environ | place, "cwd": within, "start_new_session": own_session}
+    how = {"env": os.environ | job.trust | place, "cwd": within, "start_new_session": own_session}
     with log:
         process = subprocess.Popen(job.command, stdout=log, stderr=log, **how)
     try:

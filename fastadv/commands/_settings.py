@@ -283,5 +283,7 @@ def _not_given(settings: Any) -> Any:
 def _plain(settings: Any, key: str) -> Any:
     value = getattr(settings, key)
     if isinstance(value, Attack):
-        return {"class_path": type(value).__name__, "init_args": dataclasses.asdict(value)}
+        kind = type(value)
+        name = kind.__name__ if kind in ATTACKS.values() else f"{kind.__module__}.{kind.__qualname__}"
+        return {"class_path": name, "init_args": dataclasses.asdict(value)}
     return f"{value.__module__}.{value.__qualname__}" if callable(value) else value

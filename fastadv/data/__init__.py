@@ -164,6 +164,11 @@ def _from_hub(name: str, split: str, framing: Framing) -> Indexed | Stream:
         import datasets
     except ImportError:
         raise ImportError("hf:NAME needs the package datasets. To fix: pip install datasets") from None
+    if int(datasets.__version__.partition(".")[0]) < 4:
+        raise ImportError(
+            f"hf:NAME needs datasets 4 or later, which runs no scripts of data sets; got {datasets.__version__}. "
+            "To fix: pip install -U datasets"
+        )
     try:
         found = datasets.load_dataset(name, split=split)
     except Exception as error:  # of files, the network, or a name that is unknown there

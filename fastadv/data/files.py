@@ -5,6 +5,7 @@ import http.client
 import os
 import tarfile
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 SYSTEM = Path("/usr/share/datasets")
+_AT_WORK = 3600.0
+"""Seconds after which nobody writes a half file any more."""
 FIX = "move this file away and pass download=True (--download true)"
 
 
@@ -106,6 +109,9 @@ class Source:
         """Downloads ``file`` into ``folder``: it appears there complete and checked, or not at all."""
         url = f"{self.url}/{file.published}"
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f".*-{file.published}"):  # by a process that was killed; others may be at work
+            if time.time() - left.stat().st_mtime > _AT_WORK:
+                left.unlink(missing_ok=True)
         # The name ends as published: it says whether the content is compressed.
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=f"-{file.published}", delete=False) as partial:
             try:
