@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from fastadv.evaluation import (
     standings,
 )
 from fastadv.evaluation._attackbench import OutOfQueriesError
+from fastadv.evaluation._contestants import quietly
 
 SHAPE = (3, 4, 4)
 
@@ -113,6 +115,30 @@ def test_the_best_within_the_budget_is_kept():
     assert queries.best[0] == 0
     assert (model(queries.x_adv)[1:].argmax(1) != y[1:]).all()
     torch.testing.assert_close((queries.x_adv - x)[1:].flatten(1).norm(dim=1), queries.best[1:])
+
+
+def test_a_row_that_is_no_sample_counts_for_nothing():
+    queries, x, _ = setting(budget=10)
+    broken = x.clone()
+    broken[0, 0, 0, 0] = math.nan
+    queries(broken)
+    assert queries.forwards.tolist() == [1] * 6
+    assert queries.best[0].isinf() or queries.best[0] == 0
+    assert not queries.best.isnan().any()
+    assert not queries.x_adv.isnan().any()
+
+
+def test_other_libraries_are_seeded_and_leave_generators_alone():
+    def drawn(*_: object) -> torch.Tensor:
+        return torch.tensor([float(torch.rand(())), np.random.random(), random.random()])
+
+    state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first, again, other = (quietly(drawn, None, seed)() for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not (first == other).any()
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (np.random.get_state()[1] == state[1]).all()
+    assert random.getstate() == state[2]
 
 
 def test_points_outside_of_the_box_are_looked_at_inside():
@@ -229,10 +255,10 @@ def test_batches_and_order_change_nothing():
 
 
 def test_every_registered_attack_can_take_part():
-    """Each by its name and in its norm, but for the worst cases of others."""
+    """Each by its name and in its norm, but for the worst cases of others, and budgets of training."""
     every = contestants(["linf", "l2", "l1", "l0"], 100, libraries=())
     names = {each.attack for each in every.attacks}
-    assert names == set(ATTACKS) - {"autoattack", "multi"}
+    assert names == set(ATTACKS) - {"anpgd", "autoattack", "dra", "multi"}
     assert {each.norm for each in every.attacks if each.attack == "fabt"} == {"linf", "l2", "l1"}
     assert {each.norm for each in every.attacks if each.attack == "ddn"} == {"l2"}
     assert not every.missing
@@ -252,7 +278,7 @@ def test_libraries_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch):
         ({"attacks": ["ddm"]}, "unknown attack 'ddm'"),
         ({"libraries": ["cleverhans"]}, "unknown library 'cleverhans'"),
         ({"norms": ["l1"], "attacks": ["ddn"]}, "attack 'ddn' is in none of the norms l1"),
-        ({"attacks": ["autoattack"]}, "attack 'autoattack' is in none of the norms l2, or the worst case of others"),
+        ({"attacks": ["autoattack"]}, "attack 'autoattack' is in none of the norms l2, or takes no part"),
     ],
 )
 def test_wrong_contestants(given: dict, message: str):

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -321,9 +322,14 @@ def test_a_bound_that_is_told_and_stopped(place: Path, capsys, monkeypatch: pyte
     assert "stopped: the figures are bounds by what was found so far" in capsys.readouterr().out
     accuracies = [float(rows(folder)[1]["accuracy"]) for folder in ("whole", "stopped")]
     assert accuracies[0] <= accuracies[1] < float(rows("stopped")[0]["accuracy"])
-    assert Path("stopped/evaluation.json").is_file()
+    for folder, stopped in (("whole", False), ("stopped", True)):
+        (about,) = json.loads(Path(folder, "evaluation.json").read_text()).values()
+        told = {each["check"]: each["text"] for each in about["findings"]}
+        assert ("after step-pm" in told["stopped"]) if stopped else ("stopped" not in told)
+        assert about["test_sha256"]  # which the checks find
     for more, message in (
         (["--attacks", "pgd"], "anytime is for autoattack or autoattack-fast alone, got --attacks pgd"),
+        (["--memory-format", "contiguous"], "anytime takes images as they are: leave memory_format out"),
         (["--save-samples", "new"], "anytime goes without transfer_from, save_samples, certify and resume"),
     ):
         assert evaluate("networks:linear", *flags, *more) == 2

@@ -274,6 +274,8 @@ def test_transfer_stronger_than_white_box() -> None:
 def test_square_lowers_autoattack() -> None:
     names = found(quantised, data(24), {"aa": AutoAttack(EPS), "pgd": PGD(EPS)})
     assert "square lowers aa" in names
+    for bf16 in (False, True):
+        assert "square lowers aa" in found(quantised, data(24), {"aa": AutoAttack(EPS, "fast", bf16=bf16)})
     assert "square lowers aa" not in found(quantised, data(24), {"aa": AutoAttack(EPS, "custom", ("square",))})
 
 

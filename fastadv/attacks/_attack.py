@@ -160,7 +160,7 @@ class Attack(ABC):
 
         Raises TypeError or ValueError for inputs that are no floating-point tensor, not finite, outside `bounds`, or
         labels of a wrong shape or out of range; ValueError for a model whose logits are NaN at all samples, or one that
-        changes its input in place.
+        changes its input in place and did not at its first call.
         """
         attacked = _attacked_of(model, source)
         rows = self._attacked(attacked, x, y, ids)

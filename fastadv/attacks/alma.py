@@ -37,7 +37,7 @@ class ALMA(Descent):
     P is the penalty-Lagrangian function P2. The multiplier mu follows its slope; the penalty parameter rho grows where
     no point has fooled the model yet and the ratio hardly falls. The first step is as long as `first`; once a sample
     was fooled its steps become shorter, exponentially. Samples that succeed at x are returned as they are; so are
-    those that are never fooled. Models need three classes.
+    those that are never fooled, and those whose ratio has no gradient at x. Models need three classes.
 
     Args:
         steps: gradient steps.

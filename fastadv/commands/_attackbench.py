@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,8 +133,8 @@ def run_bench(given: list[str], options: BenchTest, out: str) -> None:
 
 def options_given(options: BenchTest) -> list[str]:
     """The flags that are not as they are by default."""
-    flags = ("data", "norms", "attacks", "libraries", "queries", "limit", "seed")
     usual = BenchTest()
+    flags = [field.name for field in fields(options) if field.name not in ("out", "resume", "estimate")]
     changed = [name for name in flags if getattr(options, name) != getattr(usual, name)]
     return [text for name in changed for text in (f"--{name}", str(getattr(options, name)))]
 

@@ -21,12 +21,14 @@ from ..evaluation import (
     SampleFolder,
     SavedSamples,
     anytime,
+    concluded,
     evaluate,
     open_saved,
     swept_curve,
 )
 from ..info import environment
 from ..runs import Run
+from ..trainers import processes
 from ._batches import Batches, fingerprint
 from ._networks import load_model, trained_on
 from ._parser import number
@@ -91,6 +93,10 @@ class Conduct:
         check_format(self.memory_format)
         if self.anytime and (self.transfer_from or self.save_samples or self.resume or self.certify):
             raise ValueError("anytime goes without transfer_from, save_samples, certify and resume: leave them out")
+        if self.anytime and self.memory_format != "auto":
+            raise ValueError("anytime takes images as they are: leave memory_format out")
+        if self.anytime and processes() > 1:
+            raise ValueError("anytime runs in one process: start it without torchrun, or leave it out")
         for name in listed(self.certify):
             if name not in ("interval", "smoothing"):
                 raise ValueError(f"certify must be interval or smoothing, or both with a comma between, got {name!r}")
@@ -184,7 +190,10 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
         "save": samples,
         "certificates": options.certificates(plan.attacks),
     }
-    found = falling(plan, model) if options.anytime else plan.measure(model, name, source=other, **how)
+    if options.anytime:
+        found = falling(plan, model, options.checks, train)
+    else:
+        found = plan.measure(model, name, source=other, **how)
     if rank():
         return
     if samples:
@@ -208,11 +217,14 @@ def evaluate_model(given: str, source: Data, testing: Testing, options: Conduct)
         draw_sweep(report.steps_rows(at), "steps", "the steps", folder)
 
 
-def falling(plan: EvaluationPlan, model: nn.Module) -> Evaluation:
-    """The evaluation of `model` by the one attack of `plan`, whose bound is told as it falls, until Ctrl-C."""
+def falling(plan: EvaluationPlan, model: nn.Module, checks: int, train: Dataset | None) -> Evaluation:
+    """The evaluation of `model` by the one attack of `plan`, whose bound is told as it falls, until Ctrl-C.
+
+    `checks` and `train` are those of `evaluate`, for the checks at its end.
+    """
     ((name, attack),) = plan.attacks.items()
     how = {"name": name, "label": plan.testing.label, "batch_size": plan.batch_size}
-    found, told = None, None
+    found, told, stopped = None, None, ""
     try:
         for stage, found in anytime(model, plan.test, attack, **how):
             result = found.results[name]
@@ -224,7 +236,10 @@ def falling(plan: EvaluationPlan, model: nn.Module) -> Evaluation:
         if found is None:
             raise
         say("stopped: the figures are bounds by what was found so far", "yellow")
-    return found
+        stopped = told[0]
+    found = plan.judged(found)
+    more = {"checks": checks, "train": train, "batch_size": plan.batch_size}
+    return concluded(model, plan.test, found, stopped=stopped, **more)
 
 
 def rounding_in_words(saved: SavedSamples) -> Iterator[str]:

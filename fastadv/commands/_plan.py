@@ -140,7 +140,10 @@ class EvaluationPlan:
         """The evaluation of `model`, called `name`; all processes share the work. `more` goes to `evaluate`."""
         how = {"label": self.testing.label, "batch_size": self.batch_size, "processes": processes() > 1, **more}
         with progress(f"evaluating {name}", "batches") as step:
-            found = evaluate(model, self.test, self.attacks, **how, on_step=step)
+            return self.judged(evaluate(model, self.test, self.attacks, **how, on_step=step))
+
+    def judged(self, found: Evaluation) -> Evaluation:
+        """`found`, which says so where training had another budget than the test."""
         if not self.differ:
             return found
         return dataclasses.replace(found, findings=(Finding("budget", self.budgets), *found.findings))

@@ -19,7 +19,7 @@ from ..attacks import FGSM, PGD, Attack, DeepFool, Model, Noise, classify
 from ..attacks._tuned import FORMATS, check_format, chosen_format, laid_out
 from ..data import AnyData, Batch, Samples
 from ..models.adapted import expected
-from ._anytime import anytime
+from ._anytime import anytime, concluded
 from ._attackbench import (
     NORMS,
     Asking,
@@ -103,6 +103,7 @@ __all__ = [
     "calibrated",
     "certify",
     "check_mixable",
+    "concluded",
     "contestants",
     "corruption_accuracy",
     "crosscheck",

@@ -1,5 +1,6 @@
 """AutoAttack's bound on the robust accuracy as it falls."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ from ..attacks import AttackResult, AutoAttack, Model
 from ..data import AnyData
 from ..models.adapted import expected
 from ._common import beside, check_label, fitted, measuring
-from ._results import Evaluation, Outcome, Result
+from ._honesty import Seen, checked
+from ._results import Evaluation, Finding, Outcome, Result
 
 
 def anytime(
@@ -27,7 +29,8 @@ def anytime(
 
     Each is valid by itself, and its robust accuracy an upper bound of the next one's, for every sample. Stop whenever
     you like. All batches go through one attack before the next, so the bound falls fastest at first. The last is
-    what `evaluate` gives, without its checks. The data are held in memory, and so are their adversarial samples.
+    what `evaluate` gives, without its checks, which `concluded` makes. The data are held in memory, and so are their
+    adversarial samples.
 
     Args:
         model: as `evaluate` takes it.
@@ -74,3 +77,32 @@ def anytime(
             if after is not None:
                 found[number] = after[1]
                 yield stage, so_far(natural)
+
+
+def concluded(
+    model: Model,
+    data: AnyData,
+    found: Evaluation,
+    *,
+    stopped: str = "",
+    checks: int = 64,
+    train: AnyData | None = None,
+    batch_size: int = 500,
+) -> Evaluation:
+    """`found`, one of `anytime` of `model` on `data`, with what the checks of `evaluate` find at its end.
+
+    `stopped`: after which attack it was stopped, for a finding that says so. `checks`, `train` and `batch_size` are
+    those of `evaluate`.
+    """
+    findings: tuple[Finding, ...] = ()
+    if stopped:
+        words = f"stopped after {stopped}: the figure is a bound by what was found so far, not that of all attacks"
+        findings = (Finding("stopped", words),)
+    data = beside(model, data)
+    seen = Seen(data, checks, train)
+    with measuring():
+        for batch in data.batches(batch_size):
+            seen.note(batch)
+    nan = {"clean": torch.zeros_like(found.natural.right)}
+    findings += checked(model, seen, found.natural, found.results, min(checks, batch_size), nan)
+    return dataclasses.replace(found, findings=(*found.findings, *findings), test_sha256=seen.digest)

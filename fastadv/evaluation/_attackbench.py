@@ -116,7 +116,8 @@ class Queries(nn.Module):
         return allowed
 
     def _track(self, x: Tensor, logits: Tensor, owner: Tensor, allowed: Tensor) -> None:
-        fooled = (allowed & (predicted(logits) != self.y[owner])).nonzero().squeeze(1)
+        whole = x.flatten(1).isfinite().all(dim=1)  # a row with NaN is no sample, whatever the model says to it
+        fooled = (allowed & whole & (predicted(logits) != self.y[owner])).nonzero().squeeze(1)
         if not len(fooled):
             return
         owner, x = owner[fooled], x[fooled]

@@ -1,12 +1,14 @@
 """Who takes part in AttackBench: fastadv's registered attacks, and those of other libraries where they are installed.
 
-Options are those of AttackBench's configurations (cb475a2) where it has any. Attacks with a budget of perturbation are
-`searched`. What a library is asked in is its own business: only `Queries` counts.
+Options are those of AttackBench's configurations (cb475a2) where it has any, but for steps, which follow from the
+queries. Attacks with a budget of perturbation are `searched`. What a library is asked in is its own business: only
+`Queries` counts.
 """
 
 import contextlib
 import importlib
 import logging
+import random
 import sys
 import types
 import warnings
@@ -15,24 +17,28 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attacks import ATTACKS, Attack, AutoAttack, MultiAttack
+from ..attacks import ANPGD, ATTACKS, DRA, Attack, AutoAttack, MultiAttack
 from ._attackbench import NORMS, Asking, searched
 
-_WORST_CASES = (AutoAttack, MultiAttack)  # of the others, which take part themselves
+_LEFT_OUT = (AutoAttack, MultiAttack, ANPGD, DRA)
+"""Worst cases of others, which take part themselves; and those whose budgets are of training and not searched for."""
 _SEARCHED = 40  # the share of the queries that one of an attack's searches takes: 1/40 of them are its steps
 
 
 # -------------------------------------------------------------------------------------------------------------- fastadv
 
 
-def _options(name: str, queries: int) -> dict[str, Any]:
-    """What of an attack is not as it is by default, so that it makes the most of its queries."""
+def _options(name: str, norm: str, queries: int) -> dict[str, Any]:
+    """What of an attack in `norm` is not as it is by default, so that it makes the most of its queries."""
     once, searches = max(queries // 2, 1), max(queries // _SEARCHED, 1)
+    sparse = {"large_eps": norm == "l1"}
     special: dict[str, dict[str, Any]] = {
-        "apgdt": {"steps": max(searches // 3, 1), "targets": 3, "candidates": 9},
+        "apgd": {"steps": searches, **sparse},
+        "apgdt": {"steps": max(searches // 3, 1), "targets": 3, "candidates": 9, **sparse},
         "boundary": {"steps": queries},
         "cw": {"binary_search_steps": 9, "steps": max(once // 9, 1)},
         "ead": {"binary_search_steps": 9, "steps": max(once // 9, 1)},
@@ -40,6 +46,7 @@ def _options(name: str, queries: int) -> dict[str, Any]:
         "deepfool": {},
         "fab": {},
         "fabt": {"steps": max(queries // (3 * 9), 1)},  # three a step, of nine targets
+        "fmn": {"steps": once, "first": 10.0 if norm == "linf" else 1.0},
         "hopskipjump": {},
         "jsma": {"gamma": 1.0},
         "spsa": {},
@@ -52,7 +59,7 @@ def made(name: str, norm: str, queries: int, bounds: tuple[float, float]) -> Att
     """fastadv's attack `name` in `norm` with so many `queries` a sample; None for one that is in no such norm."""
     kind = ATTACKS[name]
     names = {field.name for field in fields(kind)}
-    options = {key: value for key, value in _options(name, queries).items() if key in names}
+    options = {key: value for key, value in _options(name, norm, queries).items() if key in names}
     if "norm" in names:
         options["norm"] = norm
     try:
@@ -63,7 +70,7 @@ def made(name: str, norm: str, queries: int, bounds: tuple[float, float]) -> Att
 
 
 def _ours(name: str, norm: str, queries: int, bounds: tuple[float, float], seed: int) -> Asking | None:
-    attack = None if ATTACKS[name] in _WORST_CASES else made(name, norm, queries, bounds)
+    attack = None if ATTACKS[name] in _LEFT_OUT else made(name, norm, queries, bounds)
     if attack is None:
         return None
     attack = attack.seeded(seed)
@@ -342,13 +349,21 @@ def installed(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def quietly(run: Run, module: Any, seed: int) -> Callable[..., Tensor]:
-    """``run(module, ...)`` with torch's generator at `seed`, which is put back, and without warnings."""
+    """``run(module, ...)`` with all generators at `seed`, which are put back, and without warnings."""
 
     def seeded(*given: Any) -> Tensor:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.manual_seed(seed)
-            return run(module, *given).detach()
+        used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        before = np.random.get_state(), random.getstate()
+        try:
+            with torch.random.fork_rng(devices=used), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.manual_seed(seed)
+                np.random.seed(seed)  # ART's, and some of other libraries'
+                random.seed(seed)
+                return run(module, *given).detach()
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])
 
     return seeded
 
@@ -400,5 +415,5 @@ def contestants(
             found += [_theirs(name, module, peer, norm, queries, seed) for peer in peers]
     for name in attacks:
         if not any((each.library, each.attack) == ("fastadv", name) for each in found):
-            raise ValueError(f"attack {name!r} is in none of the norms {', '.join(norms)}, or the worst case of others")
+            raise ValueError(f"attack {name!r} is in none of the norms {', '.join(norms)}, or takes no part")
     return Contestants(tuple(found), missing)

@@ -451,9 +451,9 @@ class _Watched(Queries):
         ahead = lead(logits, self.y[owner])
         self.leads.append(ahead.new_full(self.y.shape, math.inf).scatter_reduce(0, owner, ahead, "amin"))
 
-    def rising(self, steps: int) -> Tensor:
-        """[N]: whether the last ten of the last `steps` still made 5 % of the way from the start to the best lead."""
-        best = torch.stack(self.leads[-steps - 1 :]).cummin(0).values
+    def rising(self, steps: int, passes: int) -> Tensor:
+        """[N]: whether the last ten of the last `steps`, of `passes` each, made 5 % of the way to the best lead."""
+        best = torch.stack(self.leads[-steps * passes - 1 :]).cummin(0).values[::passes]
         return best[max(len(best) - 11, 0)] - best[-1] > FEW * (best[0] - best[-1])
 
 
@@ -480,7 +480,8 @@ def _replayed(
                 "first that they meet, or smaller steps",
             )
         steps = getattr(attack, "steps", 0)
-        rising = int((queries.rising(steps).cpu() & right & ~returned).sum()) if steps else 0
+        passes = getattr(attack, "samples", 1) * getattr(attack, "eot", 1)
+        rising = int((queries.rising(steps, passes).cpu() & right & ~returned).sum()) if steps else 0
         if rising >= max(2, FEW * tried):
             twice = dataclasses.replace(attack, steps=2 * steps).outcome(model, few.x, few.y, ids).success.cpu()
             if gain := _gain(right & twice, right & returned):
@@ -511,12 +512,13 @@ def _square(
     """Whether the other attacks of AutoAttack fool those that it fooled, on up to `samples` of these that are held."""
     for name, result in results.items():
         attack = result.attack
-        others = tuple(part for part in attack.attacks if part != "square") if isinstance(attack, AutoAttack) else ()
+        parts = attack.attacks if isinstance(attack, AutoAttack) else {}
+        others = tuple(part for part in parts if not isinstance(parts[part], Square))
         fooled = natural.right & ~result.right
         tried = seen.some(samples, fooled) if others and len(others) < len(attack.attacks) else None
         if tried is None:
             continue
-        (some, _, ids), rest = tried, dataclasses.replace(attack, version="custom", attacks_to_run=others)
+        (some, _, ids), rest = tried, dataclasses.replace(attack, version="custom", attacks_to_run=others, bf16=False)
         left = int((~rest.outcome(model, some.x, some.y, ids).success).sum())
         drop = left / len(some) * float(fooled.double().mean())
         if drop > 0.002:  # the flag of AutoAttack's authors

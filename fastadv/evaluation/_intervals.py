@@ -435,8 +435,8 @@ def enclosed(model: Model, x: Tensor, low: Tensor, high: Tensor, size: Tensor, n
             found = model(Interval(low, high, ball))
     except (NotImplementedError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"no interval bounds of {name}: {error}. They go through linear and convolutional layers, batch norm, ReLU "
-            "and other monotone functions, and poolings. For any other network, take randomised smoothing"
+            f"no interval bounds of {name}: {error}. They go through linear and convolutional layers, batch norm, "
+            "ReLU, ReLU6, hardtanh and leaky ReLU, and poolings. For any other network, take randomised smoothing"
         ) from error
     if not isinstance(found, Interval) or found.dim() not in (1, 2):
         raise ValueError(f"no interval bounds of {name}: it does not return logits [B, K], but {type(found).__name__}")
