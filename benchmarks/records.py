@@ -112,6 +112,8 @@ def run(side: str, target: int, seed: int, train: fastadv.Dataset, test: fastadv
             if (found := robust(model, x, y, target)) >= target:
                 break
             clock.go()
+        else:
+            raise RuntimeError(f"the loop has not come to {target} %: give it more epochs (LONGEST)")
     with torch.no_grad():
         clean = 100 * (model.eval()(x).argmax(1) == y).double().mean().item()
     return {

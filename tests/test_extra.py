@@ -57,6 +57,16 @@ def test_places_name_the_samples():
         assert torch.equal(wanted, y[places])
 
 
+def test_parts_of_a_batch_have_some_of_both():
+    """So that batch norm, of parts that are accumulated, sees neither kind alone."""
+    mixed = [
+        all(0 < int((part >= 23).sum()) < len(part) for part in epoch[0].chunk(2))
+        for seed in range(20)
+        for epoch in [[part[2] for part, _ in Extended(Shuffled(OWN, 20), MORE, 0.5).epoch(0, seed, 0)]]
+    ]
+    assert sum(mixed) >= 18
+
+
 @dataclass
 class Seen(Standard):
     places: list[Tensor] = field(default_factory=list)

@@ -12,7 +12,7 @@ from toys import Cliff, Slope, halves
 from fastadv import Dataset, fit
 from fastadv.attacks import FGSM, PGD
 from fastadv.data import load
-from fastadv.trainers import METHODS, NFGSM, FGSMTraining, Madry, PGDTraining, Settings, Standard
+from fastadv.trainers import CAT, METHODS, NFGSM, FGSMTraining, FreeAT, Madry, PGDTraining, Settings, Standard
 from fastadv.trainers._guard import CHECKS, Guard, _left
 
 
@@ -79,6 +79,33 @@ def test_a_check_is_pgd_10_on_what_was_trained_on_last(batch_size, expected, mon
     (row,) = fit(Slope(), Cliff(attack=FGSM(0.2)), data, epochs=1, batch_size=batch_size, seed=3, guard=True)
     assert sizes == expected
     assert row["pgd_accuracy"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_check_counts_each_batch_once_however_often_it_is_replayed(monkeypatch):
+    seen: list[list[int]] = []
+
+    def noted(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> SimpleNamespace:
+        seen.append(ids.tolist())
+        return SimpleNamespace(success=y == 0)
+
+    monkeypatch.setattr(PGD, "outcome", noted)
+    data = Dataset(torch.rand(640, 3), torch.arange(640) % 2, ("0", "1"))
+    fit(nn.Linear(3, 2), FreeAT(attack=FGSM(0.1), replays=8), data, epochs=1, batch_size=16, guard=True)
+    ids = [each for batch in seen for each in batch]
+    assert len(ids) == len(set(ids)) == 640  # forty batches, five between checks: fewer than 256 samples
+    with pytest.raises(ValueError, match="cannot tell the curriculum of CAT"):
+        fit(nn.Linear(3, 2), CAT(), data, epochs=1, guard=True)
+
+
+@pytest.mark.parametrize("replays", [1, 8])
+def test_batch_norm_of_the_average_sees_other_batches_each_time(replays, monkeypatch):
+    seen: list[Tensor] = []
+    monkeypatch.setattr("fastadv.trainers._state.recalibrate", lambda module, batches: seen.extend(batches))
+    data = Dataset(torch.rand(64, 3), torch.arange(64) % 2, ("0", "1"))
+    how = {"epochs": 1, "batch_size": 16, "ema": 0.9, "ema_batch_norm": 3}
+    fit(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), FreeAT(attack=FGSM(0.1), replays=replays), data, **how)
+    assert len(seen) == 3
+    assert len(torch.cat(seen).unique(dim=0)) == 48
 
 
 def fallen(resume: dict | None = None, **settings) -> tuple[list[float], list[dict], list[dict]]:

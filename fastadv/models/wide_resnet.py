@@ -30,7 +30,8 @@ class WideResNet(PreActivation):
     of the next, with a 1x1 convolution where the width changes. Images in [0, 1], any H and W. Parameters on three
     channels with 10 classes: WRN-28-4 5,849,050, WRN-40-4 8,949,210, WRN-28-10 36,479,194, WRN-34-10 46,160,474 (the
     WRN-32-10 of friendly adversarial training), WRN-34-20 184,531,674, WRN-58-10 84,885,594. With silu, WRN-28-10 is
-    the network of Wang et al. (2023).
+    that of Wang et al. (2023), but for the momentum of batch norm, 0.01 there and 0.1 here, and the padding of
+    convolutions of stride 2, there below and on the right only.
 
     Raises ValueError for a `shape` that is not (C, H, W), a `depth` that is not 10, 16, 22 ..., a `widen` below 1,
     or an `activation` that is not relu or silu.

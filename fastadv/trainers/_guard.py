@@ -22,8 +22,9 @@ WIDENED = 0.2  # see `Guard`
 class Guard:
     """Looks for catastrophic overfitting at every eighth of an epoch.
 
-    A check is the accuracy of the network under PGD-10, at the method's budget, on the 256 samples that were trained on
-    last, each measured after its step; small batches may not have as many since the last check. It has overfitted
+    A check is the accuracy of the network under PGD-10, at the method's budget, on the samples that were trained on
+    last, up to 256 of each batch until there are as many, each measured after the last step on its batch; small batches
+    may not have as many since the last check. It has overfitted
     catastrophically where that accuracy is below half of its best, and the accuracy on the method's own samples has
     since gained 0.2 on it. By as much Wong et al. (2020) let PGD accuracy fall, in their code, before they stop and
     keep the network of before. That both move apart is what Andriushchenko and Flammarion (2020) call overfitting to
@@ -52,10 +53,18 @@ class Guard:
                 f"guard measures PGD at the method's L-infinity budget, and {type(method).__name__} has none: leave it "
                 "out"
             )
+        if not method.at_budget:
+            raise ValueError(
+                f"guard cannot tell the curriculum of {type(method).__name__}, which begins without attacks, from "
+                "catastrophic overfitting: leave it out"
+            )
 
     def look(self, part: Part, size: int, batches: int, stats: Stats) -> None:
         """Measures after a step on this process's `part` of a batch of so many samples, which reported `stats`."""
-        left = _left(self.run.step, batches)
+        replays = self.run.method.replays
+        if self.run.step % replays:
+            return
+        left = _left(self.run.step // replays, batches // replays)
         if left * size < SAMPLES:
             self.measure(part, size, stats)
         if left == 0 and self.counts[2] >= min(SAMPLES, self.run.samples):

@@ -78,6 +78,7 @@ class Method(ABC):
     per_sample: ClassVar[tuple[str, ...]] = ()  # those of them that are tensors [N, ...], with an entry a sample
     second_order: ClassVar[bool] = False  # whether `loss` has gradients of samples in it, through which it is minimised
     replays: ClassVar[int] = 1  # how often each batch is trained on
+    at_budget: ClassVar[bool] = True  # whether it trains at its budget from the first epoch on
     needs_classes: ClassVar[str] = "its loss compares logits with classes"  # why it takes no loss of the user's own
 
     def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
@@ -102,8 +103,8 @@ class Method(ABC):
         if self.needs_classes:
             raise ValueError(
                 f"{type(self).__name__} cannot train with a loss of your own: {self.needs_classes}. Standard, "
-                "FGSMTraining, PGDTraining, DeepFoolTraining, Madry, CAT, DAT, Friendly, FGSMRS, NFGSM, GradAlign and "
-                "FreeAT can"
+                "FGSMTraining, PGDTraining, DeepFoolTraining, Blind, Madry, CAT, DAT, Friendly, FGSMRS, NFGSM, "
+                "GradAlign and FreeAT can"
             )
 
     @property

@@ -175,8 +175,9 @@ class Extended:
         n = len(self.source)
         sources = ((self.source.data, places[places < n]), (self.extra, places[places >= n] - n))
         found = [data.at(ids) for data, ids in sources if len(ids)]
-        x, y = (torch.cat([getattr(batch, name) for batch in found]) for name in ("x", "y"))
-        return x, y, torch.cat((places[places < n], places[places >= n]))
+        turn = (places >= n).argsort(stable=True).argsort()  # parts of a batch have some of both
+        x, y = (torch.cat([getattr(batch, name) for batch in found])[turn] for name in ("x", "y"))
+        return x, y, places
 
 
 @dataclass

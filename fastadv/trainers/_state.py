@@ -121,10 +121,11 @@ class Run:
         """Computes batch norm's statistics of the average from the first batches of the epoch that has ended."""
         if not (self.average and self.how.ema_batch_norm):
             return
-        epoch, seed = len(self.history), self.how.seed
+        epoch, seed, replays = len(self.history), self.how.seed, self.method.replays
+        steps = self.how.ema_batch_norm * replays
 
         def seen() -> Iterator[Tensor]:
-            for (x, _, index), _ in islice(source.epoch(epoch, seed, 0), self.how.ema_batch_norm):
+            for (x, _, index), _ in islice(source.epoch(epoch, seed, 0), 0, steps, replays):
                 made = augment(x, index + epoch * self.samples, seed) if augment else x
                 yield laid_out(made.x if isinstance(made, Mixed) else made, self.memory_format)
 

@@ -33,6 +33,7 @@ class CAT(Madry):
     accuracy: float = 0.95
 
     repeatable = False  # there is an attack for every part of a batch
+    at_budget = False
 
     whole_batch = "its samples get attacks of different strengths"
     k = 0

@@ -30,10 +30,12 @@ class FGSMPGI(Madry):
 
     Args:
         attack: its `eps` is the budget and both steps.
-        label_smoothing: share of the label spread over all classes. The authors' code has 0.4.
+        label_smoothing: share of the label spread over all classes. The authors' code spreads 0.4 over the nine wrong
+            ones of ten, which is 0.444 here.
         lam: weight of the squared difference.
         decay: what the sum of gradients is multiplied with before each, divided by its mean size, is added.
-        reset: epochs after which priors are drawn anew, each plus or minus eps, and sums are 0 again.
+        reset: epochs after which priors are drawn anew, each plus or minus eps, and sums are 0 again. The authors' code
+            has 40.
     """
 
     attack: FGSM = field(default_factory=lambda: FGSM(eps=8 / 255), kw_only=True)

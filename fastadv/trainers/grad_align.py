@@ -23,7 +23,7 @@ class GradAlign(Madry):
     FGSM alone overfits catastrophically where they differ. The loss is that of FGSM samples, and
     ``align (1 - cos(g(x), g(x + u)))``, with u uniform in the ball and g the gradient of the loss with respect to the
     sample (equation 6). It is minimised through both gradients, which takes a second derivative. Samples without a
-    gradient do not count.
+    gradient count as aligned.
 
     Args:
         align: weight of the alignment, 0.2 for an eps of 8/255 in the paper.
@@ -50,7 +50,9 @@ class GradAlign(Madry):
         beside = ops.random_start(batch.x, batch.ids, eps, seed, 0, "uniform", *attack.bounds)
         here, there = (gradient(model, x, batch.y) for x in (batch.x, beside))
         known = here.any(1) & there.any(1)
-        cosines = F.cosine_similarity(here, there).masked_fill(~known, 1)
+        # The squares of a sure network's gradients vanish in float32, and norms below 1e-8 count as that there.
+        scaled = (g / g.detach().abs().amax(1, keepdim=True).masked_fill(~known.unsqueeze(1), 1) for g in (here, there))
+        cosines = F.cosine_similarity(*scaled).masked_fill(~known, 1)
         batch.stats["alignment"] = cosines.detach().mean()
         return loss + self.align * (1 - cosines).mean()
 

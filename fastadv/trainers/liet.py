@@ -33,7 +33,7 @@ class LIET(Madry):
     the epochs. Both passes are in train mode, and the first one's gradient serves attack and loss.
 
     The authors average weights with `ema` 0.9995. For CIFAR-10 at 16/255 they have noise 2, shares from 0 to 1, a
-    smoothing of 0.4 and a lam of 20.
+    smoothing of 0.4, a lam of 20 and new marks every 10 steps.
 
     Args:
         attack: its `eps` is the budget, the size of marks and the step.
@@ -48,7 +48,7 @@ class LIET(Madry):
     attack: FGSM = field(default_factory=lambda: FGSM(eps=8 / 255), kw_only=True)
     label_smoothing: float = field(default=0.6, kw_only=True)
     lam: float = 100.0
-    every: int = 10
+    every: int = 20
     least: float = 0.1
     most: float = 0.5
     noise: float = 1.0
