@@ -194,6 +194,14 @@ def _train_sharded(images: Dataset, only: str = "", **more: object) -> dict[str,
     return found
 
 
+def _from_a_seed(seed: int, images: Dataset, **more: object) -> Tensor:
+    """The weights that training comes to from those of the `seed`."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    fit(model, Standard(), images, **SGD, **more)
+    return bits(model)
+
+
 def _in_shards(rank: int, address: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
@@ -208,6 +216,7 @@ def _in_shards(rank: int, address: str, folder: str) -> None:
     norms = blocky()
     fit(norms, Standard(), images, **SGD, sharded=True)
     found["norms"] = norms.state_dict()
+    found["unlike"] = _from_a_seed(rank, images, sharded=True)
     recorder, same = Recorder(), ""
     shards = [Path(folder, f"{place}.tar") for place in range(4)]
     fit(linear(6, 3), recorder, Stream(Shards(shards, rank, of=2), count=20), epochs=1, batch_size=8)
@@ -247,6 +256,8 @@ def test_shards_train_as_one_process(images, shards, tmp_path):
     torch.testing.assert_close(alone, first["standard"][0], rtol=1e-6, atol=1e-8)
     parts = _train_sharded(images, "madry", sharded=False, awp=0.01)["madry"]
     torch.testing.assert_close(first["whole"][0], parts[0], rtol=1e-5, atol=1e-7)
+    assert torch.equal(first["unlike"], second["unlike"]), "all begin from the first process's weights"
+    torch.testing.assert_close(first["unlike"], _from_a_seed(0, images), rtol=1e-4, atol=1e-6)
     for name, value in first["norms"].items():
         assert torch.equal(value, second["norms"][name]), name
         assert not torch.equal(value, blocky().state_dict()[name]), f"{name} has moved"

@@ -102,7 +102,7 @@ def test_gradients_of_a_linear_network_of_two_classes_are_aligned(seed_zero):
     assert float(batch.stats["alignment"]) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("scale", [1.0, 50.0])
 def test_sure_networks_are_aligned_as_well(scale, seed_zero):
     """Their gradients are of 1e-9 and less, and point the same way still."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).double()  # in float32, the loss's own rounding turns them
@@ -110,7 +110,7 @@ def test_sure_networks_are_aligned_as_well(scale, seed_zero):
     x = samples(50, 3, 4, 4, dtype=torch.float64)
     batch = Batch(x, model(x).argmax(1), torch.arange(50))
     GradAlign(attack=FGSM(0.01, seed=5)).loss(model, batch)
-    assert batch.stats["alignment"] == pytest.approx(1, abs=1e-3)
+    assert batch.stats["alignment"] == pytest.approx(1, abs=0.02)
 
 
 def test_samples_without_a_gradient_are_aligned(batch):

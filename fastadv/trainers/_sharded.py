@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._processes import processes
@@ -24,6 +25,9 @@ class Sharded(nn.Module):
         from torch.distributed.fsdp import fully_shard
 
         super().__init__()
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):  # as DistributedDataParallel begins, too
+                torch.distributed.broadcast(tensor.detach(), 0)
         self.whole, shards = around(model), copy.deepcopy(model)
         for own, other in zip(model.modules(), shards.modules(), strict=True):
             other._buffers.update(own._buffers)
@@ -37,9 +41,20 @@ class Sharded(nn.Module):
 
     @torch.no_grad()
     def gather(self) -> None:
-        """The weights of the shards become those of the model. Every process must call it."""
-        for whole, shard in zip(self.whole.parameters(), self.shards.parameters(), strict=True):
-            whole.copy_(shard.full_tensor())
+        """The weights of the shards become those of the model, in one exchange. Every process must call it."""
+        whole, count = list(self.whole.parameters()), processes()
+        rows = [-(-len(weight) // count) for weight in whole]  # of each process, but that the last ones have fewer
+        sizes = [row * weight[:1].numel() for row, weight in zip(rows, whole, strict=True)]
+        mine = torch.cat(
+            [
+                F.pad(shard.to_local().flatten(), (0, size - shard.to_local().numel()))
+                for shard, size in zip(self.shards.parameters(), sizes, strict=True)
+            ]
+        )
+        every = mine.new_empty(count * len(mine))
+        torch.distributed.all_gather_into_tensor(every, mine)
+        for weight, found in zip(whole, every.view(count, -1).split(sizes, dim=1), strict=True):
+            weight.copy_(found.reshape(-1)[: weight.numel()].view_as(weight))
 
     @torch.no_grad()
     def scatter(self) -> None:
