@@ -29,6 +29,8 @@ class Assumed:
     node: int = 8  # GPUs of a node
     nvlink: float = 450 * GB  # of a GPU, in one direction
     hop: float = 10e-6  # seconds from one GPU of a ring to the next
+    buckets: int = 5  # of 25 MB, in which gradients are exchanged
+    blocks: int = 5  # of the network that shards gather one after the other: four, and what is outside of them
     cores: int = 12  # for every GPU
     decode: float = 150.0  # images a core reads, decodes and crops
     saved: int = 2  # how many tensors of the size of `activations` a pass keeps, in bfloat16
@@ -78,18 +80,24 @@ def moved(n: int, way: str, of: Assumed) -> float:
     return gathers[way] * whole
 
 
+def collectives(way: str, of: Assumed) -> int:
+    """How often a ring goes round in a step."""
+    passes = {"sharded": 2 + 1, "gathered a pass": 2 * of.attack_steps + 2 + 1}  # the last scatters gradients
+    whole = {"sharded": 1, "gathered a pass": 0}  # gathers of all weights at once, for the attack
+    return 2 * of.buckets if way == "DDP" else passes[way] * of.blocks + whole[way]
+
+
 def step(n: int, batch: int, way: str, between: float, of: Assumed) -> Step:
     """A step of `n` GPUs on a whole batch of so many images, with `between` bytes a second in and out of a node."""
     attack, training = passes(of)
     each, rate = batch / n, 2 * of.macs / (of.peak * of.share)
     bandwidth = of.nvlink if n <= of.node else min(of.nvlink, between)
     traffic = moved(n, way, of)
-    rounds = traffic / (4 * of.parameters * (n - 1) / n)
     return Step(
         compute=each * rate * (attack + training),
         launches=of.kernels * of.launch * (attack + training),
         reading=each / (of.cores * of.decode),
-        network=traffic / bandwidth + rounds * (n - 1) * of.hop,
+        network=traffic / bandwidth + collectives(way, of) * (n - 1) * of.hop,
         hidden=each * rate * 2,
         traffic=traffic,
     )

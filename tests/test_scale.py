@@ -423,3 +423,7 @@ def test_the_model_counts_what_its_assumptions_say():
     assert found.network == pytest.approx(2 * 15 / 16 * 4e6 / 1e9)
     assert found.seconds == pytest.approx(found.compute + found.network - 2 / 9 * found.compute)
     assert found.bound == "network"
+    slow = imagenet_model.Assumed(**{**vars(of), "hop": 1.0})
+    for way, rings in (("DDP", 10), ("sharded", 16), ("gathered a pass", 45)):
+        later = imagenet_model.step(16, 16, way, 1e9, slow).network - imagenet_model.step(16, 16, way, 1e9, of).network
+        assert later == pytest.approx(15 * rings), way
