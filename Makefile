@@ -70,7 +70,7 @@ lint: .venv/installed-for-tests
 
 .venv/installed-for-thorough-tests: .venv/installed-peers
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt shtab tensorboard wandb transformers lightning accelerate \
-		nvidia-cuda-nvdisasm submitit distributed
+		nvidia-cuda-nvdisasm submitit distributed webdataset 'datasets>=4'
 	touch $@
 
 # adv-lib without its dependencies: visdom no longer builds, and its attacks do not use it.

@@ -356,6 +356,26 @@ def test_sources_and_schemas_name_the_same_ops():
     assert sorted(registered) == sorted(included) == sorted(ops.OPS)
 
 
+SIGNATURES = Path(__file__).with_name("signatures.txt")
+"""Of every op: its arguments in order, with their defaults, as callers rely on them. A line changes with a version."""
+
+
+def signature(op: str) -> str:
+    parameters = inspect.signature(ops.OPS[op].reference).parameters.values()
+    told = (p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters)
+    return f"{op}({', '.join(told)})"
+
+
+def test_callers_of_ops_find_what_they_know():
+    """Names, order and defaults stay; new arguments come last and have defaults. Add a line for a new op."""
+    known = dict(line.rstrip(")").split("(", 1) for line in SIGNATURES.read_text().splitlines())
+    assert known.keys() == ops.OPS.keys()
+    for op, arguments in known.items():
+        now = signature(op).rstrip(")").split("(", 1)[1]
+        assert now.startswith(arguments), op
+        assert all("=" in new for new in filter(None, now.removeprefix(arguments).split(", "))), op
+
+
 # ---------------------------------------------------------------------------------------------------------- arguments
 
 
