@@ -356,7 +356,7 @@ def test_sources_and_schemas_name_the_same_ops():
     assert sorted(registered) == sorted(included) == sorted(ops.OPS)
 
 
-SIGNATURES = Path(__file__).with_name("signatures.txt")
+SIGNATURES = Path(__file__).parents[1] / "signatures.txt"
 """Of every op: its arguments in order, with their defaults, as callers rely on them. A line changes with a version."""
 
 
