@@ -56,7 +56,7 @@ OWN = [
 CURVES = {"standard": "nt", "fgsm": "fgsm", "pgd": "pgd", "blind": "bat"}
 LABELS = {"standard": "normal training"} | {name: f"trained by {name}" for name in ("fgsm", "pgd", "blind")}
 BUDGETS = ("0.05", "0.1", "0.2")
-RUN = "2026-11-21-blind-fashion-mnist"
+RUN = "2026-11-30-blind-fashion-mnist-70-autoattack"
 
 
 def seconds(attack: str, network: str, file: str, results: Path) -> dict[str, float]:
@@ -107,8 +107,7 @@ def shown(results: Path) -> dict[str, Any]:
     for name, row in CURVES.items():
         figures = _figures(results / "reproduce" / RUN / f"blind-fashion-mnist-{row}" / "figures.csv")
         curves[name] = [figures["clean"], *(figures[f"pgd-true {budget}"] for budget in BUDGETS)]
-        folder = results / "reproduce" / f"{RUN}-autoattack" / f"blind-fashion-mnist-{row}"
-        strongest[name] = _figures(folder / "figures.csv")["autoattack 0.1"]
+        strongest[name] = figures["autoattack 0.1"]
     times = {}
     for attack in ("PGD-10", "DeepFool-10"):
         found = seconds(attack, "lenet5", PASSES, results)
@@ -124,7 +123,7 @@ def _figures(path: Path) -> dict[str, float]:
 def draw(results: Path, path: Path) -> None:
     """The figure, with what it shows as JSON in the file's description."""
     data = shown(results)
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     budgets = [0.0, *map(float, BUDGETS)]
     for i, (name, accuracies) in enumerate(data["accuracy"].items()):
@@ -134,7 +133,7 @@ def draw(results: Path, path: Path) -> None:
     left.plot([], [], "x", color="gray", markersize=9, markeredgewidth=2, label="under AutoAttack at 0.1")
     left.set(xticks=budgets, xlabel="largest change of a pixel (PGD, 20 steps)", ylabel="accuracy, %", ylim=(-3, 100))
     left.set_title("Accuracy under attack, four ways to train", loc="left", fontsize=11)
-    left.legend(fontsize=9)
+    left.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
     place, ticks = 0.0, {}
     for i, (attack, times) in enumerate(data["time"].items()):

@@ -123,7 +123,8 @@ def _smd(**columns: str) -> Measured:
 
 ROOT_OF = "root of "
 """Before a figure whose root is shown: mean squared gradients as norms."""
-BLIND_RUN, BILATERAL_RUN = "2026-11-21-blind-fashion-mnist", "2026-11-21-bilateral-fashion-mnist"
+BLIND_RUN, BILATERAL_RUN = "2026-11-30-blind-fashion-mnist-70", "2026-11-21-bilateral-fashion-mnist"
+BLIND_STRONGEST = f"{BLIND_RUN}-autoattack"
 SPAT_RUN, SMD_RUN = "2026-11-22-spat-fashion-mnist", "2026-11-22-smd-fashion-mnist"
 DRA_RUNS = ("2026-11-22-dra-fashion-mnist", "2026-11-22-dra-fashion-mnist-trades")
 FRIENDLY_RUN, TRADES_RUN = "2026-11-21-friendly-fashion-mnist", "2026-11-22-trades-fashion-mnist"
@@ -132,8 +133,8 @@ BLIND_LINES = [
     ("clean", "clean", BLIND_RUN),
     ("DeepFool avg-AA(0.08)", "deepfool avg-AA(0.08)", BLIND_RUN),
     ("DeepFool avg-AA(0.04)", "deepfool avg-AA(0.04)", BLIND_RUN),
-    ("PGD-20 at 0.1, true label", "pgd-true 0.1", BLIND_RUN),
-    ("AutoAttack at 0.1", "autoattack 0.1", f"{BLIND_RUN}-autoattack"),
+    ("PGD-20 at 0.1, true label", "pgd-true 0.1", BLIND_STRONGEST),
+    ("AutoAttack at 0.1", "autoattack 0.1", BLIND_STRONGEST),
 ]
 BILATERAL_LINES = [
     ("clean", "clean", BILATERAL_RUN),
@@ -336,6 +337,26 @@ def _anchor(folder: Path) -> str:
     return folder.name.replace(".", "")
 
 
+def so_far(results: Path) -> str:
+    """What the front pages say of all runs: what came of printed figures that can be compared, of those that were
+    measured twice on the larger test, and of the orderings in the same runs.
+    """
+    figures: dict[tuple[str, str], tuple[int, str]] = {}
+    pairs: dict[tuple[str, str, str], tuple[int, str]] = {}
+    for rows in map(read, folders(results)):
+        told = {(row.name, f.name): (row.samples, row.verdict(f)) for row in rows for f in row.figures}
+        told = {key: found for key, found in told.items() if found[1] not in ("", INCOMPARABLE)}
+        of_pairs = {(o.first.name, o.second.name, o.figure): (o.first.samples, o.verdict) for o in orderings(rows)}
+        for kept, new in ((figures, told), (pairs, of_pairs if told else {})):
+            kept |= {key: max(found, kept.get(key, found)) for key, found in new.items()}
+    of_figures, of_orderings = (Counter(verdict for _, verdict in kept.values()) for kept in (figures, pairs))
+    return (
+        f"{of_figures[CONFIRMED]} of {of_figures.total()} comparable printed figures are confirmed and "
+        f"{of_figures[CONTRADICTED]} contradicted; {of_orderings[CONFIRMED]} of {of_orderings.total()} orderings held "
+        f"and {of_orderings[CONTRADICTED]} were contradicted"
+    )
+
+
 def all_verdicts(results: Path) -> list[str]:
     """All papers in one table."""
     lines = ["| paper | on | Did its claims stand up here? |", "| --- | --- | --- |"]
@@ -389,7 +410,7 @@ def _cells(rows: Sequence[Row], name: str, marked: bool) -> list[str]:
 
 
 COSTS = "2026-11-22-costs.md"
-AUTOATTACK = {BLIND_RUN: (f"{BLIND_RUN}-autoattack",), FRIENDLY_RUN: FRIENDLY_AUTOATTACK}
+AUTOATTACK = {BLIND_RUN: (BLIND_STRONGEST,), FRIENDLY_RUN: FRIENDLY_AUTOATTACK}
 """Where a run's AutoAttack is, if it is not in the run's own folder."""
 CHOICES: dict[str, tuple[str, str, str]] = {
     **{name: (f"blind-fashion-mnist-{row}", BLIND_RUN, "autoattack 0.1") for name, row in BLIND_ROWS.items()},

@@ -4,11 +4,13 @@
 """
 
 import csv
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastadv.recipes import Calibration
 from fastadv.report import figure_text, measured_text, printed_text
 
 from . import pages
@@ -119,6 +121,8 @@ def section(folder: Path) -> list[str]:
         ]
     if (note := folder / "note.txt").is_file():
         lines.append(f"- **{note.read_text().strip()}**")
+    if (path := folder / "calibrations.json").is_file():
+        lines += [f"- Calibrated: {Calibration(**found)}." for found in json.loads(path.read_text()).values()]
     return lines + notes(rows)
 
 

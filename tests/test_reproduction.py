@@ -318,6 +318,28 @@ def test_every_paper_has_its_verdicts_on_the_page_of_all() -> None:
     assert all(claim.paper in said for claim in pages.CLAIMS.values())
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md", "docs/reproduction.md"])
+def test_the_front_pages_say_what_came_of_all_figures(name: str) -> None:
+    assert pages.so_far(RESULTS) in " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def test_the_record_on_the_front_page_is_that_of_the_file() -> None:
+    """Means over the seeds of the seconds to the target, of both sides."""
+    rows = [json.loads(line) for line in (RESULTS / "2026-11-30-records.jsonl").read_text().splitlines()]
+    usual, own = ([row["seconds"] for row in rows if row["side"] == side] for side in ("torchattacks", "fastadv"))
+    assert len(usual) == len(own) == 3
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"after {np.mean(own):.1f} seconds of `free`, after {np.mean(usual):.0f} in a loop" in said
+
+
+def test_what_was_calibrated_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "run", {}, blind_fashion_mnist_bat=[Figure("clean", 50.0, 88.8)])
+    found = recipes.Calibration("net", "dra", 0.1, 20.5, "pgd", 0.03, 20.25)
+    (tmp_path / "run" / "calibrations.json").write_text(json.dumps({"key": vars(found)}))
+    monkeypatch.setattr(reproduction, "ROOT", tmp_path)
+    assert f"- Calibrated: {found}." in reproduction.section(tmp_path / "run")
+
+
 def test_every_method_has_a_line_among_the_choices() -> None:
     *lines, last = pages.choices_block(RESULTS)
     rows = [line.split("|")[1:-1] for line in lines if "`" in line]
