@@ -54,6 +54,16 @@ def test_what_is_catastrophic_overfitting(accuracies, back):
     assert guard.now == accuracies[-1][0] or back
 
 
+@pytest.mark.parametrize(("robust", "told"), [(0.0, 1), (0.005, 1), (0.02, 0)])
+def test_what_was_never_robust_is_told_once_an_epoch(robust, told, caplog):
+    guard = guarded()
+    for _ in range(2):
+        guard.counts = [256 * robust, 256 * 0.9, 256.0]
+        guard.conclude()
+    guard.end_epoch()
+    assert len([r for r in caplog.records if "nothing is robust at the end of epoch 1" in r.message]) == told
+
+
 @pytest.mark.parametrize("batches", [1, 3, 8, 13, 64, 391])
 def test_checks_are_at_the_eighths_of_an_epoch(batches):
     due = [step for step in range(1, batches + 1) if _left(step, batches) == 0]

@@ -17,6 +17,7 @@ _log = logging.getLogger("fastadv.fit")
 CHECKS = 8  # in an epoch
 SAMPLES = 256  # of a check
 WIDENED = 0.2  # see `Guard`
+NOTHING = 0.01  # PGD accuracy that is told
 
 
 class Guard:
@@ -110,6 +111,11 @@ class Guard:
         """The figures of the epoch that ends: PGD accuracy at its last check, and how often the run went back."""
         row = {"pgd_accuracy": self.now, "rollbacks": float(self.rollbacks - self.before)}
         self.before = self.rollbacks
+        if self.best is not None and self.now < NOTHING and rank() == 0:
+            _log.warning(
+                f"nothing is robust at the end of epoch {len(self.run.history) + 1}: PGD-10 accuracy is {self.now:.3g} "
+                "at the method's budget; where that stays so, take a smaller one, warm it up, or take more steps"
+            )
         return row
 
     def state(self) -> State:

@@ -15,6 +15,9 @@ from ..attacks._attack import drawn_seed
 from ._method import Batch, altered, check_weight, error, forward
 from .madry import Madry
 
+_NOTHING = 1e-12
+"""A gradient of this size at the most, the largest of its entries, counts as none: its direction is rounding."""
+
 
 @dataclass
 class GradAlign(Madry):
@@ -49,9 +52,10 @@ class GradAlign(Madry):
         eps = ops.per_sample("GradAlign", "eps", attack.eps, batch.x)
         beside = ops.random_start(batch.x, batch.ids, eps, seed, 0, "uniform", *attack.bounds)
         here, there = (gradient(model, x, batch.y) for x in (batch.x, beside))
-        known = here.any(1) & there.any(1)
-        # The squares of a sure network's gradients vanish in float32, and norms below 1e-8 count as that there.
-        scaled = (g / g.detach().abs().amax(1, keepdim=True).masked_fill(~known.unsqueeze(1), 1) for g in (here, there))
+        # Norms below 1e-8 count as that in a cosine, and those of a network that is sure are smaller.
+        sizes = [g.detach().abs().amax(1, keepdim=True) for g in (here, there)]
+        known = (torch.minimum(*sizes) > _NOTHING).squeeze(1)
+        scaled = (g / size.clamp_min(_NOTHING) for g, size in zip((here, there), sizes, strict=True))
         cosines = F.cosine_similarity(*scaled).masked_fill(~known, 1)
         batch.stats["alignment"] = cosines.detach().mean()
         return loss + self.align * (1 - cosines).mean()
