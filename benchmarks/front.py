@@ -37,7 +37,7 @@ MEASURED = [
     ("DeepFool-10", "resnet18", EARLIER),
     ("C&W 5x100", "lenet5", FIRST),
     ("C&W 5x100", "small-cnn", FIRST),
-    ("AutoAttack", "lenet5, robust", "2026-11-22-attacks-autoattack"),
+    ("AutoAttack", "lenet5, robust", "2026-11-30-attacks-autoattack"),
 ]
 """Attack, network and the newest file that has both."""
 OWN = [
