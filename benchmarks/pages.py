@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fastadv import recipes
-from fastadv.report import figure_text
+from fastadv.report import figure_text, measured_text
 from fastadv.trainers import METHODS
 
 from . import front
@@ -52,14 +52,14 @@ CLAIMS = {
         "blind-*",
         ("blind",),
         LEADS,
-        "Blind AT keeps more clean accuracy than other adversarial training, and the most accuracy over small budgets.",
+        "Blind AT keeps more clean accuracy than PGD- and DeepFool-AT, and the most or second most over small budgets.",
     ),
     "bilateral": Claim(
         "Bilateral Adversarial Training",
         "bilateral-table*",
         ("bilateral",),
-        says="One step on images, with adversarial labels (R-MC-LA), leaves more accuracy, clean and under PGD, than "
-        "Madry's seven steps.",
+        says="One step on images, with adversarial labels (R-MC-LA), leaves more accuracy, clean and mostly under PGD, "
+        "than Madry's seven steps.",
     ),
     "friendly": Claim(
         "Attacks Which Do Not Kill Training",
@@ -113,6 +113,11 @@ def _friendly(eps: str) -> Measured:
     return Measured(columns, [(f"{label}, trained at {eps}", *rest) for label, *rest in FRIENDLY_LINES])
 
 
+def _friendly_seeds() -> Measured:
+    lines = [(f"{label}, trained at 0.1, three seeds", figure, FRIENDLY_SEEDS) for label, figure in SEEDS_LINES]
+    return Measured(_friendly("0.1").columns, lines)
+
+
 def _spat(**columns: str) -> Measured:
     return Measured({head: f"spat-fashion-mnist-{name}" for head, name in columns.items()}, SPAT_LINES)
 
@@ -127,6 +132,7 @@ BLIND_RUN, BILATERAL_RUN = "2026-11-30-blind-fashion-mnist-70", "2026-11-21-bila
 BLIND_STRONGEST = f"{BLIND_RUN}-autoattack"
 SPAT_RUN, SMD_RUN = "2026-11-22-spat-fashion-mnist", "2026-11-22-smd-fashion-mnist"
 DRA_RUNS = ("2026-11-22-dra-fashion-mnist", "2026-11-22-dra-fashion-mnist-trades")
+FRIENDLY_SEEDS = "2026-11-30-friendly-fashion-mnist-seeds"
 FRIENDLY_RUN, TRADES_RUN = "2026-11-21-friendly-fashion-mnist", "2026-11-22-trades-fashion-mnist"
 FRIENDLY_AUTOATTACK = (f"{FRIENDLY_RUN}-autoattack-0.1", f"{FRIENDLY_RUN}-autoattack-0.2")
 BLIND_LINES = [
@@ -148,6 +154,7 @@ FRIENDLY_LINES = [
     ("PGD-20 at 0.1", "pgd20 0.1", FRIENDLY_RUN),
     ("AutoAttack at 0.1", "autoattack 0.1", *FRIENDLY_AUTOATTACK),
 ]
+SEEDS_LINES = [("clean", "clean"), ("PGD-20 at 0.1", "pgd20 0.1"), ("C&W-inf at 0.1", "cw30 0.1")]
 SPAT_LINES = [
     ("clean", "clean", SPAT_RUN),
     ("PGD-20", "pgd20 0.1", SPAT_RUN),
@@ -183,7 +190,7 @@ TABLES: dict[str, tuple[Measured, ...]] = {
             marks=False,
         ),
     ),
-    "friendly": (_friendly("0.1"), _friendly("0.2")),
+    "friendly": (_friendly_seeds(), _friendly("0.1"), _friendly("0.2")),
     "gairat": (_spat(GAIRAT="gairat"),),
     "madry": (
         Measured({"LeNet-5": "friendly-fashion-mnist-madry-0.1"}, FRIENDLY_LINES),
@@ -348,7 +355,7 @@ def so_far(results: Path) -> str:
         told = {key: found for key, found in told.items() if found[1] not in ("", INCOMPARABLE)}
         of_pairs = {(o.first.name, o.second.name, o.figure): (o.first.samples, o.verdict) for o in orderings(rows)}
         for kept, new in ((figures, told), (pairs, of_pairs if told else {})):
-            kept |= {key: max(found, kept.get(key, found)) for key, found in new.items()}
+            kept |= {key: f for key, f in new.items() if f[1] != INCOMPARABLE and f[0] > kept.get(key, (0, ""))[0]}
     of_figures, of_orderings = (Counter(verdict for _, verdict in kept.values()) for kept in (figures, pairs))
     return (
         f"{of_figures[CONFIRMED]} of {of_figures.total()} comparable printed figures are confirmed and "
@@ -400,7 +407,7 @@ def _cells(rows: Sequence[Row], name: str, marked: bool) -> list[str]:
     cells = []
     for row in rows:
         figure = row.get(name)
-        text = figure_text(figure.measured, figure)
+        text = measured_text(figure)
         if marked and math.isclose(figure.measured, largest):
             text = f"**{text}**"
         elif marked and chance(best, row, name)[0] <= 0:

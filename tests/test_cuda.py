@@ -670,17 +670,7 @@ MEASURED: dict[str, Callable[[nn.Module, Dataset], object]] = {
 
 def test_every_evaluation_is_measured() -> None:
     offered = {name for name in evaluation.__all__ if callable(getattr(evaluation, name)) and name.islower()}
-    parts = {
-        "check_mixable",
-        "concluded",
-        "evaluate",
-        "fitted",
-        "last_layers",
-        "layer_outputs",
-        "mixing",
-        "open_saved",
-        "reducer",
-    }
+    parts = {"check_mixable", "evaluate", "fitted", "last_layers", "layer_outputs", "mixing", "open_saved", "reducer"}
     ranks = {"area", "ask", "contestants", "optimality", "pointwise_best", "robust_accuracy", "searched", "standings"}
     assert offered == MEASURED.keys() | parts | ranks | {"concluded", "crosscheck", "plan_crosscheck", "wilson"}
 

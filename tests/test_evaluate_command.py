@@ -325,8 +325,8 @@ def test_a_bound_that_is_told_and_stopped(place: Path, capsys, monkeypatch: pyte
     for folder, stopped in (("whole", False), ("stopped", True)):
         (about,) = json.loads(Path(folder, "evaluation.json").read_text()).values()
         told = {each["check"]: each["text"] for each in about["findings"]}
-        assert ("after step-pm" in told["stopped"]) if stopped else ("stopped" not in told)
-        assert about["test_sha256"]  # which the checks find
+        assert ("during step-pm" in told["stopped"]) if stopped else ("stopped" not in told)
+        assert bool(about["test_sha256"]) == (not stopped)  # which the checks find
     for more, message in (
         (["--attacks", "pgd"], "anytime is for autoattack or autoattack-fast alone, got --attacks pgd"),
         (["--memory-format", "contiguous"], "anytime takes images as they are: leave memory_format out"),

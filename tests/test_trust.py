@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jsonargparse._common
@@ -12,7 +11,7 @@ from torch import nn
 
 from fastadv.__main__ import main, parser
 from fastadv.commands import trusting
-from fastadv.commands._jobs import Job
+from fastadv.commands._jobs import Job, execute
 
 MODULE = """
 from pathlib import Path
@@ -70,8 +69,9 @@ def test_classes_from_elsewhere_are_not_even_imported(
 @pytest.mark.parametrize("path", ["os.system", "fastadv.ops._kernels.os.system", "subprocess.run", "builtins.eval"])
 def test_no_way_leads_around(path: str, more: list[str], ran: Path, capsys: pytest.CaptureFixture) -> None:
     Path("settings.yaml").write_text(f"attack:\n  class_path: {path}\n  init_args: {{command: 'touch {ran}'}}\n")
-    refused(["train", "madry", "--config", "settings.yaml", *more], capsys)
-    refused(["train", "friendly", "--tau-schedule", path, *more], capsys)
+    why = "is always refused" if "true" in more else "its code would run"
+    assert why in refused(["train", "madry", "--config", "settings.yaml", *more], capsys)
+    assert why in refused(["train", "friendly", "--tau-schedule", path, *more], capsys)
     assert not ran.exists()
 
 
@@ -126,10 +126,20 @@ def test_functions_that_files_name_do_not_run(ran: Path, capsys: pytest.CaptureF
 def test_processes_of_a_sweep_trust_what_was_typed(ran: Path) -> None:
     command = ["compare", "standard", "--data", "elsewhere:data", "--epochs", "1", "--limit", "2", "--attacks", "fgsm"]
     assert main([*command, "--out", "sweep"]) == 0
-    job = replace(Job("one", [], Path(), "", {}), trust={"FASTADV_TRUSTED": "false"})
-    assert Job("two", [], Path(), "", {}).trust == {}
+    assert Job("one", [], Path(), "", {}).trust == {}
+    says = "import os, pathlib; pathlib.Path('said').write_text(os.environ['FASTADV_TRUSTED'])"
     with trusting(["compare", "--trusted", "false"]):
-        assert Job("three", [], Path(), "", {}).trust["FASTADV_TRUSTED"] == job.trust["FASTADV_TRUSTED"]
+        job = Job("two", [sys.executable, "-c", says], Path("jobs"), "said", {})
+    Path("jobs").mkdir()
+    execute(job, {}, lambda: False, Path.cwd())  # as on a worker, which knows nothing of the flag
+    assert Path("said").read_text() == "false"
+
+
+def test_a_scheduler_that_a_file_names_is_not_asked(ran: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("settings.yaml").write_text("executor: dask:tcp://elsewhere:1\n")
+    for more in ([], ["--trusted", "false"]):
+        said = refused(["compare", "standard", "--config", "settings.yaml", "--out", "sweep", *more], capsys)
+        assert "dask:tcp://elsewhere:1 is a scheduler" in said
 
 
 def test_a_run_of_a_trusted_class_can_be_repeated(ran: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ..runs import in_use, unwritable
 from ._terminal import first_line, say
-from ._trust import trust
+from ._trust import require_trust, trust
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,8 @@ def check_executor(name: str) -> None:
     kind, _, address = name.partition(":")
     if name not in ("local", "slurm") and not (kind == "dask" and address):
         raise ValueError(f"executor must be local, slurm or dask:ADDRESS, such as dask:tcp://host:8786, got {name!r}")
+    if kind == "dask":
+        require_trust(name, "a scheduler, which may send code,")
     if package := _NEEDS.get(kind):
         try:
             importlib.import_module(package)

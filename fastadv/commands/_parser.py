@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..attacks import ATTACKS
 from ._help import Group, help_text
-from ._trust import Trusted
+from ._trust import Trusted, trust
 
 _PLAIN = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FRACTION = re.compile(rf"\s*([+-]?{_PLAIN})\s*(?:/\s*({_PLAIN})\s*)?")
@@ -129,7 +129,7 @@ class Parser(jsonargparse.ArgumentParser):
         self.add_argument(
             "--trusted",
             action=Trusted,
-            help="false: run no code of models, data or settings. true: run also classes outside fastadv.",
+            help="false: run no code of models, data or settings. true: also classes of others, and what files name.",
         )
         self.add_argument("--help_all", action=_HelpAll, help="Show all options and exit.")
 
@@ -192,6 +192,8 @@ class Parser(jsonargparse.ArgumentParser):
         if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.-]+)'", message):
             return self._unknown(f"{found[1]}.{found[2]}")
         if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            if trust().get("FASTADV_TRUSTED") == "true":
+                return f"{where}: {found[1]} runs commands, or code that is written as text, and is always refused"
             return f"{where}: {found[1]} is not fastadv's, and its code would run: to allow that, give --trusted true"
         if found := re.search(r"(?:Got|Given) value: (.*)\s*$", message) or re.search("('.*') is no number", message):
             return f"{where} must be {_expected(message)}, got {found[1].strip()}"

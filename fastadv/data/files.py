@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Protocol
@@ -110,8 +110,9 @@ class Source:
         url = f"{self.url}/{file.published}"
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f".*-{file.published}"):  # by a process that was killed; others may be at work
-            if time.time() - left.stat().st_mtime > _AT_WORK:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # which they have just finished
+                if time.time() - left.stat().st_mtime > _AT_WORK:
+                    left.unlink()
         # The name ends as published: it says whether the content is compressed.
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=f"-{file.published}", delete=False) as partial:
             try:

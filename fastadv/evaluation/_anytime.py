@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from .. import ops
-from ..attacks import AttackResult, AutoAttack, Model
+from ..attacks import AttackResult, AutoAttack, Model, classify
 from ..data import AnyData
 from ..models.adapted import expected
 from ._common import beside, check_label, fitted, measuring
@@ -91,18 +91,21 @@ def concluded(
 ) -> Evaluation:
     """`found`, one of `anytime` of `model` on `data`, with what the checks of `evaluate` find at its end.
 
-    `stopped`: after which attack it was stopped, for a finding that says so. `checks`, `train` and `batch_size` are
+    `stopped`: during which attack it was stopped, for a finding that says so. `checks`, `train` and `batch_size` are
     those of `evaluate`.
     """
     findings: tuple[Finding, ...] = ()
     if stopped:
-        words = f"stopped after {stopped}: the figure is a bound by what was found so far, not that of all attacks"
+        words = f"stopped during {stopped}: the figure is a bound by what was found so far, not that of all attacks"
         findings = (Finding("stopped", words),)
     data = beside(model, data)
     seen = Seen(data, checks, train)
+    nan: dict[str, torch.Tensor] = {}
     with measuring():
+        parts = []
         for batch in data.batches(batch_size):
             seen.note(batch)
-    nan = {"clean": torch.zeros_like(found.natural.right)}
+            parts.append(classify(model, batch.x, y=batch.y).cpu() < 0)
+        nan["clean"] = torch.cat(parts)
     findings += checked(model, seen, found.natural, found.results, min(checks, batch_size), nan)
     return dataclasses.replace(found, findings=(*found.findings, *findings), test_sha256=seen.digest)

@@ -24,13 +24,13 @@ class Guard:
     """Looks for catastrophic overfitting at every eighth of an epoch.
 
     A check is the accuracy of the network under PGD-10, at the method's budget, on the samples that were trained on
-    last, up to 256 of each batch until there are as many, each measured after the last step on its batch; small batches
-    may not have as many since the last check. It has overfitted
-    catastrophically where that accuracy is below half of its best, and the accuracy on the method's own samples has
-    since gained 0.2 on it. By as much Wong et al. (2020) let PGD accuracy fall, in their code, before they stop and
-    keep the network of before. That both move apart is what Andriushchenko and Flammarion (2020) call overfitting to
-    FGSM. Where both fall, as after a large learning rate, or where the method's samples are as hard as PGD's, nothing
-    moves apart. Of 256 samples, 0.2 is four standard errors at least.
+    last, at most 256 of each batch, until about 256 are measured, each measured after the last step on its batch; small
+    batches may not have as many since the last check. It has overfitted catastrophically where that accuracy is below
+    half of its best, and the accuracy on the method's own samples has since gained 0.2 on it. By as much Wong et al.
+    (2020) let PGD accuracy fall, in their code, before they stop and keep the network of before. That both move apart
+    is what Andriushchenko and Flammarion (2020) call overfitting to FGSM. Where both fall, as after a large learning
+    rate, or where the method's samples are as hard as PGD's, nothing moves apart. Of 256 samples, 0.2 is four standard
+    errors at least.
 
     Then weights, optimiser and what the method keeps are again those of the last check at which less than half of 0.2
     was gained, and `Method.steadier` replaces the method. The learning rate and the order of the data go on.
@@ -48,7 +48,7 @@ class Guard:
 
     @staticmethod
     def check(method: Method) -> None:
-        """Raises ValueError where there is no budget to measure at."""
+        """Raises ValueError where there is no budget to measure at, or a curriculum that begins without attacks."""
         if method.budget is None:
             raise ValueError(
                 f"guard measures PGD at the method's L-infinity budget, and {type(method).__name__} has none: leave it "
