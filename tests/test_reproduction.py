@@ -20,7 +20,7 @@ from benchmarks.runs import LIKE, Row, about, carried, chance, changes, folders,
 from benchmarks.verdicts import BEARS_ON, CONFIRMED, CONTRADICTED, INCOMPARABLE, WITHIN
 from fastadv import recipes
 from fastadv.recipes import Figure
-from fastadv.report import figures_csv
+from fastadv.report import figures_csv, read_figures
 from fastadv.trainers import METHODS
 
 BAT, PGD = recipes.load("blind-fashion-mnist-bat"), recipes.load("blind-fashion-mnist-pgd")
@@ -204,6 +204,10 @@ def test_outcomes_are_paired() -> None:
 
 
 # Files.
+
+
+def recipes_read(folder: Path) -> list[Figure]:
+    return read_figures(folder / "figures.csv")
 
 
 def write(folder: Path, settings: dict, **figures: list[Figure]) -> None:
@@ -436,13 +440,25 @@ def test_the_largest_of_a_line_is_marked() -> None:
 
 def test_every_measured_figure_is_in_the_page() -> None:
     shown = set(re.findall(r"\d+\.\d+", PAGE.read_text(encoding="utf-8")))
-    files = list((RESULTS / "reproduce").rglob("figures.csv"))
+    files = [path for path in (RESULTS / "reproduce").rglob("figures.csv") if "seed-" not in str(path)]
     assert len(files) > 50
     for path in files:
         with path.open(newline="") as file:
             for line in csv.DictReader(file):
                 value = float(line["measured"])
                 assert {f"{value:.1f}", f"{value:.4g}"} & shown, (path, line)
+
+
+def test_figures_of_several_seeds_are_their_means() -> None:
+    several = [folder for folder in folders(RESULTS) if (folder / "seed-0").is_dir()]
+    assert several
+    for path in (path for folder in several for path in folder.glob("[!s]*/figures.csv")):
+        parts = [recipes_read(each / path.parent.name) for each in sorted(path.parents[1].glob("seed-*"))]
+        for place, figure in enumerate(recipes_read(path.parent)):
+            values = [part[place].measured for part in parts]
+            assert {part[place].name for part in parts} == {figure.name}
+            assert figure.measured == pytest.approx(np.mean(values))
+            assert figure.spread == pytest.approx(stdev(values))
 
 
 def test_printed_figures_are_those_of_the_recipes() -> None:
