@@ -206,7 +206,7 @@ def test_outcomes_are_paired() -> None:
 # Files.
 
 
-def recipes_read(folder: Path) -> list[Figure]:
+def measured_in(folder: Path) -> list[Figure]:
     return read_figures(folder / "figures.csv")
 
 
@@ -453,8 +453,8 @@ def test_figures_of_several_seeds_are_their_means() -> None:
     several = [folder for folder in folders(RESULTS) if (folder / "seed-0").is_dir()]
     assert several
     for path in (path for folder in several for path in folder.glob("[!s]*/figures.csv")):
-        parts = [recipes_read(each / path.parent.name) for each in sorted(path.parents[1].glob("seed-*"))]
-        for place, figure in enumerate(recipes_read(path.parent)):
+        parts = [measured_in(each / path.parent.name) for each in sorted(path.parents[1].glob("seed-*"))]
+        for place, figure in enumerate(measured_in(path.parent)):
             values = [part[place].measured for part in parts]
             assert {part[place].name for part in parts} == {figure.name}
             assert figure.measured == pytest.approx(np.mean(values))

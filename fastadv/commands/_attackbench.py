@@ -134,7 +134,7 @@ def run_bench(given: list[str], options: BenchTest, out: str) -> None:
 def options_given(options: BenchTest) -> list[str]:
     """The flags that are not as they are by default."""
     usual = BenchTest()
-    flags = [field.name for field in fields(options) if field.name not in ("out", "resume", "estimate")]
+    flags = [field.name for field in fields(options) if field.name != "resume"]
     changed = [name for name in flags if getattr(options, name) != getattr(usual, name)]
     return [text for name in changed for text in (f"--{name}", str(getattr(options, name)))]
 
