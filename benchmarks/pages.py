@@ -256,8 +256,8 @@ def claimed(claim: Claim, places: Sequence[Path]) -> list[tuple[str, str, Path |
             told = f"{_sentence(found, 'were contradicted')} {_figures([row for row in rows if claim.its(row)])}"
             lines.append((f"{where}; {_conditions(rows)}{_earlier(folder)}", told, folder))
             for name in claim.headlines if data & printed else ():
-                if leads := _headline([ordering for ordering in found if ordering.figure == name], claim):
-                    lines.append((f"`{name}` there", leads, None))
+                leads = _headline([ordering for ordering in found if ordering.figure == name], claim)
+                lines.append((f"`{name}` there", leads or "Not measured.", None))
             printed -= data
     if printed:
         lines.append((listed([DATA[name] for name in sorted(printed)]), "Not tested here: no row has been run.", None))
