@@ -86,14 +86,16 @@ def kl(logits: Tensor, natural: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
-def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def boosted_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """``-log p_y - log(1.0001 - max_{j != y} p_j)``, [B]: the BCE of MART (Wang et al., 2020).
 
-    The second term is a margin; 1.0001 bounds it, as in the published code.
+    The second term is a margin; 1.0001 bounds it, as in the published code. The first is a cross-entropy, in which
+    `label_smoothing` is the share of the label spread over all classes.
     """
     p = wide(logits).softmax(dim=1)
     rival = p.scatter(1, y.unsqueeze(1), 0).amax(dim=1)
-    return cross_entropy(logits, y) - (1.0001 - rival).log()
+    surprise = F.cross_entropy(wide(logits), y, reduction="none", label_smoothing=label_smoothing)
+    return surprise - (1.0001 - rival).log()
 
 
 def self_paced_consistency(logits: Tensor, natural: Tensor, kl_weight: float = 0.2) -> Tensor:

@@ -62,7 +62,6 @@ from fastadv.trainers._adversarial import both
 pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("seed_zero")]
 
 ADVERSARIAL = {name: method for name, method in METHODS.items() if method is not Standard}
-SMOOTHED = [method for method in METHODS.values() if hasattr(method, "label_smoothing")]
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 adversarial = pytest.mark.parametrize("method", ADVERSARIAL.values(), ids=ADVERSARIAL)
 
@@ -228,8 +227,8 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: Blind(rho=math.nan), "rho must be in"),
         (lambda: Blind(cutoff=-1), "cutoff must not be negative, got -1"),
         (lambda: Blind(cutoff=math.nan), "cutoff must not be negative"),
-        *[(lambda kind=kind: kind(label_smoothing=1.0), "label_smoothing must be in") for kind in SMOOTHED],
-        *[(lambda kind=kind: kind(label_smoothing=-0.1), "label_smoothing must be in") for kind in SMOOTHED],
+        *[(lambda kind=kind: kind(label_smoothing=1.0), "label_smoothing must be in") for kind in METHODS.values()],
+        *[(lambda kind=kind: kind(label_smoothing=-0.1), "label_smoothing must be in") for kind in METHODS.values()],
         (lambda: Blind(norm="linf"), "norm must be one of rms, l2, rel, got 'linf'"),
         (lambda: Bilateral(labels="soft"), "labels must be one of adversarial, smooth, hard, got 'soft'"),
         (lambda: Bilateral(variant="max"), "variant must be one of main, sup, step, got 'max'"),
@@ -576,26 +575,62 @@ def test_trades(beta):
     assert_same_loss(model, method.loss(model, batch), expected)
 
 
-@pytest.mark.parametrize("beta", [0.0, 5.0])
-def test_mart(beta):
-    """Equation 10, a sample at a time, with the published code's 1.0001."""
+@pytest.mark.parametrize(("beta", "smoothing"), [(0.0, 0.0), (5.0, 0.0), (5.0, 0.2)])
+def test_mart(beta, smoothing):
+    """Equation 10, a sample at a time, with the published code's 1.0001; the cross-entropy in it is smoothed."""
     model, batch = a_batch()
-    method = MART(attack=PGD(**EPS, random_start="gaussian"), beta=beta)
+    method = MART(attack=PGD(**EPS, random_start="gaussian"), beta=beta, label_smoothing=smoothing)
     x_adv = method.attack(model, batch.x, batch.y, batch.ids)
     p, q = model(batch.x).softmax(1), model(x_adv).softmax(1)
     losses = []
     for i, y in enumerate(batch.y.tolist()):
         rival = max(q[i, j] for j in range(5) if j != y)
-        boosted = -q[i, y].log() - (1.0001 - rival).log()
+        surprise = -(1 - smoothing) * q[i, y].log() - smoothing * q[i].log().mean()
+        boosted = surprise - (1.0001 - rival).log()
         losses.append(boosted + beta * divergence(p, q)[i] * (1 - p[i, y]))
     assert_same_loss(model, method.loss(model, batch), torch.stack(losses).mean())
 
 
-def test_alp():
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_alp(share):
     model, batch = a_batch()
     clean, wrong = model(batch.x), model(PGD(**EPS)(model, batch.x, batch.y, batch.ids))
-    expected = (smoothed(clean, batch.y, 0) + smoothed(wrong, batch.y, 0)) / 2 + 0.5 * (clean - wrong).square().mean()
-    assert_same_loss(model, ALP(attack=PGD(**EPS)).loss(model, batch), expected)
+    expected = (smoothed(clean, batch.y, share) + smoothed(wrong, batch.y, share)) / 2
+    expected = expected + 0.5 * (clean - wrong).square().mean()
+    assert_same_loss(model, ALP(attack=PGD(**EPS), label_smoothing=share).loss(model, batch), expected)
+
+
+# What cross-entropies weigh in losses: on clean samples, and on those that `examples` gives; by default 0 and 1.
+WEIGHTS = {
+    **dict.fromkeys((Standard, TRADES, FriendlyTRADES, MAILTRADES), (1, 0)),
+    **dict.fromkeys((FGSMTraining, PGDTraining, DeepFoolTraining, Blind), (1, 1)),
+    **dict.fromkeys((ALP, DRAFineTuning), (0.5, 0.5)),
+}
+
+
+@every
+def test_every_method_smooths_labels(method):
+    """Its cross-entropies with labels change, and nothing else does: by ``share (z_y - mean z)`` of their logits."""
+    model, batch = a_batch()
+    model = with_cosine_head(two_layers(), 5.0) if method is SPAT else model
+    make = functools.partial(Bilateral, labels="hard") if method is Bilateral else method
+    plain, smooth = (started(make(label_smoothing=share), batch) for share in (0.0, 0.2))
+    change = smooth.loss(model, batch) - plain.loss(model, batch)
+    if method in (SMD, MMA, SPAT, LIET, FGSMPGI):  # on other samples; each has a test of its own
+        assert change != 0
+        return
+    expected = torch.zeros((), dtype=torch.float64)
+    seen = batch.x if method is Standard else started(plain, batch).examples(model, batch)
+    for weight, x in zip(WEIGHTS.get(method, (0, 1)), (batch.x, seen), strict=True):
+        z = model(x)
+        expected = expected + weight * (z.gather(1, batch.y.unsqueeze(1)).squeeze(1) - z.mean(1)).mean()
+    assert_same_loss(model, change, 0.2 * expected)
+
+
+@pytest.mark.parametrize("labels", ["adversarial", "smooth"])
+def test_bilateral_labels_are_soft_already(labels):
+    with pytest.raises(ValueError, match=f"labels {labels} are soft already, by beta: set label_smoothing to 0, or"):
+        Bilateral(labels=labels, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("method", [TRADES, MART, ALP])
@@ -806,6 +841,8 @@ SPAT_CASES = {
     "with gradients": {"detach": False},
     "factors as printed": {"clamp": False},
     "as printed, with gradients": {"clamp": False, "detach": False},
+    "smoothed": {"label_smoothing": 0.2},
+    "smoothed, robustness alone": {"label_smoothing": 0.2, "pace_accuracy": False},
 }
 
 
@@ -833,7 +870,8 @@ def test_spat(options, cosine):
             pace = pace.clamp(min=0) if chosen.get("clamp", True) else pace
             pace = pace if chosen["pace_accuracy"] else torch.ones(())
             paced.append((pace if chosen.get("detach") is False else pace.detach()) * logits[i, j])
-        accuracy = torch.stack(paced).logsumexp(0) - paced[y]
+        share, paced = chosen.get("label_smoothing", 0.0), torch.stack(paced)
+        accuracy = paced.logsumexp(0) - (1 - share) * paced[y] - share * paced.mean()
         divergence = sum(p[i, j] * (p[i, j] / q[i, j]).log() for j in range(5))
         terms = sum((p[i, j] * (p[i, j] / q[i, j]).log()) ** 2 for j in range(5))
         robustness = chosen["alpha"] * divergence + terms if chosen["pace_robustness"] else divergence
@@ -906,11 +944,13 @@ def test_dra_fine_tuning_by_turns():
             assert_same_loss(model, method.loss(model, batch), smoothed(model(batch.x), batch.y, 0))
 
 
-def test_the_multiplier_of_the_clean_loss():
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_the_multiplier_of_the_clean_loss(share):
     """Equations 4.4 and 4.5, with a step up (4.6) after every batch; losses a sample at a time."""
     model, batch = a_batch()
     start, pgd = copy.deepcopy(model), PGD(eps=0.1, alpha=0.02, steps=3)
-    method, lam = DRAFineTuning(attack=pgd, last_eps=None, beta=2.0, attack_epochs=1, lam_lr=0.5), 0.5
+    options = {"last_eps": None, "beta": 2.0, "attack_epochs": 1, "lam_lr": 0.5}
+    method, lam = DRAFineTuning(attack=pgd, label_smoothing=share, **options), 0.5
     found = []
     for scale in (1.0, 3.0, 0.9, -5.0, 1.0):
         with torch.no_grad():
@@ -919,17 +959,18 @@ def test_the_multiplier_of_the_clean_loss():
         excess = 0.0
         for x, y in zip(batch.x, batch.y, strict=True):
             now, before = (network(x.unsqueeze(0)).log_softmax(1)[0] for network in (model, start))
-            excess += float((before - now)[y].detach()) / len(batch.y)
+            behind = (1 - share) * (before - now)[y] + share * (before - now).mean()
+            excess += float(behind.detach()) / len(batch.y)
         lam = max(0.0, lam + 0.5 * excess)
         x_adv = pgd(model, batch.x, batch.y, batch.ids)
-        clean, attacked = smoothed(model(batch.x), batch.y, 0), smoothed(model(x_adv), batch.y, 0)
+        clean, attacked = smoothed(model(batch.x), batch.y, share), smoothed(model(x_adv), batch.y, share)
         assert_same_loss(model, method.loss(model, batch), (lam * clean + attacked) / (lam + 1))
         assert float(batch.stats["lam"]) == pytest.approx(lam)
         found.append(lam)
     assert found[0] == 0.5  # the constraint is met with equality at the start
     assert len(set(found)) > 3
     batch.epoch = 1
-    assert_same_loss(model, method.loss(model, batch), smoothed(model(batch.x), batch.y, 0))
+    assert_same_loss(model, method.loss(model, batch), smoothed(model(batch.x), batch.y, share))
     assert float(batch.stats["lam"]) == pytest.approx(lam)
 
 
@@ -972,11 +1013,14 @@ def bisected(model: nn.Module, x: Tensor, point: Tensor, y: Tensor) -> Tensor:
     return inner
 
 
-@pytest.mark.parametrize(("norm", "slm"), [("linf", False), ("l2", False), ("linf", True)])
-def test_smd_is_algorithm_1(norm, slm):
+@pytest.mark.parametrize(
+    ("norm", "slm", "share"), [("linf", False, 0.0), ("l2", False, 0.0), ("linf", True, 0.0), ("linf", False, 0.1)]
+)
+def test_smd_is_algorithm_1(norm, slm, share):
     """A sample at a time: loss, margins, and what the margins become."""
     model, batch = a_batch()
-    method = started(SMD(attack=EPGD(norm=norm, steps=20, loss="slm" if slm else "ce")), batch)
+    attack = EPGD(norm=norm, steps=20, loss="slm" if slm else "ce")
+    method = started(SMD(attack=attack, label_smoothing=share), batch)
 
     def climbed(z: Tensor, y: Tensor) -> Tensor:
         others = torch.cat([z[:, :y], z[:, y + 1 :]], dim=1)
@@ -986,7 +1030,7 @@ def test_smd_is_algorithm_1(norm, slm):
     order = {"linf": torch.inf, "l2": 2}[norm]
     margins = unit * (1 + torch.arange(16, dtype=torch.float64) % 7)
     method.margins = margins.float()
-    noisy, clean, after = [], F.cross_entropy(model(batch.x), batch.y), margins.clone()
+    noisy, clean, after = [], smoothed(model(batch.x), batch.y, share), margins.clone()
     for i in range(16):
         x, y, eps = batch.x[i : i + 1], batch.y[i : i + 1], float(method.margins[i])
         if model(x).argmax(1) != y:
@@ -1004,7 +1048,7 @@ def test_smd_is_algorithm_1(norm, slm):
             point = (x + delta).clip(0, 1)
         crossed |= bool(model(point).argmax(1) != y)
         refined = bisected(model, x, point, y)
-        noisy.append(F.cross_entropy(model(refined), y))
+        noisy.append(smoothed(model(refined), y, share))
         leaf = refined.clone().requires_grad_()
         (grad,) = torch.autograd.grad(climbed(model(leaf), y), leaf)
         gamma_1, gamma_2 = 0.9 ** round(eps / unit), 1 / (1 + grad.flatten().norm(p=order))
@@ -1018,7 +1062,8 @@ def test_smd_is_algorithm_1(norm, slm):
     torch.testing.assert_close(method.margins.double(), after, atol=1e-5, rtol=1e-4)
 
 
-def test_mma_is_ding_et_als():
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_mma_is_ding_et_als(share):
     """A sample at a time: the boundary along PGD's way by 10 bisections, clean and marginal terms, and distances.
 
     A sample is right where its class has half of the probability, and is at the boundary where it has that.
@@ -1027,14 +1072,15 @@ def test_mma_is_ding_et_als():
     with torch.no_grad():
         model.w.mul_(0.6)
         model.v.mul_(0.6)
-    method = started(MMA(attack=ANPGD(steps=4, random_start=0.0), hinge=0.02, nearest=0.005), batch)
+    options = {"hinge": 0.02, "nearest": 0.005, "label_smoothing": share}
+    method = started(MMA(attack=ANPGD(steps=4, random_start=0.0), **options), batch)
     method.distances = torch.linspace(0, 0.03, 16)
     before, terms, near_ones, likeliest = method.distances.clone(), torch.zeros((), dtype=torch.float64), 0, 0
     after = before.double()
     for i in range(16):
         x, y, eps = batch.x[i : i + 1], batch.y[i : i + 1], max(float(before[i]), 0.005)
         if model(x).softmax(1)[0, y[0]] <= 0.5:
-            terms, after[i] = terms + F.cross_entropy(model(x), y), 0
+            terms, after[i] = terms + smoothed(model(x), y, share), 0
             likeliest += bool(model(x).argmax(1) == y)
             continue
         point = x
@@ -1053,10 +1099,10 @@ def test_mma_is_ding_et_als():
         after[i] = far
         if far < 0.02:
             near_ones += 1
-            terms = terms + F.cross_entropy(model((x + far * unit).clip(0, 1)), y)
+            terms = terms + smoothed(model((x + far * unit).clip(0, 1)), y, share)
     assert 0 < near_ones < (after > 0).sum()
     assert likeliest, "no sample that is right with less than half of the probability: a weak test"
-    expected = F.cross_entropy(model(batch.x), batch.y) / 3 + 2 / 3 * terms / 16
+    expected = smoothed(model(batch.x), batch.y, share) / 3 + 2 / 3 * terms / 16
     assert_same_loss(model, method.loss(model, batch), expected)
     torch.testing.assert_close(method.distances.double(), after, atol=1e-6, rtol=1e-5)
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import FGSM, PGD, Attack, FriendlyPGD, Rows
 from ..models.adapted import own_loss
-from ._method import Batch, Method, Source, accuracy, altered, check_count, check_share, check_weight, error, forward
+from ._method import Batch, Method, Source, accuracy, altered, check_count, check_weight, error, forward
 
 
 @dataclass
@@ -187,7 +187,6 @@ class AdversarialTraining(AttackMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("label_smoothing", self.label_smoothing)
         check_weight("beta", self.beta)
         if self.label not in ("true", "pred"):
             raise ValueError(f"label must be true or pred, got {self.label!r}")

@@ -70,7 +70,13 @@ class Batch:
 
 @dataclass
 class Method(ABC):
-    """A training method: its options are its fields, and it says what is minimised."""
+    """A training method: its options are its fields, and it says what is minimised.
+
+    Args:
+        label_smoothing: share of the label spread over all classes, in every cross-entropy with labels.
+    """
+
+    label_smoothing: float = field(default=0.0, kw_only=True)
 
     in_epochs: ClassVar[tuple[str, ...]] = ()  # the options that are epochs, or lists of them
     kept: ClassVar[tuple[str, ...]] = ()  # attributes that `begin` sets and training changes: tensors or plain values
@@ -81,8 +87,9 @@ class Method(ABC):
     at_budget: ClassVar[bool] = True  # whether it trains at its budget from the first epoch on
     needs_classes: ClassVar[str] = "its loss compares logits with classes"  # why it takes no loss of the user's own
 
-    def __post_init__(self) -> None:  # noqa: B027 - not every method has options that can be wrong
+    def __post_init__(self) -> None:
         """Raises ValueError for options out of range."""
+        check_share("label_smoothing", self.label_smoothing)
 
     @property
     def mixes(self) -> bool:
@@ -136,6 +143,13 @@ class Method(ABC):
 
     def end_epoch(self, row: Row) -> None:  # noqa: B027 - most methods have nothing to adapt
         """Called after every epoch with its row of the history."""
+
+    def cross_entropy(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        """The cross-entropy of `logits` [B, K] with `y`: labels [B] or shares of classes [B, K], both smoothed.
+
+        A scalar; [B] where `reduction` is none.
+        """
+        return F.cross_entropy(logits, y, reduction=reduction, label_smoothing=self.label_smoothing)
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import Rows
@@ -32,7 +31,7 @@ class WeightedTraining(Madry):
         rows = self.attacked(model, batch, batch.y)
         logits = forward(model, rows.x_adv)
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
-        losses = F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
+        losses = self.cross_entropy(logits, batch.y, "none")
         if batch.epoch < self.burn_in:
             return losses.mean()
         return (self.weights(rows, logits.detach()) * losses).mean()

@@ -30,5 +30,5 @@ class ALP(PairedTraining):
         check_weight("beta", self.beta)
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        cross_entropy = (F.cross_entropy(clean, y) + F.cross_entropy(adversarial, y)) / 2
+        cross_entropy = (self.cross_entropy(clean, y) + self.cross_entropy(adversarial, y)) / 2
         return cross_entropy + self.beta * F.mse_loss(clean, adversarial)

@@ -34,6 +34,8 @@ class Bilateral(AttackMethod):
             that of 19 here, which gives the true class at least what smooth labels give it.
         top_k: least likely wrong classes with a share, 0 for all. LA9 is ``sup`` with 9.
         alpha: length of the step of equation 12.
+        label_smoothing: share of the label spread over all classes, where labels are ``hard``. The others are soft
+            already, by `beta`.
     """
 
     attack: Attack = field(default_factory=lambda: OneStepTargeted(eps=8 / 255), kw_only=True)
@@ -54,6 +56,10 @@ class Bilateral(AttackMethod):
         if not self.gamma > 0:
             raise ValueError(f"gamma must be positive, got {self.gamma}")
         check_weight("alpha", self.alpha)
+        if self.label_smoothing and self.labels != "hard":
+            raise ValueError(
+                f"labels {self.labels} are soft already, by beta: set label_smoothing to 0, or labels to hard"
+            )
         if self.top_k < 0:
             raise ValueError(f"top_k must be a number of classes, or 0 for all, got {self.top_k}")
         if self.top_k and self.variant == "step":
@@ -91,7 +97,7 @@ class Bilateral(AttackMethod):
         y_adv = self.soft_labels(natural, batch.y)
         batch.stats["adversarial_accuracy"] = accuracy(logits, batch.y)
         batch.stats["label_budget"] = 1 - y_adv.gather(1, batch.y.unsqueeze(1)).mean()  # eps_y
-        return F.cross_entropy(logits, y_adv)
+        return self.cross_entropy(logits, y_adv)
 
 
 def nearest_label(point: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import DRA, Attack, Rows, isolated
@@ -91,8 +90,7 @@ class DRAFineTuning(AttackMethod):
         if self.lam_lr:
             with isolated(model), torch.no_grad():
                 now, before = (
-                    F.cross_entropy(network(batch.x), batch.y, reduction="none")
-                    for network in (model, self.start_of(model))
+                    self.cross_entropy(network(batch.x), batch.y, "none") for network in (model, self.start_of(model))
                 )
             self.lam = (self.lam + self.lam_lr * mean(now - before)).clamp_min(0)
         return super().craft(model, batch, y)
@@ -124,12 +122,12 @@ class DRAFineTuning(AttackMethod):
             logits = forward(model, batch.x)
             batch.stats["clean_accuracy"] = accuracy(logits, batch.y)
             batch.stats |= {"gradients": logits.new_zeros(()), "adversarial_accuracy": logits.new_tensor(math.nan)}
-            return F.cross_entropy(logits, batch.y)
+            return self.cross_entropy(logits, batch.y)
         logits = forward(model, torch.cat((batch.x, self.examples(model, batch))))
         report(batch, *logits.chunk(2))
         if self.beta == 1 and not self.lam_lr:
-            return F.cross_entropy(logits, batch.y.repeat(2))
-        clean, adversarial = (F.cross_entropy(half, batch.y) for half in logits.chunk(2))
+            return self.cross_entropy(logits, batch.y.repeat(2))
+        clean, adversarial = (self.cross_entropy(half, batch.y) for half in logits.chunk(2))
         return (1 - self.share) * clean + self.share * adversarial
 
     def in_turn(self, model: nn.Module, batch: Batch, both: bool) -> Tensor:
@@ -141,5 +139,5 @@ class DRAFineTuning(AttackMethod):
         logits = forward(model, self.examples(model, batch) if attacked else batch.x)
         batch.stats["accuracy"] = accuracy(logits, batch.y)
         batch.stats.setdefault("gradients", logits.new_zeros(()))
-        loss = F.cross_entropy(logits, batch.y)
+        loss = self.cross_entropy(logits, batch.y)
         return 2 * (self.share if attacked else 1 - self.share) * loss if both else loss

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, Attack
 from ._adversarial import AttackMethod
-from ._method import Batch, accuracy, check_share, error, forward
+from ._method import Batch, accuracy, error, forward
 
 
 @dataclass
@@ -18,17 +18,11 @@ class Madry(AttackMethod):
 
     Args:
         attack: makes the adversarial samples.
-        label_smoothing: share of the label spread over all classes.
     """
 
     attack: Attack = field(default_factory=lambda: PGD(eps=8 / 255, alpha=0.007, steps=10), kw_only=True)
-    label_smoothing: float = field(default=0.0, kw_only=True)
 
     needs_classes = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("label_smoothing", self.label_smoothing)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = forward(model, self.examples(model, batch))

@@ -104,4 +104,4 @@ class MAILTRADES(TRADES):
         divergence = kl(adversarial, clean)
         if batch.epoch >= self.burn_in:
             divergence = margin_weights(adversarial, batch.y, self.slope, self.bias, self.factor) * divergence
-        return self.clean_loss(clean, batch.y) + self.beta * divergence.mean()
+        return self.cross_entropy(clean, batch.y) + self.beta * divergence.mean()

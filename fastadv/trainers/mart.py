@@ -33,4 +33,5 @@ class MART(PairedTraining):
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
         own = wide(clean).softmax(dim=1).gather(1, y.unsqueeze(1)).squeeze(1)
-        return (boosted_cross_entropy(adversarial, y) + self.beta * kl(adversarial, clean) * (1 - own)).mean()
+        boosted = boosted_cross_entropy(adversarial, y, self.label_smoothing)
+        return (boosted + self.beta * kl(adversarial, clean) * (1 - own)).mean()

@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import ANPGD
@@ -55,8 +54,8 @@ class MMA(AttackMethod):
         clean = forward(model, batch.x)
         right = soft_margin(clean.detach(), batch.y) < 0
         batch.stats["clean_accuracy"] = accuracy(clean, batch.y)
-        loss = F.cross_entropy(clean, batch.y)
-        margin = F.cross_entropy(clean[~right], batch.y[~right], reduction="sum")
+        loss = self.cross_entropy(clean, batch.y)
+        margin = self.cross_entropy(clean[~right], batch.y[~right], "sum")
         index = batch.index[right]
         before, self.distances[batch.index] = self.distances[batch.index], 0.0
         batch.stats |= dict.fromkeys(("gradients", "adversarial_accuracy"), torch.zeros_like(loss))
@@ -67,7 +66,7 @@ class MMA(AttackMethod):
             near = rows.state.distance < self.hinge
             self.distances[index] = rows.state.distance.to(self.distances.dtype)
             if bool(near.any()):
-                margin = margin + F.cross_entropy(forward(model, rows.x_adv[near]), rows.y[near], reduction="sum")
+                margin = margin + self.cross_entropy(forward(model, rows.x_adv[near]), rows.y[near], "sum")
             batch.stats["gradients"] = rows.grads.sum() / len(right)
             batch.stats["adversarial_accuracy"] = (~near).sum() / len(right)
         batch.stats["distance"] = self.distances[batch.index].mean()

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -81,7 +80,7 @@ class SMD(AttackMethod):
         clean = forward(model, batch.x)
         right = predicted(clean) == batch.y
         batch.stats["clean_accuracy"] = right.float().mean()
-        loss = F.cross_entropy(clean, batch.y)
+        loss = self.cross_entropy(clean, batch.y)
         self.correct[batch.index] = right.to(self.correct.dtype)
         if self.misclassified != "keep":
             self.margins[batch.index[~right]] = 0.0 if self.misclassified == "refine" else min(self.step, self.largest)
@@ -91,7 +90,7 @@ class SMD(AttackMethod):
             attack = dataclasses.replace(self.attack, eps=self.margins[index].to(batch.x.dtype))
             rows = attack.rows(model, batch.x[right], batch.y[right], batch.ids[right])
             self.margins[index] = self.adapted(model, rows).to(self.margins.dtype)  # first: its pass needs memory, too
-            loss = loss + F.cross_entropy(forward(model, rows.x_adv), rows.y, reduction="sum") / (share * len(right))
+            loss = loss + self.cross_entropy(forward(model, rows.x_adv), rows.y, "sum") / (share * len(right))
             batch.stats["gradients"] = rows.grads.sum() / len(right)
             batch.stats["adversarial_accuracy"] = (~rows.state.crossed).sum() / len(right)
         return loss / 2

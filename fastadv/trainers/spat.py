@@ -78,11 +78,11 @@ class SPAT(AttackMethod):
     def accuracy_loss(self, logits: Tensor, cosines: Tensor, y: Tensor) -> Tensor:
         """`L_acc` of logits and cosines [B, K] at the natural samples."""
         if not self.pace_accuracy:
-            return F.cross_entropy(logits, y)
+            return self.cross_entropy(logits, y)
         label = F.one_hot(y, cosines.shape[1]).to(cosines.dtype)
         pace = cosines + self.beta + label * (1 - 2 * cosines)  # at the label, 1 - cos + beta
         pace = pace.clamp_min(0) if self.clamp else pace
-        return F.cross_entropy((pace.detach() if self.detach else pace) * logits, y)
+        return self.cross_entropy((pace.detach() if self.detach else pace) * logits, y)
 
     def robustness_loss(self, clean: Tensor, adversarial: Tensor) -> Tensor:
         """`L_rob` of the logits [B, K] at natural and adversarial samples."""

@@ -4,23 +4,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ._method import Batch, Method, accuracy, check_share, error, forward
+from ._method import Batch, Method, accuracy, error, forward
 
 
 @dataclass
 class Standard(Method):
-    """Cross-entropy on clean data.
-
-    Args:
-        label_smoothing: share of the label spread over all classes.
-    """
+    """Cross-entropy on clean data."""
 
     label_smoothing: float = 0.1
 
     needs_classes = ""
-
-    def __post_init__(self) -> None:
-        check_share("label_smoothing", self.label_smoothing)
 
     @property
     def mixes(self) -> bool:

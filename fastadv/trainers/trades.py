@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..attacks import PGD, Attack
 from ..losses import kl
 from ._adversarial import PairedTraining
-from ._method import check_share, check_weight
+from ._method import check_weight
 
 
 @dataclass
@@ -22,7 +21,6 @@ class TRADES(PairedTraining):
         attack: PGD on the same divergence. Its start is not clipped to the bounds. A clipped start has noise of one
             sign on black and white pixels, which makes the attack much stronger than the published one.
         beta: weight of robustness, 1 / lambda in the paper.
-        label_smoothing: share of the label spread over all classes. It applies to the clean loss.
     """
 
     attack: Attack = field(
@@ -30,11 +28,9 @@ class TRADES(PairedTraining):
         kw_only=True,
     )
     beta: float = 6.0
-    label_smoothing: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("label_smoothing", self.label_smoothing)
         check_weight("beta", self.beta)
 
     @property
@@ -42,8 +38,4 @@ class TRADES(PairedTraining):
         return type(self.attack) is PGD and self.attack.loss == "kl" and self.attack.restarts == 1  # needs no labels
 
     def compare(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        return self.clean_loss(clean, y) + self.beta * kl(adversarial, clean).mean()
-
-    def clean_loss(self, clean: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy on clean logits."""
-        return F.cross_entropy(clean, y, label_smoothing=self.label_smoothing)
+        return self.cross_entropy(clean, y) + self.beta * kl(adversarial, clean).mean()
