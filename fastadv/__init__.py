@@ -8,9 +8,8 @@
 >>> fastadv.evaluate(model, test).results["deepfool"].curve.average(0.08)  # doctest: +SKIP
 """
 
-__version__ = "0.2.0"
-
 from . import attacks, data, evaluation, functional, hub, losses, models, ops, threats, trainers
+from ._version import __version__ as __version__
 from .data import Dataset, load
 from .evaluation import evaluate
 from .memory import keep_freed_memory

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jsonargparse
 import torch
 
-from . import __version__
+from ._version import __version__
 from .commands import (
     ATTACK,
     DATA,

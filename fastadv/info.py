@@ -9,7 +9,8 @@ from typing import Any
 import numpy
 import torch
 
-from . import __version__, ops
+from . import ops
+from ._version import __version__
 from .float32 import float32_precision
 
 

@@ -6,7 +6,9 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +25,7 @@ TYPES = "data.Dataset data.Samples data.Placed data.Stream data.Batch data.AnyDa
 
 # What each room of fastadv/ may import from the others; a new room takes its place here.
 BELOW = {
+    "_version": "",
     "_processes": "",
     "_progress": "",
     "_frames": "",
@@ -62,10 +65,12 @@ def imported(node: ast.AST, package: list[str]) -> list[str]:
 def allowed(room: str, name: str) -> bool:
     """Whether a module in `room` may import `name`, which is given without the leading ``fastadv.``"""
     parts = name.split(".")
+    if name == "_version.__version__":
+        return True
     if room == "__init__":
         return not any(part.startswith("_") for part in parts)
     below = BELOW.get(room, "").split()
-    return name == "__version__" or parts[0] in (room, *below) or f"{parts[0]}.{parts[-1]}" in below
+    return parts[0] in (room, *below) or f"{parts[0]}.{parts[-1]}" in below
 
 
 def violations(file: Path, source: str) -> list[str]:
@@ -100,6 +105,7 @@ def test_imports_point_one_way():
         ("trainers/_fit.py", "import fastadv.data", 1),
         ("trainers/_fit.py", "from ..evaluation import evaluate", 1),
         ("trainers/_fit.py", "import fastadv", 1),
+        ("trainers/_fit.py", "from .. import __version__", 1),
         ("evaluation/_curve.py", "from fastadv import *", 1),
         ("evaluation/_curve.py", "if True:\n    from .. import recipes", 2),
         ("report/_table.py", "from ..__main__ import main", 1),
@@ -121,7 +127,7 @@ def test_an_import_upwards_is_found(file, source, line):
         ("trainers/_fit.py", "from ..data import Dataset\nfrom fastadv.data.dataset import Dataset"),
         ("evaluation/__init__.py", "from ..attacks._ascend import isolated\nfrom ._curve import AACurve"),
         ("__init__.py", "from . import attacks\nfrom .ops import backend"),
-        ("commands/_train.py", "from .. import __version__, models\nfrom ..trainers import fit"),
+        ("commands/_train.py", "from .. import models\nfrom .._version import __version__\nfrom ..trainers import fit"),
     ],
 )
 def test_an_import_downwards_is_not(file, source):
@@ -130,6 +136,56 @@ def test_an_import_downwards_is_not(file, source):
 
 def test_a_new_room_needs_a_place():
     assert violations(Path("fastadv/attic.py"), "") == ["fastadv/attic.py: attic has no place in BELOW"]
+
+
+def at_import(tree: ast.AST) -> Iterable[ast.AST]:
+    """The statements that run when a module is imported: none in functions, nor those for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from at_import(ast.Module(node.orelse))
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield node
+            yield from at_import(node)
+
+
+def graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """What each module imports when it is imported, by dotted name; `sources` are texts by place, such as ``a/b.py``.
+
+    ``from a import b`` is an import of the module a.b where there is one, otherwise of a.
+    """
+    names = {file: ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__") for file in sources}
+    known = set(names.values())
+    found: dict[str, set[str]] = {name: set() for name in known}
+    for file, source in sources.items():
+        for node in at_import(ast.parse(source)):
+            for name in imported(node, [*Path(file).parent.parts]):
+                inner = name if name in known else name.rpartition(".")[0]
+                found[names[file]] |= {inner} & known
+    return found
+
+
+def test_imports_go_in_no_circle():
+    files = sorted((ROOT / "fastadv").rglob("*.py"))
+    found = graph({str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files})
+    assert {"fastadv.attacks", "fastadv.ops", "fastadv._version"} <= found["fastadv"]
+    assert list(TopologicalSorter(found).static_order())[-1] in ("fastadv", "fastadv.__main__")  # CycleError names one
+
+
+@pytest.mark.parametrize(
+    ("sources", "circle"),
+    [
+        ({"a/__init__.py": "from . import b", "a/b.py": "from . import __version__"}, True),
+        ({"a/__init__.py": "from . import b", "a/b.py": "from .c import x", "a/c.py": "import a.b"}, True),
+        ({"a/__init__.py": "from . import b", "a/b.py": "class X:\n    from a import y"}, True),
+        ({"a/__init__.py": "from . import b", "a/b.py": "from . import c", "a/c.py": ""}, False),
+        ({"a/__init__.py": "from . import b", "a/b.py": "def f():\n    from . import x"}, False),
+        ({"a/__init__.py": "from . import b", "a/b.py": "if TYPE_CHECKING:\n    from . import x"}, False),
+        ({"a/__init__.py": "from . import b", "a/b.py": "if TYPE_CHECKING:\n    pass\nelse:\n    import a"}, True),
+    ],
+)
+def test_a_circle_is_found(sources, circle):
+    with pytest.raises(CycleError) if circle else nullcontext():
+        TopologicalSorter(graph(sources)).prepare()
 
 
 LATER = re.compile(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
+from .._version import __version__
 from ..runs import digest, make_folder, replace_file
 
 _DIGEST = "digest"

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
 from .. import attacks as ours
+from .._version import __version__
 from ..attacks import Attack, AttackResult, Model
 from ..ops import as_rows
 from ..runs import replace_file

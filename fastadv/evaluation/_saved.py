@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import __version__, ops
+from .. import ops
+from .._version import __version__
 from ..attacks import Attack, Model, classify
 from ..attacks._grid import LEVELS, from_levels, rounded, to_levels
 from ..data import Batch, Dataset, Samples

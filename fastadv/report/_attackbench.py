@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
 from ..evaluation import Bench, Found, optimality, pointwise_best
 from ..runs import write_text
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import __version__
+from .._version import __version__
 from ..evaluation import Crosscheck
 from ..runs import write_text
 
