@@ -150,7 +150,7 @@ class Settings:
         return OPTIMIZERS[self.optimizer]([group for group in groups if group["params"]], lr=self.lr)
 
 
-class SettingsDict(TypedDict, total=False):
+class SettingsDict(TypedDict, total=False):  # written out: type checkers compute none from a class; a test compares
     """The fields of `Settings`, as the keywords of `fit`, which has `optimizer` itself."""
 
     epochs: int
