@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .models import MODELS, Normalize, WideResNet, adapt
+from .models import MODELS, MeanSparse, Normalize, WideResNet, adapt
+from .models.mean_sparse import insert
 
 State = dict[str, Tensor]
 
@@ -236,10 +237,11 @@ HUBS: dict[str, Callable[[str], nn.Module]] = {
 
 
 def save_weights(model: nn.Module, path: str | Path) -> Path:
-    """Writes the parameters and buffers of `model` to a ``.safetensors`` file; with a `Normalize`, its mean and std.
+    """Writes the parameters and buffers of `model` to a ``.safetensors`` file.
 
-    `load_weights` makes the network again, where it is one of `fastadv.models`. Needs safetensors. Raises ImportError
-    without it, and FileExistsError where there is a file already.
+    With a `Normalize`, its mean and std; with `MeanSparse` in it, alpha and backward of that. `load_weights` makes the
+    network again, where it is one of `fastadv.models`. Needs safetensors. Raises ImportError without it,
+    FileExistsError where there is a file already, and ValueError for `MeanSparse` of several alphas or gradients.
     """
     write = _package("safetensors.torch", "save_weights").save_file
     if Path(path).exists():
@@ -249,6 +251,11 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
         values = {"mean": model.mean, "std": model.std}
         model = model.model
         about |= {name: json.dumps(value.flatten().tolist()) for name, value in values.items()}
+    sparse = {(part.alpha, part.backward) for part in model.modules() if isinstance(part, MeanSparse)}
+    if len(sparse) > 1:
+        raise ValueError("save_weights: every MeanSparse of a network must have the same alpha and backward")
+    if sparse:
+        about["mean_sparse"] = json.dumps(sparse.pop())
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write(state, str(path), about | {"sha256": _digest(state)})
     return Path(path)
@@ -260,7 +267,7 @@ def load_weights(path: str | Path, shape: Sequence[int], classes: int) -> nn.Mod
     The file is ``.safetensors``, or what ``torch.save`` wrote of a state dict, also within a checkpoint and with
     prefixes such as ``module.``. Known are the networks of `fastadv.models`, under their own names and under those that
     wide residual networks and CIFAR's ResNets have in TRADES, RobustBench and their descendants. A mean and std among
-    the weights become a `Normalize`.
+    the weights become a `Normalize`. Networks with `MeanSparse` are known in files of `save_weights`.
 
     What a file claims is verified: the start of its SHA-256 in a name like ``resnet-1a2b3c4d.pt``, the whole of it as
     the name of a file in the Hugging Face cache, and the digest that `save_weights` wrote.
@@ -274,8 +281,17 @@ def load_weights(path: str | Path, shape: Sequence[int], classes: int) -> nn.Mod
     """
     path = Path(path)
     _verify(path)
-    state, mean, std = _read(path)
+    state, mean, std, sparse = _read(path)
+    places = [key.removesuffix(".0.mean") for key in state if key.endswith(".0.mean")]
+    moments = {name: [state.pop(f"{name}.0.{part}", None) for part in ("mean", "std")] for name in places}
+    if moments and sparse is None:
+        raise ValueError(f"{path} has the means of MeanSparse, but not its alpha: write it with hub.save_weights")
     network = _recognised(_as_own(state), tuple(shape), classes, str(path))
+    try:
+        for name, (means, stds) in moments.items():
+            insert(network, name, MeanSparse(means, stds, *sparse))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
     return (network if mean is None else Normalize(network, mean, std)).eval()
 
 
@@ -304,8 +320,11 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def _read(path: Path) -> tuple[State, list[float] | None, list[float] | None]:
-    """The weights in a file, without prefixes that all have, and the mean and std that stand with them."""
+def _read(path: Path) -> tuple[State, list[float] | None, list[float] | None, tuple[float, str] | None]:
+    """The weights in a file, without prefixes that all have.
+
+    Also the mean and std that stand with them, and alpha and backward of `MeanSparse`.
+    """
     about: Mapping[str, str] = {}
     if path.suffix == ".safetensors":
         safe = _package("safetensors", f"reading {path}")
@@ -326,11 +345,13 @@ def _read(path: Path) -> tuple[State, list[float] | None, list[float] | None]:
                 "where it comes from, and save its state_dict() alone"
             ) from None
         state = _state_within(whole, path)
-    mean, std = (json.loads(about[name]) if name in about else None for name in ("mean", "std"))
+    mean, std, sparse = (json.loads(about[name]) if name in about else None for name in ("mean", "std", "mean_sparse"))
+    if sparse is not None:  # its buffers have the names of a normalisation's
+        return _unwrapped(state), mean, std, sparse
     buffers = {name: _taken(state, names) for name, names in {"mean": ("mean", "mu"), "std": ("std", "sigma")}.items()}
     if None not in buffers.values():
         mean, std = buffers["mean"], buffers["std"]
-    return _unwrapped(state), mean, std
+    return _unwrapped(state), mean, std, None
 
 
 def _state_within(whole: Any, path: Path) -> State:

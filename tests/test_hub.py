@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from test_evaluate_command import place  # noqa: F401 - a fixture
@@ -20,7 +20,7 @@ from fastadv.__main__ import main
 from fastadv.attacks import PGD, checked_logits
 from fastadv.hub import Preprocess, load_weights, save_weights
 from fastadv.losses import cross_entropy
-from fastadv.models import MODELS, Normalize, build
+from fastadv.models import MODELS, MeanSparse, Normalize, build, mean_sparse
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.5, 0.125]
 IMAGES = samples(2, 3, 20, 30)
@@ -375,6 +375,47 @@ def test_safetensors_out_and_in(known, tmp_path):
         load_weights(path, (1, 28, 28), 10)
 
 
+@pytest.mark.parametrize("backward", ["exact", "identity"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_mean_sparse_out_and_in(backward, normalised, known, tmp_path):
+    model, x = build("lenet5", (1, 28, 28), 10).eval(), samples(4, 1, 28, 28)
+    model = Normalize(model, 0.3, 0.4) if normalised else model
+    defended = mean_sparse(model, [samples(16, 1, 28, 28)], 0.7, backward=backward)
+    found = load_weights(save_weights(defended, tmp_path / "it.safetensors"), (1, 28, 28), 10)
+    assert isinstance(found, Normalize) == normalised
+    parts = [part for part in found.modules() if isinstance(part, MeanSparse)]
+    assert len(parts) == sum(isinstance(part, nn.ReLU) for part in model.modules())
+    assert {(part.alpha, part.backward) for part in parts} == {(0.7, backward)}
+    assert torch.equal(found(x), defended(x))
+    assert not torch.equal(found(x), model(x))
+    for a, b in zip(found.modules(), defended.modules(), strict=True):
+        assert type(a) is type(b)
+
+
+def test_mean_sparse_of_which_too_little_is_known(known, tmp_path):
+    defended = mean_sparse(build("small-cnn", (1, 28, 28), 10), [samples(16, 1, 28, 28)], 0.7)
+    torch.save(defended.state_dict(), tmp_path / "it.pt")
+    with pytest.raises(ValueError, match=r"has the means of MeanSparse, but not its alpha: write it with hub.save_wei"):
+        load_weights(tmp_path / "it.pt", (1, 28, 28), 10)
+    first = next(part for part in defended.modules() if isinstance(part, MeanSparse))
+    first.alpha = 0.1
+    with pytest.raises(ValueError, match="every MeanSparse of a network must have the same alpha"):
+        save_weights(defended, tmp_path / "it.safetensors")
+    state = dict(build("small-cnn", (1, 28, 28), 10).state_dict())
+    two = {"mean": torch.zeros(2), "std": torch.ones(2)}
+    for name, how, message in (
+        ("features.0", [0.2, "exact"], "before activations, and SmallCNN has none called 'features.0'"),
+        ("elsewhere", [0.2, "exact"], "none called 'elsewhere'"),
+        ("features.1", [-1, "exact"], "alpha must not be negative"),
+        ("features.1", [0.2, "up"], "backward must be one of"),
+        ("features.1", ["a"], "is damaged"),
+    ):
+        added = {f"{name}.0.{part}": value for part, value in two.items()}
+        safetensors.torch.save_file(state | added, tmp_path / "bad.safetensors", {"mean_sparse": json.dumps(how)})
+        with pytest.raises(ValueError, match=message):
+            load_weights(tmp_path / "bad.safetensors", (1, 28, 28), 10)
+
+
 def test_a_hash_in_a_name_is_verified(known, tmp_path):
     path = tmp_path / "plain.pt"
     torch.save(build("lenet5", (1, 28, 28), 10).state_dict(), path)
@@ -414,8 +455,11 @@ def test_weights_and_hubs_on_the_command_line(known, place, monkeypatch, capsys)
     torch.save(Eighteen().state_dict(), "eighteen.pt")
     save_weights(build("lenet5", (1, 28, 28), 10), "lenet.safetensors")
     flags = ["--data", "fashion-mnist-mini", "--limit", "20", "--attacks", "fgsm", "--checks", "0"]
-    assert main(["evaluate", "lenet.safetensors", *flags]) == 0
-    assert "lenet" in capsys.readouterr().out
+    sparse = mean_sparse(build("lenet5", (1, 28, 28), 10), [samples(8, 1, 28, 28)], 0.2)
+    save_weights(Normalize(sparse, 0.3, 0.4), "sparse.safetensors")
+    for name in ("lenet", "sparse"):
+        assert main(["evaluate", f"{name}.safetensors", *flags]) == 0
+        assert name in capsys.readouterr().out
     assert main(["evaluate", "eighteen.pt", "--data", "data.npz"]) == 2
     assert "the weights in eighteen.pt fit no network" in capsys.readouterr().err
     module(monkeypatch, "robustbench")

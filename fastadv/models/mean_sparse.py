@@ -78,12 +78,20 @@ def mean_sparse(
             model((batch if isinstance(batch, Tensor) else batch[0]).to(device))
     for hook in hooks:
         hook.remove()
-    for name, layer in places.items():
+    for name in places:
         if sums[name].count:  # an activation that is not used has no features
-            model.set_submodule(name, nn.Sequential(MeanSparse(*sums[name].moments(), alpha, backward), layer))
+            insert(model, name, MeanSparse(*sums[name].moments(), alpha, backward))
     for layer, mode in modes:
         layer.training = mode
     return model
+
+
+def insert(model: nn.Module, name: str, sparse: MeanSparse) -> None:
+    """Puts `sparse` before the activation called `name` in `model`. Raises ValueError where there is none."""
+    layer = dict(model.named_modules()).get(name)
+    if not isinstance(layer, ACTIVATIONS):
+        raise ValueError(f"MeanSparse stands before activations, and {type(model).__name__} has none called {name!r}")
+    model.set_submodule(name, nn.Sequential(sparse, layer))
 
 
 class _Sums:
