@@ -64,6 +64,24 @@ def test_what_was_never_robust_is_told_once_an_epoch(robust, told, caplog):
     assert len([r for r in caplog.records if "nothing is robust at the end of epoch 1" in r.message]) == told
 
 
+def test_a_method_with_nothing_to_steady_is_told_once(caplog):
+    """With the first rollback, and not again after a resume; each rollback is told all the same."""
+    guard = guarded()
+    guard.run.method = method = FreeAT()
+    for step, (robust, own) in enumerate([(0.4, 0.5), (0.0, 0.9), (0.0, 0.9), (0.0, 0.9)]):
+        if step == 3:
+            state, run = guard.state(), guard.run
+            guard = Guard(run, SimpleNamespace(bounds=(0.0, 1.0)))
+            guard.load(state)
+        guard.counts = [256 * robust, 256 * own, 256.0]
+        guard.conclude()
+    assert guard.run.method is method
+    assert guard.rollbacks == 3
+    told = [record.getMessage() for record in caplog.records]
+    assert [each.endswith(f"the method is {method}, as before") for each in told] == [True, False, True, True]
+    assert told[1].startswith("the guard cannot make FreeAT steadier: it overfits again where the same leads to it")
+
+
 @pytest.mark.parametrize("batches", [1, 3, 8, 13, 64, 391])
 def test_checks_are_at_the_eighths_of_an_epoch(batches):
     due = [step for step in range(1, batches + 1) if _left(step, batches) == 0]

@@ -33,7 +33,8 @@ class Guard:
     errors at least.
 
     Then weights, optimiser and what the method keeps are again those of the last check at which less than half of 0.2
-    was gained, and `Method.steadier` replaces the method. The learning rate and the order of the data go on.
+    was gained, and `Method.steadier` replaces the method. The learning rate and the order of the data go on. A method
+    that has nothing to steady stays as it is; that is told with the first such rollback.
     """
 
     def __init__(self, run: Run, train: Source):
@@ -45,6 +46,7 @@ class Guard:
         self.good: State = {}  # where to go back to, with its PGD accuracy
         self.now = 0.0  # PGD accuracy
         self.rollbacks = self.before = 0  # in all, and before this epoch
+        self.helpless = False  # whether the method had nothing left to steady
 
     @staticmethod
     def check(method: Method) -> None:
@@ -97,7 +99,8 @@ class Guard:
     def go_back(self, own: float) -> None:
         run, fallen = self.run, self.now
         self.rollbacks += 1
-        run.method = run.method.steadier() or run.method
+        steadier = run.method.steadier()
+        run.method = steadier or run.method
         run.learn(self.good)
         self.now = self.good["pgd_accuracy"]
         if rank() == 0:
@@ -105,7 +108,15 @@ class Guard:
                 f"catastrophic overfitting in epoch {len(run.history) + 1}, step {run.step}: PGD-10 accuracy was "
                 f"{self.best[0]:.3g} and is {fallen:.3g}, that on the method's own samples {own:.3g}; the weights "
                 f"of before are back, with {self.now:.3g}, and the method is {run.method}"
+                + ("" if steadier else ", as before")
             )
+            if steadier is None and not self.helpless:
+                _log.warning(
+                    f"the guard cannot make {type(run.method).__name__} steadier: it overfits again where the same "
+                    "leads to it, and each time what was learnt since is lost. To fix: take a smaller budget or "
+                    "learning rate, or a method that it can, such as NFGSM"
+                )
+        self.helpless = self.helpless or steadier is None
 
     def end_epoch(self) -> Row:
         """The figures of the epoch that ends: PGD accuracy at its last check, and how often the run went back."""
@@ -120,7 +131,7 @@ class Guard:
 
     def state(self) -> State:
         """What the guard's later decisions depend on."""
-        names = ("counts", "best", "good", "now", "rollbacks", "before")
+        names = ("counts", "best", "good", "now", "rollbacks", "before", "helpless")
         return {"guard": {name: getattr(self, name) for name in names}}
 
     def load(self, state: Mapping[str, State]) -> None:
