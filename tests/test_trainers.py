@@ -24,6 +24,7 @@ from fastadv.trainers import (
     ALP,
     CAT,
     DAT,
+    DKL,
     FGSMPGI,
     GAIRAT,
     LIET,
@@ -239,13 +240,15 @@ def test_the_cut_shortens_what_is_too_long(eps):
         (lambda: Bilateral(top_k=-1), "top_k must be a number of classes, or 0 for all, got -1"),
         *[
             (lambda kind=kind: kind(beta=-1.0), "beta must be finite and not negative, got -1")
-            for kind in (TRADES, MART, ALP, FriendlyTRADES, FriendlyMART, MAILTRADES)
+            for kind in (TRADES, DKL, MART, ALP, FriendlyTRADES, FriendlyMART, MAILTRADES)
         ],
         *[
             (lambda kind=kind, rises=rises: kind(tau_schedule=rises), "tau_schedule must be a list of epochs from 1 on")
             for kind in (Friendly, FriendlyTRADES, FriendlyMART)
             for rises in ([3, 2], 50)
         ],
+        (lambda: DKL(alpha=-1.0), "alpha must be finite and not negative, got -1"),
+        (lambda: DKL(temperature=0), "temperature must be positive, got 0"),
         (lambda: DAT(fosc=math.nan), "fosc must be finite and not negative, got nan"),
         *[
             (lambda name=name: SPAT(**{name: -1.0}), f"{name} must be finite and not negative, got -1")
@@ -575,6 +578,58 @@ def test_trades(beta):
     assert_same_loss(model, method.loss(model, batch), expected)
 
 
+def test_dkl():
+    """A sample and a pair of classes at a time, in three epochs; a class without samples keeps its weights."""
+    model, batch = a_batch()
+    batch.y[batch.y == 4] = 3
+    method = started(DKL(attack=PGD(**EPS, random_start="gaussian", loss="kl"), beta=3.0, alpha=2.0), batch)
+    weights = torch.full((5, 5), 0.2, dtype=torch.float64)
+    for epoch in range(3):
+        batch.epoch = epoch
+        x_adv = method.attack(model, batch.x, batch.y, batch.ids)
+        clean, wrong = model(batch.x), model(x_adv)
+        p, losses = clean.softmax(1).detach(), []
+        for i, y in enumerate(batch.y.tolist()):
+            square = soft = 0
+            for j in range(5):
+                soft = soft - p[i, j] * wrong.log_softmax(1)[i, j]
+                for k in range(5):
+                    between = (clean[i, j] - clean[i, k]) - (wrong[i, j] - wrong[i, k])
+                    square = square + weights[y, j] * weights[y, k] * between**2 / 4
+            losses.append(-clean.log_softmax(1)[i, y] + 2 * soft + 3 * square)
+        assert_same_loss(model, method.loss(model, batch), torch.stack(losses).mean())
+        method.loss(model, batch)  # as in a batch more, of the same
+        method.end_epoch({})
+        for y in range(4):
+            weights[y] = (clean[batch.y == y].detach() / 4).softmax(1).mean(0)
+        torch.testing.assert_close(method.weights, weights)
+        with torch.no_grad():
+            model.w.mul_(0.9)
+    assert torch.equal(method.weights[4], weights[4])
+
+
+def test_dkl_sees_a_batch_once_where_its_loss_is_asked_twice():
+    model, batch = a_batch()
+    method = started(DKL(attack=PGD(**EPS, random_start="gaussian", loss="kl")), batch)
+    batch.made = []
+    for _ in range(2):  # as with awp
+        method.loss(model, batch)
+    assert method.sums.sum() == pytest.approx(len(batch.y))
+
+
+def test_dkl_with_a_sample_s_own_prediction_has_the_gradients_of_the_divergence():
+    """The paper's theorem: of the square error at x, and of the cross-entropy at x_adv."""
+    clean, adversarial = (torch.randn(1, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    y, method = torch.tensor([2]), DKL(alpha=1.0, beta=1.0)
+    method.weights = clean.detach().softmax(1).expand(5, 5)
+    found, expected = (each.compare(clean, adversarial, y) for each in (method, TRADES(beta=1.0)))
+    torch.testing.assert_close(
+        torch.autograd.grad(found, clean), torch.autograd.grad(expected, clean, retain_graph=True)
+    )
+    alone = dataclasses.replace(method, beta=0.0).compare(clean, adversarial, y)
+    torch.testing.assert_close(torch.autograd.grad(alone, adversarial), torch.autograd.grad(expected, adversarial))
+
+
 @pytest.mark.parametrize(("beta", "smoothing"), [(0.0, 0.0), (5.0, 0.0), (5.0, 0.2)])
 def test_mart(beta, smoothing):
     """Equation 10, a sample at a time, with the published code's 1.0001; the cross-entropy in it is smoothed."""
@@ -602,7 +657,7 @@ def test_alp(share):
 
 # What cross-entropies weigh in losses: on clean samples, and on those that `examples` gives; by default 0 and 1.
 WEIGHTS = {
-    **dict.fromkeys((Standard, TRADES, FriendlyTRADES, MAILTRADES), (1, 0)),
+    **dict.fromkeys((Standard, TRADES, DKL, FriendlyTRADES, MAILTRADES), (1, 0)),
     **dict.fromkeys((FGSMTraining, PGDTraining, DeepFoolTraining, Blind), (1, 1)),
     **dict.fromkeys((ALP, DRAFineTuning), (0.5, 0.5)),
 }
@@ -633,7 +688,7 @@ def test_bilateral_labels_are_soft_already(labels):
         Bilateral(labels=labels, label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("method", [TRADES, MART, ALP])
+@pytest.mark.parametrize("method", [TRADES, DKL, MART, ALP])
 def test_losses_are_finite_far_from_the_boundary(method):
     """Where probabilities are 0 and 1 in float32: no logarithm of 0, and gradients without NaN."""
     logits = torch.tensor([[3e4, -3e4, 0.0], [-3e4, 3e4, 0.0], [0.0, 0.0, 0.0]])

@@ -12,6 +12,7 @@ from .blind import Blind
 from .cat import CAT
 from .dat import DAT
 from .deepfool import DeepFoolTraining
+from .dkl import DKL
 from .dra import DRAFineTuning
 from .fgsm import FGSMTraining
 from .fgsm_pgi import FGSMPGI
@@ -36,6 +37,7 @@ __all__ = [
     "ALP",
     "CAT",
     "DAT",
+    "DKL",
     "FGSMPGI",
     "FGSMRS",
     "GAIRAT",
@@ -83,6 +85,7 @@ METHODS: dict[str, type[Method]] = {
     "cat": CAT,
     "dat": DAT,
     "deepfool": DeepFoolTraining,
+    "dkl": DKL,
     "dra": DRAFineTuning,
     "fgsm": FGSMTraining,
     "fgsm_pgi": FGSMPGI,
