@@ -6,7 +6,7 @@ A block is ``<!-- generated: NAME -->`` to ``<!-- end -->``. Orderings stand in 
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -98,12 +98,15 @@ ALONE = ("alp", "cat", "dat", "dkl", "gairat", "madry", "mail", "mart", "mma", "
 class Measured:
     """A table: `columns` are recipes by head, `lines` a label, a figure and the folders to find it in.
 
-    `marks`: whether the largest of a line is told, which makes sense where the columns compare methods.
+    `marks`: whether the largest of a line is told, which makes sense where the columns compare methods. `corner`: the
+    head of the labels. `turned`: whether recipes are the lines of the table, and figures its columns.
     """
 
     columns: Mapping[str, str]
     lines: Sequence[tuple[str, ...]]
     marks: bool = True
+    corner: str = ""
+    turned: bool = False
 
 
 def _friendly(eps: str) -> Measured:
@@ -129,6 +132,8 @@ def _smd(**columns: str) -> Measured:
 
 ROOT_OF = "root of "
 """Before a figure whose root is shown: mean squared gradients as norms."""
+LESS = " less "
+"""Between two figures of a run whose difference is shown."""
 BLIND_RUN, BILATERAL_RUN = "2026-11-30-blind-fashion-mnist-70", "2026-11-21-bilateral-fashion-mnist"
 BLIND_STRONGEST = f"{BLIND_RUN}-autoattack"
 SPAT_RUN, SMD_RUN = "2026-11-22-spat-fashion-mnist", "2026-11-22-smd-fashion-mnist"
@@ -167,6 +172,7 @@ SMD_LINES = [
     ("AutoAttack at 2/255", "autoattack 0.007843", SMD_RUN),
     ("AutoAttack at 4/255", "autoattack 0.01569", SMD_RUN),
     ("AutoAttack at 8/255", "autoattack 0.03137", SMD_RUN),
+    ("mean of these four", "average autoattack", SMD_RUN),
 ]
 BLIND_ROWS = {"standard": "nt", "fgsm": "fgsm", "pgd": "pgd", "deepfool": "df-at", "blind": "bat"}
 BILATERAL_ROWS = {"R-FGSM": "r-fgsm", "R-MC": "r-mc", "R-MC-LS": "r-mc-ls", "R-MC-LA": "r-mc-la"}
@@ -379,19 +385,35 @@ def measured_block(name: str, results: Path) -> list[str]:
     """The figures of a page, the largest of a line bold, and marked where chance could have made it so."""
     lines: list[str] = []
     for table in TABLES[name]:
-        marked = table.marks and len(table.columns) > 1
-        lines += ["| | " + " | ".join(table.columns) + " |", "| --- |" + " --: |" * len(table.columns)]
-        for label, figure, *runs in table.lines:
-            name = figure.removeprefix(ROOT_OF)
-            rows = [_row(recipe, name, runs, results) for recipe in table.columns.values()]
-            cells = _cells(rows, name, marked and is_percent(name))
-            if name != figure:
-                cells = [f"{math.sqrt(row.get(name).measured):.3g}" for row in rows]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-        lines.append("")
-        if marked:
+        lines += [*in_markdown(table, results), ""]
+        if table.marks and len(table.columns) > 1:
             lines += ["Bold: the largest of a line. `~`: not below it by more than chance.", ""]
     return lines[:-1]
+
+
+def in_markdown(table: Measured, results: Path) -> list[str]:
+    """The lines of `table`."""
+    grid = [[table.corner, *table.columns]]
+    grid += [[label, *_line(table, figure, runs, results)] for label, figure, *runs in table.lines]
+    head, *body = zip(*grid, strict=True) if table.turned else grid
+    lines = [f"| {' | '.join(line)} |" for line in (head, *body)]
+    return [lines[0].replace("|  |", "| |", 1), "| --- |" + " --: |" * (len(head) - 1), *lines[1:]]
+
+
+def _line(table: Measured, figure: str, runs: Sequence[str], results: Path) -> list[str]:
+    """The cells of one figure; empty are those of a recipe for samples made on its own network."""
+    root, name = figure.startswith(ROOT_OF), figure.removeprefix(ROOT_OF)
+    name, _, less = name.partition(LESS)
+    columns = [recipe for recipe in table.columns.values() if f" from {recipe} " not in name]
+    rows = [_row(recipe, name, runs, results) for recipe in columns]
+    if root:
+        cells = [f"{math.sqrt(row.get(name).measured):.3g}" for row in rows]
+    elif less:
+        cells = [f"{row.get(name).measured - row.get(less).measured:.1f}" for row in rows]
+    else:
+        cells = _cells(rows, name, table.marks and len(table.columns) > 1 and is_percent(name))
+    shown = dict(zip(columns, cells, strict=True))
+    return [shown.get(recipe, "") for recipe in table.columns.values()]
 
 
 def _row(recipe: str, figure: str, runs: Sequence[str], results: Path) -> Row:
@@ -511,10 +533,13 @@ def paths(root: Path) -> list[Path]:
 
 def rewritten(path: Path, results: Path) -> str:
     """A page with its blocks as the files under `results` have them."""
+    return with_blocks(path.read_text(encoding="utf-8"), lambda name: block(name, path.stem, results))
+
+
+def with_blocks(text: str, lines: Callable[[str], Sequence[str]]) -> str:
+    """`text` with the `lines` of every block, by its name."""
 
     def written(found: re.Match[str]) -> str:
-        lines = block(found[1], path.stem, results)
-        return "\n".join([f"<!-- generated: {found[1]} -->", "", *lines, "", "<!-- end -->"])
+        return "\n".join([f"<!-- generated: {found[1]} -->", "", *lines(found[1]), "", "<!-- end -->"])
 
-    text = path.read_text(encoding="utf-8")
     return re.sub(r"<!-- generated: (\w+) -->.*?<!-- end -->", written, text, flags=re.DOTALL)

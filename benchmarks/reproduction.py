@@ -13,7 +13,7 @@ from pathlib import Path
 from fastadv.recipes import Calibration
 from fastadv.report import figure_text, measured_text, printed_text
 
-from . import pages
+from . import dated, pages
 from .runs import Ordering, Row, about, carried, counts, folders, in_words, orderings, read
 from .verdicts import CONFIRMED, CONTRADICTED, INCOMPARABLE, MUCH_SHORTER, NORMS, POINTS, VERDICTS, WITHIN
 
@@ -176,11 +176,14 @@ def page(results: Path = RESULTS) -> str:
 
 
 def main() -> None:
-    """Writes REPRODUCTION.md and the blocks of all pages."""
+    """Writes REPRODUCTION.md and the blocks of all pages and dated records."""
     PAGE.write_text(page(), encoding="utf-8")
     for path in pages.paths(ROOT):
         path.write_text(pages.rewritten(path, RESULTS), encoding="utf-8")
-    sys.stdout.write(f"written: {PAGE} and the verdicts on {len(pages.paths(ROOT))} pages\n")
+    for path in dated.paths(RESULTS):
+        path.write_text(dated.rewritten(path, RESULTS), encoding="utf-8")
+    told = f"the blocks of {len(pages.paths(ROOT))} pages and {len(dated.paths(RESULTS))} records"
+    sys.stdout.write(f"written: {PAGE} and {told}\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import yaml
 
 from fastadv import recipes
 from fastadv.commands._settings import Training
-from fastadv.recipes import Figure, Recipe
+from fastadv.recipes import Figure, Recipe, figure_name
 from fastadv.report import read_figures
 
 from . import verdicts
@@ -164,8 +165,22 @@ def read(folder: Path) -> tuple[Row, ...]:
             runs = [folder, *folder.glob("seed-*")][seeds > 1 :]
             outcomes = _outcomes([run / recipe.name / "outcomes.npz" for run in runs])
             changed = changes(recipe, settings)
-            rows.append(Row(recipe.name, recipe, read_figures(path), samples, changed, seeds, outcomes))
+            figures = with_averages(recipe, read_figures(path))
+            rows.append(Row(recipe.name, recipe, figures, samples, changed, seeds, outcomes))
     return tuple(rows)
+
+
+def with_averages(recipe: Recipe, figures: list[Figure]) -> list[Figure]:
+    """`figures` of a run from before recipes had averages, with those of which all parts are there."""
+    have = {figure.name: figure for figure in figures}
+    added = []
+    for what, printed in recipe.printed.get("average", {}).items():
+        attacks = [key for key in recipe.printed if key == what or key.startswith(f"{what}-")]
+        names = ["clean", *(figure_name(key, budget) for key in attacks for budget in recipe.printed[key])]
+        name = figure_name("average", what)
+        if name not in have and all(part in have and have[part].spread is None for part in names):
+            added.append(Figure(name, fmean(have[part].measured for part in names), printed))
+    return [*figures, *added]
 
 
 def _outcomes(paths: Sequence[Path]) -> dict[str, np.ndarray]:

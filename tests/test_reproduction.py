@@ -289,6 +289,24 @@ def test_rows_carried_to_other_data() -> None:
     assert spat.get("pgd20 from spat-fashion-mnist-madry 0.1").printed is None
 
 
+def test_averages_of_runs_from_before_there_were_any(tmp_path: Path) -> None:
+    """Only where all parts are there; one that the run has is left as it is."""
+    parts = [
+        Figure("clean", 80.0, 90.86),
+        *(Figure(f"autoattack {eps}", 70.0, 80.0) for eps in ("0.007843", "0.01569")),
+    ]
+    last = Figure("autoattack 0.03137", 50.0, 83.38)
+    write(tmp_path / "part", {}, smd_table2b_smd=parts)
+    write(tmp_path / "all", {}, smd_table2b_smd=[*parts, last])
+    write(tmp_path / "has", {}, smd_table2b_smd=[*parts, last, Figure("average autoattack", 67.0, 87.67)])
+    averages = [[row.get("average autoattack") for row in read(tmp_path / run)] for run in ("part", "all", "has")]
+    assert averages == [
+        [None],
+        [Figure("average autoattack", 67.5, 87.67)],
+        [Figure("average autoattack", 67.0, 87.67)],
+    ]
+
+
 # The pages.
 
 

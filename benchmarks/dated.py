@@ -1,0 +1,158 @@
+"""The tables of dated records in benchmarks/results that are of a run of ``fastadv reproduce``: blocks, as on pages.
+
+They say what a run measured, in the record's words and order. REPRODUCTION.md has the verdicts.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .pages import (
+    BILATERAL_ROWS,
+    BILATERAL_RUN,
+    BLIND_STRONGEST,
+    DRA_RUNS,
+    FRIENDLY_AUTOATTACK,
+    FRIENDLY_RUN,
+    FRIENDLY_SEEDS,
+    LESS,
+    ROOT_OF,
+    SMD_LINES,
+    SPAT_RUN,
+    TABLES,
+    TRADES_RUN,
+    Measured,
+    in_markdown,
+    with_blocks,
+)
+
+SHORT, SHORT_STRONGEST = "2026-11-21-blind-fashion-mnist", "2026-11-21-blind-fashion-mnist-autoattack"
+WIDE, FIGURE4 = "2026-11-21-blind-fashion-mnist-wide", "2026-11-21-blind-figure4"
+TAU = "2026-11-21-friendly-fashion-mnist-tau"
+
+Lines = list[tuple[str, ...]]
+ATTACKS = {"deepfool": "DeepFool", "cw": "C&W", "fgsm": "FGSM", "noise": "noise", "noise-sign": "noise of signs"}
+ATTACKS |= {"pgd": "PGD-20", "pgd20": "PGD-20", "pgd-true": "PGD-20", "cw30": "C&W-inf", "autoattack": "AutoAttack"}
+THREE = ("0.05", "0.1", "0.2")
+GRADIENTS = {"all": "all", "correct": "correct ones", "wrong": "wrong ones"}
+CLEAN = ("clean", "clean")
+
+
+def _lines(attacks: Iterable[str], budgets: Iterable[str], text: str = "{} {}", source: str = "") -> Lines:
+    """A line for each attack at each budget: its label and its figure."""
+    made_on = f" from {source}" if source else ""
+    return [(text.format(ATTACKS[name], eps), f"{name}{made_on} {eps}") for name in attacks for eps in budgets]
+
+
+def _of(runs: Iterable[str], lines: Lines) -> Lines:
+    return [(*line, *runs) for line in lines]
+
+
+def _trained_by(columns: Mapping[str, str], lines: Lines) -> Measured:
+    """A line for each way to train."""
+    return Measured(columns, lines, False, "trained by", turned=True)
+
+
+def _values(recipe: str, option: str, values: Mapping[str, str] | Iterable[str], lines: Lines) -> Measured:
+    """A line for each value of an option."""
+    heads = values if isinstance(values, Mapping) else dict(zip(values, values, strict=True))
+    columns = {head: f"{recipe}/{option}={value}" for head, value in heads.items()}
+    return Measured(columns, lines, False, {"cutoff": "eps", "attack.tau": "tau"}.get(option, option), turned=True)
+
+
+def _columns(table: str, **rows: str) -> dict[str, str]:
+    return {head: f"{table}-{row}" for row, head in rows.items()}
+
+
+AVERAGES = [(f"DeepFool avg-AA({theta})", f"deepfool avg-AA({theta})") for theta in ("0.08", "0.04")]
+DEEPFOOL = [*_lines(["deepfool"], THREE, "{} AA({})"), ("DeepFool norm (RMS)", "deepfool norm")]
+CW = [*_lines(["cw"], ("0.03", "0.05", "0.1"), "{} AA({})"), ("C&W norm (RMS)", "cw norm")]
+FROM_NT = "{} {}, from NT", "blind-fashion-mnist-nt"
+SMALL = ("0.01", "0.03", "0.05")
+BLIND = _columns("blind-fashion-mnist", nt="NT", fgsm="FGSM(0.1)", pgd="PGD(0.1)")
+BLIND |= {"DF-AT": "blind-fashion-mnist-df-at", "BAT": "blind-fashion-mnist-bat"}
+BLIND_SHORT = [
+    *(CLEAN, *AVERAGES, *DEEPFOOL, *CW, *_lines(["fgsm", "noise", "pgd"], THREE)),
+    *(*_lines(["deepfool", "cw"], SMALL, *FROM_NT), *_lines(["fgsm", "pgd"], THREE, *FROM_NT)),
+    *(*_lines(["noise-sign"], THREE), *_lines(["pgd-true"], THREE, "{} {}, true label")),
+    *(
+        (f"DeepFool-50 {figure}, true label", f"deepfool-50-true {figure}")
+        for figure in ("avg-AA(0.08)", "avg-AA(0.04)")
+    ),
+]
+BLIND_WIDE = [
+    *(CLEAN, *AVERAGES, *DEEPFOOL, *_lines(["fgsm", "noise", "pgd"], THREE)),
+    *(*_lines(["deepfool"], SMALL, *FROM_NT), *_lines(["fgsm", "pgd"], THREE, *FROM_NT)),
+]
+BLIND_70 = [CLEAN, *_lines(["pgd-true"], THREE, "{} at {}, true label"), ("AutoAttack at 0.1", "autoattack 0.1")]
+FIGURE4_LINES = [CLEAN, ("avg-AA(0.3)", "deepfool avg-AA(0.3)")]
+FIGURE4_LINES += [(f"AA({eps})", f"deepfool {eps}") for eps in ("0.01", *THREE, "0.3")]
+CUTOFFS = {value: value for value in ("0", "0.02", "0.05", "0.1", "0.2", "1")} | {"mean of the batch": "None"}
+BILATERAL = [
+    *(CLEAN, *((name.upper(), name) for name in ("fgsm", "ce7", "ce20", "cw20")), ("AutoAttack", "autoattack")),
+    ("CE20 above AutoAttack, points", f"ce20{LESS}autoattack"),
+    *((f"squared gradient, mean of {words}", f"gradient {of} mean") for of, words in GRADIENTS.items()),
+    *((f"root of that mean of {words}", f"{ROOT_OF}gradient {of} mean") for of, words in GRADIENTS.items()),
+]
+BEFORE, AFTER = _lines(["fgsm", "pgd20", "cw30"], ["0.1"]), _lines(["fgsm", "pgd20", "cw30"], ["0.2"])
+STRONGEST = [("AutoAttack 0.1", "autoattack 0.1", *FRIENDLY_AUTOATTACK)]
+FRIENDLY = [*_of([FRIENDLY_RUN], [CLEAN, *BEFORE]), *STRONGEST, *_of([FRIENDLY_RUN], AFTER)]
+FRIENDLY_COLUMNS = {"1": TABLES["friendly"][1].columns, "2": TABLES["friendly"][2].columns}
+TRADES = {eps: f"friendly-fashion-mnist-trades-{eps}" for eps in ("0.1", "0.2")}
+SPAT = [CLEAN, *((ATTACKS[name], f"{name} 0.1") for name in ("fgsm", "pgd20", "cw30", "autoattack"))]
+SPAT += [("PGD-20 less AutoAttack", f"pgd20 0.1{LESS}autoattack 0.1")]
+SPAT += [("transfer", "pgd20 from spat-fashion-mnist-madry 0.1")]
+SPAT_COLUMNS = _columns(
+    "spat-fashion-mnist",
+    **{name: name.upper() for name in ("spat", "alp", "trades", "gairat", "mart")},
+    madry="Madry",
+    mail="MAIL",
+)
+DRA = [CLEAN, *_lines(["fgsm", "pgd20", "autoattack"], ["0.05"])]
+DRA += _lines(["fgsm", "pgd20", "cw30", "autoattack"], ["0.1"])
+DRA_COLUMNS = TABLES["dra"][0].columns | {"TRADES, beta 0.5": "dra-fashion-mnist-trades-0.5"}
+
+RECORDS: dict[str, Measured] = {
+    "blind": Measured(
+        BLIND,
+        [*_of([SHORT], BLIND_SHORT), ("AutoAttack 0.1, true label, 500 images", "autoattack 0.1", SHORT_STRONGEST)],
+        False,
+        "measured (printed)",
+    ),
+    "blind_wide": Measured(BLIND, _of([WIDE], BLIND_WIDE), False, "measured (printed)"),
+    "blind_70": Measured(BLIND, _of([BLIND_STRONGEST], BLIND_70), False, "% of 1,000 images (printed)"),
+    "cutoff": _values("blind-figure4-cutoff", "cutoff", CUTOFFS, _of([FIGURE4], FIGURE4_LINES)),
+    "scale": _values(
+        "blind-figure4-scale", "rho", ("0", "0.2", "0.4", "0.6", "0.8", "0.9", "1"), _of([FIGURE4], FIGURE4_LINES)
+    ),
+    "bilateral": Measured(
+        {head: f"bilateral-fashion-mnist-{row}" for head, row in BILATERAL_ROWS.items()},
+        _of([BILATERAL_RUN], BILATERAL),
+        False,
+        "accuracy in %",
+    ),
+    **{f"friendly_{eps}": _trained_by(columns, FRIENDLY) for eps, columns in FRIENDLY_COLUMNS.items()},
+    "tau": _values(
+        "friendly-fashion-mnist-tau",
+        "attack.tau",
+        ("0", "1", "2", "3", "5", "10"),
+        _of([TAU], [CLEAN, *BEFORE, ("AutoAttack 0.1", "autoattack 0.1"), ("PGD-20 0.2", "pgd20 0.2")]),
+    ),
+    "seeds": Measured(TABLES["friendly"][0].columns, _of([FRIENDLY_SEEDS], [CLEAN, *BEFORE, *AFTER]), False, "%"),
+    "published": Measured(TRADES, _of([TRADES_RUN], [CLEAN, *BEFORE, *AFTER]), False, "eps in training", turned=True),
+    "clipped": Measured(TRADES, _of([FRIENDLY_RUN], [CLEAN, *BEFORE, *AFTER]), False, "eps in training", turned=True),
+    "smd": _trained_by(TABLES["smd"][0].columns, SMD_LINES),
+    "spat": _trained_by(SPAT_COLUMNS, _of([SPAT_RUN], SPAT)),
+    "dra": _trained_by(DRA_COLUMNS, _of(DRA_RUNS, DRA)),
+}
+"""By block."""
+
+
+def paths(results: Path) -> list[Path]:
+    """The records that have blocks."""
+    return [path for path in sorted(results.glob("*.md")) if "<!-- generated: " in path.read_text(encoding="utf-8")]
+
+
+def rewritten(path: Path, results: Path) -> str:
+    """A record with its blocks as the files under `results` have them."""
+    text = path.read_text(encoding="utf-8")
+    return with_blocks(text, lambda name: in_markdown(RECORDS[name], results))
