@@ -386,7 +386,7 @@ def test_the_versions_of_autoattack():
     assert (plus["apgd-ce"].large_eps, plus["apgd-t"].targets, plus["apgd-t"].large_eps) == (False, 9, False)
 
 
-def test_the_fast_version_takes_a_fifth_of_the_gradients():
+def test_the_fast_version_takes_about_a_sixth_of_the_gradients():
     """Counted by hand for robust samples of 5 and of 10 classes: of each attack one at the start and one a step."""
     model, x = Wavy(48, 5), samples(24, *SHAPE)
     y, eps = model(x).argmax(1), 0.012
@@ -401,7 +401,7 @@ def test_the_fast_version_takes_a_fifth_of_the_gradients():
     y = wide(x).argmax(1)
     robust = AutoAttack(1e-4, "fast").run(wide, x, y)
     assert robust.grads[~robust.success].unique().tolist() == [332]
-    assert 5 * 332 <= 101 + 9 * 101 + 9 * 100
+    assert 5.5 * 332 < 101 + 9 * 101 + 9 * 100 < 6.5 * 332
     ten = AutoAttack(0.1, "fast").attacks
     assert 5 * ten["square-1000"].queries == AutoAttack(0.1).attacks["square"].queries
 

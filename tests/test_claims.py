@@ -1,0 +1,311 @@
+"""Figures that were typed on a page, in a record or in a docstring are those of the files they are of."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks import dated, networks, table
+from benchmarks.reproduction import RESULTS, ROOT
+from benchmarks.timing import Timed
+from fastadv.report import read_figures
+
+RECORDS = sorted(RESULTS.glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if not page.is_symlink())]
+Rows = list[dict[str, str]]
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def tables(text: str) -> Iterator[Rows]:
+    """Those of a page, a row as its cells by the head of their column."""
+    for found in re.finditer(r"(?:^\|.*\n)+", f"{text}\n", re.MULTILINE):
+        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines())
+        yield [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def table_with(name: str, *heads: str) -> Rows:
+    """That of the record called `name` which has columns with these heads."""
+    return next(rows for rows in tables(read(RESULTS / name)) if {*heads} <= rows[0].keys())
+
+
+def loaded(name: str) -> Any:
+    return json.loads(read(RESULTS / name))
+
+
+# ---------------------------------------------------------------------------------------------------- runs of recipes
+
+
+@pytest.mark.parametrize("path", dated.paths(RESULTS), ids=lambda path: path.stem)
+def test_blocks_of_records_are_what_the_program_writes(path: Path) -> None:
+    assert read(path) == dated.rewritten(path, RESULTS), "run: python -m benchmarks.reproduction"
+
+
+def test_every_table_of_a_record_is_shown_once() -> None:
+    shown = [name for path in dated.paths(RESULTS) for name in re.findall(r"<!-- generated: (\w+) -->", read(path))]
+    assert sorted(shown) == sorted(dated.RECORDS)
+
+
+def test_records_called_like_a_run_have_a_block_of_it() -> None:
+    """So that its figures are not typed there. Add a table to `RECORDS` in benchmarks/dated.py."""
+    for record in RECORDS:
+        if (RESULTS / "reproduce" / record.stem).is_dir():
+            names = re.findall(r"<!-- generated: (\w+) -->", read(record))
+            runs = {run for name in names for _, _, *where in dated.RECORDS[name].lines for run in where}
+            assert any(run.startswith(record.stem) for run in runs), record.name
+
+
+def test_a_block_shows_the_figure_of_the_file() -> None:
+    run = RESULTS / "reproduce" / "2026-11-21-blind-fashion-mnist" / "blind-fashion-mnist-bat"
+    figure = next(figure for figure in read_figures(run / "figures.csv") if figure.name == "pgd-true 0.1")
+    rows = table_with("2026-11-21-blind-fashion-mnist.md", "measured (printed)")
+    row = next(row for row in rows if row["measured (printed)"] == "PGD-20 0.1, true label")
+    assert row["BAT"] == f"{figure.measured:.1f}"
+
+
+# --------------------------------------------------------------------------------------------------------- benchmarks
+
+KEYS = {"attack": ("attack", "network"), "training": ("training", "network"), "op": ("op", "samples")}
+
+
+def timed(record: Path) -> Rows:
+    """The rows that `benchmarks.table` makes of the files of a record: those it names, and those called like it."""
+    named = re.findall(r"`([\w-]+\.json)`", read(record))
+    files = {*RESULTS.glob(f"{record.stem}*.json"), *(RESULTS / name for name in named)}
+    runs = [run for run in map(json.loads, map(read, sorted(files))) if isinstance(run, dict) and "benchmarks" in run]
+    return [row for run in runs for rows in tables(table.of_run(run)) for row in rows]
+
+
+def typed(record: Path) -> Rows:
+    """Rows of a record that have a place among those of benchmarks."""
+    return [
+        row for rows in tables(read(record)) for row in rows if any({*keys} <= row.keys() for keys in KEYS.values())
+    ]
+
+
+def of_a_file(row: dict[str, str], made: Rows) -> bool:
+    """Whether one of the rows `made` has all cells of `row`, in whole or without what stands in brackets."""
+    return any(
+        all(cell in ("", one.get(head), one.get(head, "").partition(" (")[0]) for head, cell in row.items())
+        for one in made
+    )
+
+
+MEASURED = [path for path in RECORDS if typed(path) and timed(path)]
+
+
+@pytest.mark.parametrize("record", MEASURED, ids=lambda path: path.stem)
+def test_rows_of_benchmarks_are_those_of_a_file(record: Path) -> None:
+    made = timed(record)
+    assert [row for row in typed(record) if not of_a_file(row, made)] == []
+
+
+def test_a_row_of_another_figure_is_seen() -> None:
+    assert sum(len(typed(record)) for record in MEASURED) > 100
+    made = timed(RESULTS / "2026-11-22-attacks.md")
+    row = next(row for row in made if (row["attack"], row["network"]) == ("PGD-10", "small-cnn"))
+    assert of_a_file(row, made)
+    assert of_a_file({**row, "tuned": row["tuned"].partition(" (")[0]}, made)
+    assert not of_a_file({**row, "tuned": "0.10"}, made)
+    assert not of_a_file({**row, "network": "lenet5"}, made)
+
+
+def ratios_of_passes() -> dict[str, tuple[float, float]]:
+    """Microseconds of our kernel, and PyTorch's time over it, by the name of the case."""
+    sides: dict[str, dict[str, float]] = {}
+    for one in loaded("2026-11-22-passes.json")["benchmarks"]:
+        info = one["extra_info"]
+        sides.setdefault(info["case"], {})[info["side"]] = one["stats"]["median"] / info.get("calls", 1)
+    return {case: (1e6 * side["fused"], side["eager"] / side["fused"]) for case, side in sides.items()}
+
+
+def test_passes() -> None:
+    made = ratios_of_passes()
+    rows = table_with("2026-11-22-attacks.md", "pass", "PyTorch's own")
+    assert len(rows) > 40
+    for row in rows:
+        fused, ratio = made[f"{row['pass'].replace('`', '')}, {row['type']}, channels {row['channels']}"]
+        assert (row["fastadv, us"], row["PyTorch's own"]) == (f"{fused:.0f}", f"{ratio:.2f}")
+
+
+def test_networks() -> None:
+    seconds = loaded("2026-11-29-networks.json")["seconds"]
+    found = {}
+    for name, sides in seconds.items():
+        found[name] = {side: Timed(lambda: None) for side in sides}
+        for side, each in found[name].items():
+            each.seconds = sides[side]
+    assert read(RESULTS / "2026-11-29-networks.md").rstrip().endswith(networks.table(found))
+
+
+def test_attackbench() -> None:
+    norms = loaded("2026-11-29-attackbench.json")["norms"]
+    rows = table_with("2026-11-29-attackbench.md", "optimality", "queries")
+    said = {(row["norm"].lower(), row["library"], row["attack"].strip("`")): row for row in rows}
+    places = [(norm, each["library"], each["attack"]) for norm in norms for each in norms[norm]["global"]]
+    assert list(said) == places
+    for norm, of in norms.items():
+        (model,) = of["models"].values()
+        for each in model:
+            row = said[norm, each["library"], each["attack"]]
+            queries = each["forwards"] + each["backwards"]
+            made = f"{each['optimality']:.3f}", f"{100 * each['found']:.0f}", f"{queries:,.0f}"
+            assert (row["optimality"], row["found, %"], row["queries"]) == made
+
+
+def test_fast_autoattack() -> None:
+    rows = table_with("2026-11-29-fast-autoattack.md", "share")
+    measured = sorted(loaded("2026-11-29-fast-autoattack.json"), key=lambda one: one["fast_gradients"])
+    assert len(rows) == len(measured)
+    for row, one in zip(sorted(rows, key=lambda row: int(row["of fast"].replace(",", ""))), measured, strict=True):
+        for head, key in {"clean": "clean", "standard": "standard", "fast": "fast", "fast in bf16": "bf16"}.items():
+            assert row[f"{head}, %"] == (f"{100 * one[key] / one['samples']:.1f}" if key in one else "")
+        gradients = one["standard_gradients"], one["fast_gradients"]
+        assert (row["gradients of standard"], row["of fast"]) == tuple(f"{count:,}" for count in gradients)
+        assert row["share"] == f"{gradients[1] / gradients[0]:.3f}"
+
+
+def record_of_seconds() -> dict[str, list[dict[str, Any]]]:
+    rows = [json.loads(line) for line in read(RESULTS / "2026-11-30-records.jsonl").splitlines()]
+    return {side: [row for row in rows if row["side"] == side] for side in ("torchattacks", "fastadv")}
+
+
+def test_records() -> None:
+    sides = record_of_seconds()
+    made = [
+        {
+            "side": "loop with torchattacks" if side == "torchattacks" else side, "seed": str(row["seed"]),
+            "AutoAttack, %": f"{row['autoattack']:.1f}", "natural, %": f"{row['clean']:.1f}",
+            "seconds": f"{row['seconds']:.1f}", "processor seconds": f"{row['processor seconds']:.1f}",
+            "gradients an image of 60,000": f"{row['gradients']:.0f}",
+        }
+        for side, rows in sides.items()
+        for row in rows
+    ]  # fmt: skip
+    assert table_with("2026-11-30-records.md", "processor seconds") == made
+    loop, own = ([row["seconds"] for row in sides[side]] for side in sides)
+    by_seed = ", ".join(f"{theirs / ours:.1f}" for theirs, ours in zip(loop, own, strict=True))
+    processors = [np.mean([row["processor seconds"] for row in rows]) for rows in sides.values()]
+    means = f"Means: {np.mean(loop):.0f} seconds for the loop, **{np.mean(own):.1f}** for fastadv: "
+    means += f"**{np.mean(loop) / np.mean(own):.1f} times less** ({by_seed} by seed; "
+    means += f"{processors[0] / processors[1]:.1f} in processor seconds)"
+    assert means in read(RESULTS / "2026-11-30-records.md")
+
+
+def test_two_circles() -> None:
+    with (RESULTS / "two-circles" / "table.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    rows = table_with("2026-11-21-two-circles.md", "best of 64")
+    shown = [(row["best of 64"], row["median"], row["100 %"], float(row["printed"])) for row in rows]
+    made = []
+    for one in found:
+        if one["stop"] != "bound":
+            best, median, accurate, printed = (float(one[key]) for key in ("best", "median", "accurate", "printed"))
+            made.append((f"{best:.3f}", f"{median:.3f}", f"{100 * accurate:.0f} %", printed))
+    assert sorted(shown) == sorted(made)
+    bounds = {row["method"]: float(row["best"]) for row in found if row["stop"] == "bound"}
+    for row in table_with("2026-11-21-two-circles.md", "bound", "eta"):
+        digits = len(row["eta"].partition(".")[2])
+        assert row["eta"] == f"{bounds[row['bound'].partition(',')[0]]:.{digits}f}"
+
+
+# ------------------------------------------------------------------------------------------- sentences on other pages
+
+OTHERS = re.compile(
+    r"\b(Tables?|Figures?|[Ss]ections?|[Ee]quations?|Appendix|Lemma|Theorem|PyTorch|torch)\s+[\d.]+"
+    r"((,| and| to|, and)\s+[\d.]+)*"
+    r"|\d+\.\d+\.\d+|\b95 %"
+)
+"""Numbers that were not measured: places in papers, versions, the level of intervals."""
+FIGURE = re.compile(r"(?<![\w.@/-])(\d+\.\d+|\d[\d,]*(?= ?(?:%|x\b|MB|GB|ms|us|times|points|seconds)))(?![\w.]*\d)")
+BLOCK = re.compile(r"<!-- generated: \w+ -->.*?<!-- end -->", re.DOTALL)
+
+
+def sections(page: Path) -> list[str]:
+    """Parts of a page that lead to records, without code."""
+    parts = re.split(r"\n(?=##+ )", re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE))
+    return [part for part in parts if records_of(page, part)]
+
+
+def records_of(page: Path, part: str) -> list[Path]:
+    return [page.parent / link for link in re.findall(r"\]\(([^)#]*results/[^)#]+\.(?:md|jsonl?))", part)]
+
+
+def strangers(page: Path, part: str) -> list[str]:
+    """Figures of a section that are neither in its blocks nor, also if rounded, in the records that it leads to."""
+    sources = [*BLOCK.findall(part), *map(read, records_of(page, part))]
+    known = {number.replace(",", "") for number in re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(sources))}
+    rounded = {f"{float(number):.{n}f}" for number in known for n in range(len(number.partition(".")[2]) + 1)}
+    said = OTHERS.sub("", re.sub(r"\]\(\S+\)|`[^`]*`|\$[^$]*\$", "", BLOCK.sub("", part)))
+    return [figure for figure in FIGURE.findall(said) if figure.replace(",", "") not in rounded]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if sections(page)], ids=lambda page: page.stem)
+def test_figures_beside_a_link_stand_in_the_record(page: Path) -> None:
+    assert [(part.splitlines()[0], strange) for part in sections(page) if (strange := strangers(page, part))] == []
+
+
+def test_a_figure_that_the_record_does_not_have_is_seen() -> None:
+    page, link = ROOT / "docs" / "speed.md", "([record](../benchmarks/results/2026-11-30-records.md))"
+    assert sum(len(FIGURE.findall(BLOCK.sub("", part))) for page in PAGES for part in sections(page)) > 60
+    assert strangers(page, f"It takes 126.5 seconds, 16.5 times as long {link}; torch 2.12 has 95 % intervals.") == []
+    assert strangers(page, f"It takes 126.6 seconds {link}, 37 times as long, or 1.25 %.") == ["126.6", "37", "1.25"]
+
+
+def launches(name: str) -> str:
+    return f"{yaml.safe_load(read(ROOT / 'tests' / 'launches.yaml'))['attacks'][name]['launches']:.0f}"
+
+
+def most(kind: str) -> str:
+    return f"{max(ratio for case, (_, ratio) in ratios_of_passes().items() if case.startswith(kind)):.0f}"
+
+
+def does_not_hold() -> str:
+    rows = [row for rows in tables(read(RESULTS / "2026-11-29-equations.md")) for row in rows]
+    return f"{sum(row['holds'] == 'False' for row in rows)} of {len(rows)}"
+
+
+CLAIMS: dict[str, tuple[str, Callable[[], str]]] = {
+    "equations": ("CHANGELOG.md", lambda: f"{does_not_hold()} rows do not hold"),
+    "DIFGSM and EAD": (
+        "CHANGELOG.md",
+        lambda: f"{launches('difgsm')} instead of 50, and {launches('ead')} instead of 41",
+    ),
+    "PGD": ("docs/kernels.md", lambda: f"| PGD | {launches('pgd')} |"),
+    "EPGD": ("docs/kernels.md", lambda: f"| EPGD | {launches('epgd')} |"),
+    "FAT": ("docs/kernels.md", lambda: f"| FAT's attack, with its bookkeeping | {launches('friendly omega')} |"),
+    "nine": (
+        "docs/kernels.md",
+        lambda: f"| DDN, C&W, APGD | {'/'.join({launches(name) for name in ('ddn', 'cw', 'apgd')})} |",
+    ),
+    "FAB-T": ("docs/kernels.md", lambda: f"| FAB-T | {launches('fabt')} |"),
+    "first convolutions": ("CHANGELOG.md", lambda: f"up to {most('stem')} times as fast as PyTorch's"),
+    "pooling": ("CHANGELOG.md", lambda: f"max-pooling by two, up to {most('max_pool')} times"),
+    "convolutions, docstring": (
+        "fastadv/attacks/_passes.py",
+        lambda: f"up to {most('stem')} times as long as our kernel",
+    ),
+    "pooling, docstring": (
+        "fastadv/attacks/_passes.py",
+        lambda: f"takes it {ratios_of_passes()['max_pool 32x24x24, float32, channels first'][1]:.0f} times as long",
+    ),
+    "free": (
+        "docs/methods/single-step.md",
+        lambda: f"after {np.mean([row['seconds'] for row in record_of_seconds()['fastadv']]):.0f} seconds of training",
+    ),
+}
+"""Sentences by hand: where they stand, and what they have to say by the files."""
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_sentences_say_what_the_files_say(claim: str) -> None:
+    path, expected = CLAIMS[claim]
+    assert expected() in " ".join(read(ROOT / path).split())
