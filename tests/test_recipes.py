@@ -32,6 +32,7 @@ from fastadv.attacks import (
     OneStepTargeted,
 )
 from fastadv.commands import Reproduction, _train
+from fastadv.commands._reproduce import networks_of
 from fastadv.commands._settings import Training
 from fastadv.data import CORRUPTIONS, DATASETS, EXTRA, Dataset, corrupted
 from fastadv.evaluation import evaluate, gradient_norms
@@ -655,6 +656,22 @@ def test_where_attacks_lead_and_how_large_weights_are():
     assert (found["weight 0 norm"], found["weight 1 norm"]) == (0, 5)
 
 
+def test_where_attacks_lead_is_drawn(monkeypatch):
+    """A bar a class of the recipe of Figure 3.1, and the share of each group on its bar."""
+    drawn = []
+    monkeypatch.setattr("fastadv.report._plots.save", lambda figure, path: drawn.append(figure))
+    recipe = recipes.load("spat-figures3.1-3.2")
+    (shares,) = recipe.landings().values()
+    assert shares == [f"{before} into {after}" for before in (5, 3) for after in range(10)]
+    assert recipes.load("spat-table3.1-resnet18").landings() == {}
+    figures = [recipes.Figure(f"pgd20 {share}", number + 0.5, None) for number, share in enumerate(shares)]
+    report.plot_landings(recipe, {recipe.name: figures}, Path())
+    dogs, cats = drawn[0].axes[0].containers
+    assert [bar.get_width() for bar in dogs] == [number + 0.5 for number in range(10)]
+    assert [bar.get_width() for bar in cats] == [number + 0.5 for number in range(10, 20)]
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == [f"class {k}" for k in range(10)]
+
+
 def test_a_histogram_of_gradients(monkeypatch):
     drawn = []
     monkeypatch.setattr("fastadv.report._recipes.save", lambda figure, path: drawn.append(figure))
@@ -1123,6 +1140,28 @@ def test_a_network_of_two_tables_is_trained_once(tmp_path):
     assert [path.parent.name for path in out.rglob("checkpoint.pt")] == names[:1]
     assert [figures_of(out / name)["fgsm"]["printed"] for name in names] == ["61.06", "67"]
     assert main(["reproduce", *reversed(names), *quick]) == 0
+
+
+def test_variants_share_the_network_of_a_recipe_that_trains_the_same(tmp_path):
+    """At budget 0.1, the sweep is R-MC-LA; the two sweeps of Figure 4 have their corner in common."""
+    options = Reproduction()
+
+    def trained(*names: str) -> dict[str, str]:
+        rows = [variant for recipe in recipes.select(names) for variant in recipe.variants()]
+        return networks_of(rows, {row.name: options.training(row) for row in rows}, options)
+
+    one, sweep = "bilateral-fashion-mnist-r-mc-la", "bilateral-fashion-mnist-budgets"
+    found = trained(one, sweep)
+    assert found.pop(one) == found.pop(f"{sweep}/attack.eps=0.1") == one
+    assert found == {name: name for name in found} != {}
+    corners = trained("blind-figure4-cutoff", "blind-figure4-scale")
+    assert [name for name, network in corners.items() if name != network] == ["blind-figure4-scale/rho=1"]
+    assert set(trained("smd-table2a-smd", "smd-selected-svhn").values()) == {"smd-table2a-smd", "smd-selected-svhn"}
+    out = tmp_path / "out"
+    assert main(["reproduce", one, sweep, *QUICK, "--resume", "true", "--out", str(out)]) == 0
+    folders = {str(path.parent.relative_to(out)) for path in out.rglob("checkpoint.pt")}
+    assert folders == {one, *(name for name in found)}
+    assert figures_of(out / one)["clean"] == figures_of(out / sweep / "attack.eps=0.1")["clean"]
 
 
 def test_a_network_that_starts_from_another(tmp_path, monkeypatch):

@@ -164,7 +164,7 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
     try:
         if options.executor != "local":  # what follows finds all of it done, and reads it
             own = {seeds[seed]: each[seed] for seed in seeds}
-            run_seeds(names, [recipe.network or recipe.name for recipe in (*first, *rows)], own, options, folder)
+            run_seeds(names, [*networks_of((*first, *rows), trainings, options).values()], own, options, folder)
         runs = [
             run_recipes(chosen, first, rows, each[seed], own, training_data, test_data) for seed, own in seeds.items()
         ]
@@ -225,11 +225,12 @@ def run_recipes(
 ) -> dict[str, list[recipes.Figure]]:
     """Trains the networks of `first` and of `rows`, the variants of `chosen`, in `folder`; the figures of each row."""
     trainings = {recipe.name: options.training(recipe) for recipe in (*first, *rows)}
+    names = networks_of((*first, *rows), trainings, options)
     networks: dict[str, nn.Module] = {}
     histories: dict[str, History] = {}
     calibrations: dict[str, recipes.Calibration] = {}
     for recipe in (*first, *rows):
-        name, training = recipe.network or recipe.name, trainings[recipe.name]
+        name, training = names[recipe.name], trainings[recipe.name]
         if recipe.calibrate:
             source = trainings[recipe.calibrate["network"]]
             test = test_data(source.data, source.classes)
@@ -238,7 +239,7 @@ def run_recipes(
             found = calibrations.get(recipe.name)
             method = options.method(recipe.at(found.eps) if found else recipe)
             if recipe.weights:
-                training = dataclasses.replace(training, weights=str(folder / recipe.weights))
+                training = dataclasses.replace(training, weights=str(folder / names[recipe.weights]))
             run = Run(folder / name, as_yaml(method, training), environment(), True, defaults(method, training))
             data = training_data(training.data, training.classes, training.per_class)
             rules = recipes.protocol(recipe.evaluation)
@@ -271,6 +272,19 @@ def run_recipes(
     return results
 
 
+def networks_of(
+    rows: Sequence[recipes.Recipe], trainings: Mapping[str, Training], options: Reproduction
+) -> dict[str, str]:
+    """By recipe, which one trains its network: it, its `network`, or an earlier one of `rows` that trains the same."""
+    trained: dict[str, str] = {}
+    found = {}
+    for recipe in rows:
+        settings = as_yaml(options.method(recipe), trainings[recipe.name])
+        key = repr((recipe.method, settings, recipe.weights, recipe.calibrate, recipe.epoch == "best"))
+        found[recipe.name] = trained.setdefault(key, recipe.network or recipe.name)
+    return found
+
+
 def at_epoch(recipe: recipes.Recipe, training: Training, network: nn.Module, folder: Path) -> nn.Module:
     """The network of the recipe's epoch, in the changed schedule, from the run in `folder`; `network` is its last."""
     if not recipe.epoch or (recipe.epoch == "best" and not training.held_out):
@@ -301,6 +315,7 @@ def conclude(
     for recipe in chosen:
         plots = {"curves": report.plot_curves} if recipe.curves() else {}
         plots |= {"histograms": report.plot_histograms} if recipe.histograms() else {}
+        plots |= {"landings": report.plot_landings} if recipe.landings() else {}
         for kind, plot in plots.items():
             written = drawn(plot, recipe, results, folder / f"{recipe.name}-{kind}.png")
             say("written: " + ", ".join(str(path) for path in written))

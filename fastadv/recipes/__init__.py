@@ -181,6 +181,14 @@ class Recipe:
         lists = {key: figure for key, figure in self.printed.items() if isinstance(figure, list)}
         return {key: bounds for key, bounds in lists.items() if _is_sizes(key)}
 
+    def landings(self) -> dict[str, list[str]]:
+        """The attacks of which it is drawn how many samples of a class are taken for which, and these shares."""
+        return {
+            key: shares
+            for key, figure in self.printed.items()
+            if isinstance(figure, Mapping) and (shares := [what for what in figure if " into " in str(what)])
+        }
+
     def _on(self, network: str) -> "Recipe":
         """The recipe, measured on the network that another trains."""
         other = load(network)

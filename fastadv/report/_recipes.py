@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from rich.table import Table
 
 from ..recipes import Figure, Recipe, figure_name
-from ._plots import History, draw_gradients, draw_panels, in_legend, save
+from ._plots import History, draw_gradients, draw_panels, in_legend, plot_bars, save
 from ._text import text_table, write_csv
 
 
@@ -151,6 +151,17 @@ def plot_histograms(recipe: Recipe, results: Mapping[str, Sequence[Figure]], pat
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return save(figure, path)
+
+
+def plot_landings(recipe: Recipe, results: Mapping[str, Sequence[Figure]], path: Path) -> Path:
+    """What samples of a class are taken for under attack: a group of bars for each class, a bar for a class before."""
+    bars: dict[str, dict[str, float]] = {}
+    for line, found in _lines(recipe, results):
+        for key, shares in recipe.landings().items():
+            for before, after in (share.split(" into ") for share in shares):
+                label = f"class {before}, {key}" + (f", {line}" if recipe.vary else "")
+                bars.setdefault(label, {})[f"class {after}"] = found[figure_name(key, f"{before} into {after}")]
+    return plot_bars(bars, "share of the class that is taken for it, %", path)
 
 
 def _lines(recipe: Recipe, results: Mapping[str, Sequence[Figure]]) -> Iterator[tuple[str, dict[str, float]]]:
