@@ -1,9 +1,10 @@
 """Figures that were typed on a page, in a record or in a docstring are those of the files they are of."""
 
 import csv
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import dated, networks, table
+from benchmarks import dated, networks, runs, table
 from benchmarks.reproduction import RESULTS, ROOT
 from benchmarks.timing import Timed
 from fastadv.report import read_figures
@@ -309,3 +310,120 @@ CLAIMS: dict[str, tuple[str, Callable[[], str]]] = {
 def test_sentences_say_what_the_files_say(claim: str) -> None:
     path, expected = CLAIMS[claim]
     assert expected() in " ".join(read(ROOT / path).split())
+
+
+# --------------------------------------------------------------------------------------------- what chance leaves open
+
+FRIENDS = [(f"{twin}-{eps}", f"{name}-{eps}") for eps in ("0.1", "0.2") for twin, name in (
+    ("friendly", "madry"), ("friendly-trades", "trades"), ("friendly-mart", "mart"))]  # fmt: skip
+THREE = ("fgsm", "pgd20", "cw30")
+
+
+def beyond(
+    run: str, table: str, pairs: Iterable[tuple[str, str]], figures: Iterable[str]
+) -> list[tuple[str, str, str]]:
+    """Of `pairs` of rows of a run, in these figures: those of which the first is larger or smaller beyond chance.
+
+    The larger of the two comes first.
+    """
+    rows = {row.name: row for row in runs.read(RESULTS / "reproduce" / run)}
+    found = []
+    for figure, (first, second) in itertools.product(figures, pairs):
+        low, high = runs.chance(rows[f"{table}{first}"], rows[f"{table}{second}"], figure)
+        if not low <= 0 <= high:
+            found.append((first, second, figure) if low > 0 else (second, first, figure))
+    return found
+
+
+def of_friends(
+    figures: Iterable[str], run: str = "", pairs: Iterable[tuple[str, str]] = FRIENDS
+) -> list[tuple[str, str, str]]:
+    return beyond(f"2026-11-21-friendly-fashion-mnist{run}", "friendly-fashion-mnist-", pairs, figures)
+
+
+def with_spat(others: Iterable[str], figures: Iterable[str]) -> list[tuple[str, str, str]]:
+    pairs = [("spat", other) for other in others]
+    return beyond("2026-11-22-spat-fashion-mnist", "spat-fashion-mnist-", pairs, figures)
+
+
+def of_bilateral(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    return beyond("2026-11-21-bilateral-fashion-mnist", "bilateral-fashion-mnist-", pairs, ("ce20", "autoattack"))
+
+
+def of_blind(run: str, pairs: Iterable[tuple[str, str]], *figures: str) -> list[tuple[str, str, str]]:
+    return beyond(f"2026-11-21-blind-fashion-mnist{run}", "blind-fashion-mnist-", pairs, figures)
+
+
+ONE_STEP = ("r-mc", "r-mc-ls", "r-mc-la")
+STRONG = list(itertools.product(("r-fgsm", "madry"), ONE_STEP))
+AVERAGES = ("deepfool avg-AA(0.08)", "deepfool avg-AA(0.04)")
+TAUS = list(itertools.combinations(("0", "1", "2", "3", "5", "10"), 2))
+CHANCE: dict[str, tuple[str, Callable[[], bool]]] = {
+    "only FAT less Madry at 0.2 is beyond chance": (
+        "2026-11-21-friendly-fashion-mnist",
+        lambda: of_friends(["clean"]) == [("friendly-0.2", "madry-0.2", "clean")],
+    ),
+    "under PGD-20 and C&W-inf at 0.1 and under AutoAttack, no pair differs by more than chance": (
+        "2026-11-21-friendly-fashion-mnist",
+        lambda: not any((
+            of_friends(["pgd20 0.1", "cw30 0.1"]),
+            of_friends(["autoattack 0.1"], "-autoattack-0.1", FRIENDS[:3]),
+            of_friends(["autoattack 0.1"], "-autoattack-0.2", FRIENDS[3:]),
+        )),
+    ),
+    "At 0.2 five differences are beyond it": (
+        "2026-11-21-friendly-fashion-mnist", lambda: len(of_friends([f"{name} 0.2" for name in THREE])) == 5
+    ),
+    "the differences of rows are within chance, but for one: tau 0 keeps 12.8 % under PGD-20 at 0.2, tau 10 17.6 %": (
+        "2026-11-21-friendly-fashion-mnist",
+        lambda: beyond(
+            "2026-11-21-friendly-fashion-mnist-tau", "friendly-fashion-mnist-tau/attack.tau=", TAUS,
+            ["clean", *(f"{name} 0.1" for name in (*THREE, "autoattack")), "pgd20 0.2"],
+        ) == [("10", "0", "pgd20 0.2")],
+    ),
+    "the friendly rows have 0.9 to 3.0 points less than their twins; within chance in each column": (
+        "2026-11-30-friendly-fashion-mnist-seeds",
+        lambda: not beyond(
+            "2026-11-30-friendly-fashion-mnist-seeds", "friendly-fashion-mnist-", FRIENDS[:2],
+            [f"{name} 0.1" for name in THREE],
+        ),
+    ),
+    "R-FGSM and Madry's training leave more than the three others under CE20 and AutoAttack, beyond chance": (
+        "2026-11-21-bilateral-fashion-mnist", lambda: {pair[:2] for pair in of_bilateral(STRONG)} == {*STRONG}
+    ),
+    "these three lie within chance of each other": (
+        "2026-11-21-bilateral-fashion-mnist", lambda: not of_bilateral(itertools.combinations(ONE_STEP, 2))
+    ),
+    "Its leads over ALP, TRADES, MART and Madry's are within chance under every attack": (
+        "2026-11-22-spat-fashion-mnist",
+        lambda: not with_spat(("alp", "trades", "mart", "madry"), [f"{name} 0.1" for name in (*THREE, "autoattack")]),
+    ),
+    "those over GAIRAT and MAIL under C&W-inf and AutoAttack are not": (
+        "2026-11-22-spat-fashion-mnist",
+        lambda: len(with_spat(("gairat", "mail"), ("cw30 0.1", "autoattack 0.1"))) == 4,
+    ),
+    "BAT's leads in clean accuracy over PGD-AT and DF-AT, and in either average over FGSM-AT, PGD-AT and DF-AT, are "
+    "within chance; those over NT are not": (
+        "2026-11-21-blind-fashion-mnist",
+        lambda: not of_blind("", [("bat", "pgd"), ("bat", "df-at")], "clean", *AVERAGES)
+        and not of_blind("", [("bat", "fgsm")], *AVERAGES)
+        and of_blind("", [("bat", "nt")], *AVERAGES) == [("bat", "nt", figure) for figure in AVERAGES],
+    ),
+    "PGD-AT is ahead of BAT beyond chance: 62.8 against 51.6 under PGD-20, 61.8 against 42.2 under AutoAttack": (
+        "2026-11-21-blind-fashion-mnist",
+        lambda: of_blind("", [("bat", "pgd")], "pgd-true 0.1") == [("pgd", "bat", "pgd-true 0.1")]
+        and of_blind("-autoattack", [("bat", "pgd")], "autoattack 0.1") == [("pgd", "bat", "autoattack 0.1")],
+    ),
+    "In avg-AA(0.04), FGSM-AT 82.7, BAT 82.2, PGD-AT 81.9 and DF-AT 81.1 lie within chance of each other": (
+        "2026-11-21-blind-fashion-mnist",
+        lambda: not of_blind("-wide", itertools.combinations(("fgsm", "bat", "pgd", "df-at"), 2), AVERAGES[1]),
+    ),
+}  # fmt: skip
+"""Sentences of records on which differences are beyond chance: the record, and whether its files say so."""
+
+
+@pytest.mark.parametrize("said", CHANCE)
+def test_what_records_say_of_chance(said: str) -> None:
+    record, holds = CHANCE[said]
+    assert said in " ".join(read(RESULTS / f"{record}.md").split())
+    assert holds()
