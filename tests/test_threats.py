@@ -491,6 +491,28 @@ def test_a_universal_perturbation_is_one_for_all_and_an_attack():
         Universal.fit(model, iter([(x, data.y)]))
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_budget_of_a_universal_perturbation_is_a_share_of_the_range(norm):
+    """As in evaluations; in the units of the inputs where their bounds are given."""
+    model, x = linear(48, 5), samples(60, *SHAPE, low=0.2, high=0.8)
+    narrow = Dataset(x, model(x).argmax(1), tuple("abcde"))
+    wide = Dataset(2 * x - 1, narrow.y, narrow.classes, bounds=(-1.0, 1.0))
+    behind = lambda z: model((z + 1) / 2)  # noqa: E731
+    how = {"norm": norm, "epochs": 2, "batch_size": 20}
+    for alpha in (None, 0.03):
+        found = Universal.fit(model, narrow, 0.2, alpha=alpha, **how)
+        same = Universal.fit(behind, wide, 0.2, alpha=alpha, **how)
+        assert (same.eps, same.bounds) == (0.4, (-1.0, 1.0))
+        torch.testing.assert_close(same.delta, 2 * found.delta)
+        units = Universal.fit(behind, wide, 0.4, alpha=alpha and 2 * alpha, bounds=(-1.0, 1.0), **how)
+        assert torch.equal(units.delta, same.delta)
+        measured = [
+            evaluate(*pair, {"it": it}).results["it"] for *pair, it in ((model, narrow, found), (behind, wide, same))
+        ]
+        assert measured[0].accuracy == measured[1].accuracy
+        assert [result.eps for result in measured] == pytest.approx([0.2, 0.2])
+
+
 # -------------------------------------------------------------------------------------------------------------- patches
 
 

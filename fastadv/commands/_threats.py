@@ -230,8 +230,7 @@ def find_universal(given: str, options: UniversalTest, out: str) -> None:
     """``fastadv universal MODEL``: finds a perturbation on the training samples, tries it on the test's, writes it."""
     plan = plan_threat("universal perturbation", given, options)
     eps = first(options.eps, plan.trained_at, usual_eps(plan.options.data, plan.test))
-    width = plan.test.bounds[1] - plan.test.bounds[0]
-    nothing = Universal(torch.zeros(plan.test.sample_shape), eps * width, norm=options.norm, bounds=plan.test.bounds)
+    nothing = Universal(torch.zeros(plan.test.sample_shape), eps, norm=options.norm)
     kinds = [options.delta_as, *(["png"] if nothing.is_image else [])]
     for kind in kinds:
         nothing.check_file(f"universal.{kind}")
@@ -241,8 +240,8 @@ def find_universal(given: str, options: UniversalTest, out: str) -> None:
         found = Universal.fit(
             plan.model,
             plan.train,
-            nothing.eps,
-            alpha=None if options.alpha is None else options.alpha * width,
+            eps,
+            alpha=options.alpha,
             epochs=options.epochs,
             batch_size=options.batch_size,
             cap=options.cap,

@@ -68,15 +68,16 @@ class Universal(Attack):
         Args:
             model: samples to logits, left as it is found.
             data: a `Dataset`, or batches (x, y) that can be gone through `epochs` times.
-            eps: the size in `norm`, in the units of the inputs.
-            alpha: the step size; by default a tenth of eps.
+            eps: the size in `norm`, a share of the data's range as in evaluations; in the units of the inputs where
+                `bounds` are given.
+            alpha: the step size, likewise; by default a tenth of eps.
             target: a class that samples are led to, instead of away from their labels; `cap` has no part in it.
             bounds: of the inputs; by default those of the data set, or [0, 1].
             seed: of the order of a data set's samples.
             on_step: called with (number of the batch, mean loss in it before the step).
         """
-        bounds = bounds_of(data, bounds)
-        found = cls(torch.zeros(()), eps, norm=norm, bounds=bounds)
+        found = cls(torch.zeros(()), eps, norm=norm, bounds=bounds or (0.0, 1.0)).within(bounds_of(data, bounds))
+        width = 1.0 if bounds else found.unit
         check_count(found, "epochs", epochs, 1)
         check_count(found, "batch_size", batch_size, 1)
         if target is not None:
@@ -86,21 +87,21 @@ class Universal(Attack):
             for number, (x, y) in enumerate(batches(data, model, epochs, batch_size, seed), 1):
                 if delta is None:
                     delta = torch.zeros_like(x[:1])
-                    zero, step = delta.clone(), eps / 10 if alpha is None else alpha
+                    zero, step = delta.clone(), found.eps / 10 if alpha is None else alpha * width
                 y = y if target is None else torch.full_like(y, target)
                 x, y, ids, highest = found._checked(x, y, None)
                 rows = Rows(model, x, y, ids, highest, targeted=target is not None)
                 point = x + delta
-                rows.x_adv = point.clamp(*bounds)
+                rows.x_adv = point.clamp(*found.bounds)
                 grad, losses, _ = rows.ascent()
                 counts = (point == rows.x_adv) & grad.isfinite()
                 if target is None:
                     counts &= ops.as_rows(losses <= cap, grad)
                 total = torch.where(counts, grad, 0).sum(dim=0, keepdim=True)
-                STEPS[norm](delta, total, zero, step, eps, -math.inf, math.inf)
+                STEPS[norm](delta, total, zero, step, found.eps, -math.inf, math.inf)
                 if on_step is not None:
                     on_step(number, float(losses.mean()))
-        return cls(delta[0], eps, norm=norm, bounds=bounds)
+        return cls(delta[0], found.eps, norm=norm, bounds=found.bounds)
 
     @property
     def is_image(self) -> bool:
