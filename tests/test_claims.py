@@ -128,6 +128,46 @@ def ratios_of_passes() -> dict[str, tuple[float, float]]:
     return {case: (1e6 * side["fused"], side["eager"] / side["fused"]) for case, side in sides.items()}
 
 
+def over_tuned(file: str, attack: str, side: str, networks: str, own: str = "tuned") -> str:
+    """A side's time over that of fastadv's `own`, on the networks whose letters are in `networks`."""
+    sides = {(row["attack"], row["network"]): row["sides"] for row in timings(file)}
+    found = []
+    for letter in networks:
+        seconds = {name: one.get("seconds") for name, one in sides.get((attack, LETTERS[letter]), {}).items()}
+        ratio = seconds[side] / seconds[own] if seconds.get(side) else None
+        digits = 2 if attack != "DeepFool-10" else 0 if ratio and ratio >= 20 else 1
+        found.append("-" if ratio is None else f"{ratio:.{digits}f}")
+    return " / ".join(found)
+
+
+def timings(file: str) -> list[dict[str, Any]]:
+    return [one["extra_info"] for one in loaded(f"{file}.json")["benchmarks"] if "attack" in one["extra_info"]]
+
+
+LETTERS = {"L": "lenet5", "r": "lenet5, robust", "C": "small-cnn", "R": "resnet18"}
+OVER_TUNED = {
+    "2026-11-21-attacks": ("2026-11-22-attacks", "LrCR"),
+    "2026-11-22-attacks": ("2026-11-22-attacks-passes", "LrC"),
+}
+"""Records with ratios in sentences: the file that they are of, and the networks."""
+
+
+@pytest.mark.parametrize("record", OVER_TUNED)
+def test_ratios_in_sentences(record: str) -> None:
+    file, networks = OVER_TUNED[record]
+    said = " ".join(read(RESULTS / f"{record}.md").partition("Times of the others over *tuned*'s")[2].split())
+    pgd = over_tuned(file, "PGD-10", "torchattacks", networks)
+    assert f"PGD-10: torchattacks {pgd}, with bf16 gradients " in said
+    assert f"with bf16 gradients {over_tuned(file, 'PGD-10', 'torchattacks', networks, 'tuned, bf16')}" in said
+    others = (
+        f"{side} {over_tuned(file, 'DeepFool-10', side, networks)}"
+        for side in ("torchattacks", "foolbox", "ART", "adv-lib")
+    )
+    assert f"DeepFool-10: {', '.join(others)}." in said
+    published = [over_tuned(file, attack, "as published", networks) for attack in ("PGD-10-0", "EPGD-20-10")]
+    assert f"PGD-K-tau as published: {published[0]}. EPGD as printed: {published[1]}" in said
+
+
 def test_passes() -> None:
     made = ratios_of_passes()
     rows = table_with("2026-11-22-attacks.md", "pass", "PyTorch's own")
