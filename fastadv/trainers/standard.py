@@ -9,7 +9,11 @@ from ._method import Batch, Method, accuracy, error, forward
 
 @dataclass
 class Standard(Method):
-    """Cross-entropy on clean data."""
+    """Cross-entropy on clean data.
+
+    Args:
+        label_smoothing: share of the label spread over all classes.
+    """
 
     label_smoothing: float = 0.1
 
