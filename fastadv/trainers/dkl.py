@@ -16,7 +16,7 @@ from .trades import TRADES
 
 @dataclass
 class DKL(TRADES):
-    """TRADES with the divergence taken apart, and weighted by class.
+    """TRADES with its divergence taken apart, weighted by class.
 
     By its gradients, the divergence is a weighted square error of differences of logits, at x, and a cross-entropy with
     soft labels, at x_adv. Here the first has a gradient at x_adv, too, and mean predictions of the class as weights
