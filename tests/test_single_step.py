@@ -12,7 +12,7 @@ from toys import Wavy, labels, samples
 
 from fastadv import Dataset, fit, load, ops
 from fastadv.attacks import FGSM, PGD, AutoAttack
-from fastadv.trainers import FGSMPGI, FGSMRS, LIET, NFGSM, Batch, FreeAT, GradAlign, Method, Standard
+from fastadv.trainers import DKL, FGSMPGI, FGSMRS, LIET, NFGSM, Batch, FreeAT, GradAlign, Method, Standard
 from fastadv.trainers._source import Shuffled
 from fastadv.trainers.liet import jensen_shannon
 
@@ -300,6 +300,6 @@ def undefended() -> float:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kind", [FGSMRS, NFGSM, GradAlign, FGSMPGI, LIET, partial(FreeAT, replays=4)])
-def test_single_steps_beat_normal_training_under_autoattack(kind, undefended):
+@pytest.mark.parametrize("kind", [FGSMRS, NFGSM, GradAlign, FGSMPGI, LIET, partial(FreeAT, replays=4), DKL])
+def test_new_methods_beat_normal_training_under_autoattack(kind, undefended):
     assert robust_accuracy(kind().at(0.15)) > undefended + 0.3
