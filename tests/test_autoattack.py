@@ -582,13 +582,13 @@ def test_autoattack_repeats():
     ("make", "message"),
     [
         (lambda: APGD(loss="kl"), "APGD: loss must be one of ce, dlr, pm, got 'kl'"),
-        (lambda: APGD(rho=2), "APGD: rho must be between 0 and 1, got 2"),
+        (lambda: APGD(rho=2), r"APGD: rho must be in \[0, 1\], got 2"),
         (lambda: APGD(eot=0), "APGD: eot must be a whole number of at least 1, got 0"),
         (lambda: APGD(norm="l0"), "APGD: norm must be one of linf, l2, l1, got 'l0'"),
         (lambda: APGD(large_eps=True), "APGD: large_eps is for norm l1, got linf"),
         (lambda: APGDT(targets=0), "APGDT: targets must be a whole number of at least 1"),
         (lambda: APGDT(candidates=-1), "APGDT: candidates must be a whole number of at least 0"),
-        (lambda: Square(p=0), r"Square: p must be a share of the pixels, in \(0, 1\], got 0"),
+        (lambda: Square(p=0), r"Square: p must be in \(0, 1\], got 0"),
         (lambda: Square(queries=-1), "Square: queries must be a whole number of at least 0"),
         (
             lambda: AutoAttack(version="quick"),

@@ -182,11 +182,11 @@ def test_starts_that_are_given_are_taken(attack: Boundary | HopSkipJump) -> None
     ("kind", "option", "message"),
     [
         (Boundary, {"steps": -1}, "steps must be a whole number of at least 0, got -1"),
-        (Boundary, {"sphere": 2.0}, "sphere must be between 0 and 1, got 2.0"),
-        (Boundary, {"adaptation": 0.5}, "adaptation must be between 1 and 100, got 0.5"),
+        (Boundary, {"sphere": 2.0}, r"sphere must be in \[0, 1\], got 2.0"),
+        (Boundary, {"adaptation": 0.5}, r"adaptation must be in \[1, 100\], got 0.5"),
         (HopSkipJump, {"queries": 0}, "queries must be a whole number of at least 1, got 0"),
         (HopSkipJump, {"norm": "l1"}, "norm must be one of l2, linf, got 'l1'"),
-        (HopSkipJump, {"gamma": 0.0}, "gamma must be finite and positive, got 0.0"),
+        (HopSkipJump, {"gamma": 0.0}, r"gamma must be in \(0, inf\), got 0.0"),
         (HopSkipJump, {"bounds": (-math.inf, math.inf)}, "bounds must be finite"),
     ],
 )

@@ -75,7 +75,7 @@ def test_more_consts_never_find_larger_perturbations() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"beta": -1.0}, "beta must be finite"), ({"decision": "l2"}, "decision must be one of")],
+    [({"beta": -1.0}, r"beta must be in \[0, inf\), got -1.0"), ({"decision": "l2"}, "decision must be one of")],
 )
 def test_wrong_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=f"EAD: {message}"):

@@ -105,7 +105,7 @@ def test_where_a_pair_is_missing_it_ends() -> None:
     [
         ({"theta": 0.0}, r"theta must be a share of the inputs' range, in \[-1, 1\] and not 0, got 0"),
         ({"theta": 1.5}, "got 1.5"),
-        ({"gamma": -0.1}, r"gamma must be a share of the entries, in \[0, 1\], got -0.1"),
+        ({"gamma": -0.1}, r"gamma must be in \[0, 1\], got -0.1"),
         ({"saliency": "all"}, "saliency must be one of pair, target, got 'all'"),
     ],
 )

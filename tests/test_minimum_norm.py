@@ -202,15 +202,15 @@ def test_a_search_needs_an_attack_with_one_budget() -> None:
     ("make", "message"),
     [
         (lambda: FMN(norm="l3"), "FMN: norm must be one of l0, linf, l2, l1, got 'l3'"),
-        (lambda: FMN(first=0), "FMN: first must be finite and positive, got 0"),
-        (lambda: FMN(gamma=1), "FMN: gamma must be between 0 and 1, got 1"),
-        (lambda: PDPGD(lr=0), "PDPGD: lr must be finite and positive, got 0"),
-        (lambda: PDGD(dual_lr=-1), "PDGD: dual_lr must be finite and positive, got -1"),
+        (lambda: FMN(first=0), r"FMN: first must be in \(0, inf\), got 0"),
+        (lambda: FMN(gamma=1), r"FMN: gamma must be in \(0, 1\), got 1"),
+        (lambda: PDPGD(lr=0), r"PDPGD: lr must be in \(0, inf\), got 0"),
+        (lambda: PDGD(dual_lr=-1), r"PDGD: dual_lr must be in \(0, inf\), got -1"),
         (lambda: ALMA(norm="linf"), "ALMA: norm must be one of l2, l1, got 'linf'"),
-        (lambda: ALMA(memory=1.0), "ALMA: memory must be a share, at least 0 and below 1, got 1.0"),
-        (lambda: ALMA(first=-1.0), "ALMA: first must be finite and positive, got -1.0"),
-        (lambda: SigmaZero(sigma=0), "SigmaZero: sigma must be finite and positive, got 0"),
-        (lambda: SigmaZero(threshold=2), r"SigmaZero: threshold must be a share .*, in \[0, 1\], got 2"),
+        (lambda: ALMA(memory=1.0), r"ALMA: memory must be in \[0, 1\), got 1.0"),
+        (lambda: ALMA(first=-1.0), r"ALMA: first must be in \(0, inf\), got -1.0"),
+        (lambda: SigmaZero(sigma=0), r"SigmaZero: sigma must be in \(0, inf\), got 0"),
+        (lambda: SigmaZero(threshold=2), r"SigmaZero: threshold must be in \[0, 1\], got 2"),
     ],
 )
 def test_wrong_options(make, message) -> None:

@@ -64,7 +64,7 @@ def test_results_do_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("option", [{"delta": 0.0}, {"lr": 2.0}])
 def test_wrong_options(option: dict) -> None:
-    with pytest.raises(ValueError, match=f"SPSA: {next(iter(option))} must be a share of the inputs' range"):
+    with pytest.raises(ValueError, match=rf"SPSA: {next(iter(option))} must be in \(0, 1\], got"):
         SPSA(**option)
     with pytest.raises(ValueError, match="SPSA: samples must be a whole number of at least 1, got 0"):
         SPSA(samples=0)

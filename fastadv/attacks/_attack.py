@@ -99,6 +99,7 @@ class Attack(ABC):
     ends_early: ClassVar[bool] = False  # whether steps tell which samples are finished
     has_budget: ClassVar[bool] = True  # a field eps; without it, perturbations are small or sparse by other means
     ball: ClassVar[bool] = True  # whether eps is a radius in `norm`, and all of that ball is allowed
+    repeats: ClassVar[bool] = True  # whether steps draw no random numbers: a CUDA graph of them can be replayed
     in_units: ClassVar[tuple[str, ...]] = ("eps", "alpha", "omega", "longest", "enough")  # in those of the inputs
 
     def __post_init__(self) -> None:
@@ -110,11 +111,6 @@ class Attack(ABC):
     def is_random(self) -> bool:
         """Whether a call without a seed draws one."""
         return bool(getattr(self, "random_start", False))
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the steps draw no random numbers, so that a CUDA graph of them can be replayed."""
-        return True
 
     @property
     def unit(self) -> float:
@@ -346,24 +342,37 @@ def _own(t: Tensor) -> Tensor:
     return t.detach().clone() if t.is_inference() else t.detach()
 
 
-def check_budget(attack: Attack, name: str, value: Budget, whole: bool = False) -> None:
-    """Raises ValueError unless `value` is finite, not negative and no larger than the range of the inputs.
+def check_budgets(attack: Attack, *names: str, whole: bool | None = None) -> None:
+    """Raises ValueError unless the attack's sizes are finite, not negative and no larger than the range of the inputs.
 
-    `whole`: it is the norm of a whole sample, which may be larger. TypeError for what is neither number nor tensor.
+    `whole`: they are norms of whole samples, which may be larger; by default where its ball is none of ``linf``. None
+    is left to the attack. TypeError for what is neither number nor tensor.
     """
-    if not isinstance(value, Real | Tensor):
-        got = f"{type(attack).__name__}: {name} must be a number, or a tensor with one a sample"
-        raise TypeError(f"{got}, got {value!r}")
+    whole = attack.ball and attack.norm != "linf" if whole is None else whole
     lo, hi = attack.bounds
     most = sys.float_info.max if whole else hi - lo
-    if isinstance(value, Tensor) and value.numel() == 0:
-        return
-    numbers = torch.stack(value.aminmax()).tolist() if isinstance(value, Tensor) else (value, value)
-    if not (numbers[0] >= 0 and numbers[1] <= most):
-        got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
-        hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if most < numbers[1] <= 255 else ""
-        allowed = "finite and at least 0" if whole else f"between 0 and {most:g}"
-        raise ValueError(f"{type(attack).__name__}: {name} must be {allowed}, got {got}{hint}")
+    for name in names:
+        value: Budget | None = getattr(attack, name)
+        if value is None or (isinstance(value, Tensor) and value.numel() == 0):
+            continue
+        if not isinstance(value, Real | Tensor):
+            got = f"{type(attack).__name__}: {name} must be a number, or a tensor with one a sample"
+            raise TypeError(f"{got}, got {value!r}")
+        numbers = torch.stack(value.aminmax()).tolist() if isinstance(value, Tensor) else (value, value)
+        if not (numbers[0] >= 0 and numbers[1] <= most):
+            got = f"{numbers[0]:g}" if numbers[0] == numbers[1] else f"{numbers[0]:g} to {numbers[1]:g}"
+            hint = f"; did you mean {got}/255 = {numbers[1] / 255:.4f}?" if most < numbers[1] <= 255 else ""
+            allowed = "finite and at least 0" if whole else f"between 0 and {most:g}"
+            raise ValueError(f"{type(attack).__name__}: {name} must be {allowed}, got {got}{hint}")
+
+
+def check_ranges(attack: Attack, **intervals: str) -> None:
+    """Raises ValueError unless each of the attack's numbers is None or in its interval, such as ``rho="[0, 1)"``."""
+    for name, interval in intervals.items():
+        value, (low, high) = getattr(attack, name), map(float, interval[1:-1].split(","))
+        ends = [low] * (interval[0] == "[") + [high] * (interval[-1] == "]")
+        if value is not None and not (low < value < high or value in ends):
+            raise ValueError(f"{type(attack).__name__}: {name} must be in {interval}, got {value}")
 
 
 def check_start(attack: Attack, value: Start, loss: str = "ce", laws: tuple[str, ...] = ("gaussian",)) -> None:
@@ -376,6 +385,12 @@ def check_start(attack: Attack, value: Start, loss: str = "ce", laws: tuple[str,
         raise ValueError(
             f"{name}: loss {loss} has no gradient at x: set random_start to gaussian, or to a share of eps"
         )
+
+
+def check_counts(attack: Attack, **least: int) -> None:
+    """Raises ValueError unless the attack's number of each name is whole and at least what is given."""
+    for name, fewest in least.items():
+        check_count(attack, name, getattr(attack, name), fewest)
 
 
 def check_count(attack: Attack, name: str, value: int, least: int) -> None:

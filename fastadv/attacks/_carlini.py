@@ -11,12 +11,13 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import check_count
+from ._attack import check_counts, check_ranges
 from ._nearest import MinimumNorm
 from ._state import Nearest
 
 _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
 """Adam's beta_1, beta_2 and epsilon."""
+FLOAT32 = "[1e-30, 1e+30]"  # far within it
 
 
 @dataclass
@@ -55,14 +56,8 @@ class CarliniWagner(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "steps", self.steps, 0)
-        if not 0 <= self.kappa < math.inf:
-            raise ValueError(f"{type(self).__name__}: kappa must be finite and not negative, got {self.kappa}")
-        for name in ("lr", "initial_const"):
-            if not 1e-30 <= getattr(self, name) <= 1e30:  # far within float32
-                raise ValueError(
-                    f"{type(self).__name__}: {name} must be between 1e-30 and 1e+30, got {getattr(self, name):g}"
-                )
+        check_counts(self, steps=0)
+        check_ranges(self, kappa="[0, inf)", lr=FLOAT32, initial_const=FLOAT32)
 
     @abstractmethod
     def penalty(self, live: Rows) -> Tensor:

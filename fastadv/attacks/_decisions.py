@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, numbers
-from ._attack import check_count, check_finite_bounds
+from ._attack import check_counts, check_finite_bounds
 from ._nearest import MinimumNorm
 
 _HALVINGS = 10  # of the way from noise to x, before an attack begins
@@ -23,14 +23,11 @@ class DecisionAttack(MinimumNorm):
     targeted: bool = field(default=False, kw_only=True)
 
     is_random: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "tries", self.tries, 0)
-
-    @property
-    def repeats(self) -> bool:
-        return False
+        check_counts(self, tries=0)
 
     def start(self, rows: Rows) -> Tensor:
         """Moves `x_adv` to where the attack starts; gives who has a start and needs one, [B].

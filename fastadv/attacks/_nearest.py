@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import Attack, check_count
+from ._attack import Attack, check_counts
 from ._state import Nearest
 
 Found = TypeVar("Found", bound=Nearest)
@@ -47,7 +47,7 @@ class Descent(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "steps", self.steps, 0)
+        check_counts(self, steps=0)
 
     @abstractmethod
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:

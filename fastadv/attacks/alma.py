@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows
-from ._attack import check_choice, check_count
+from ._attack import check_choice, check_counts, check_ranges
 from ._nearest import Descent
 from ._state import Nearest
 
@@ -58,11 +58,8 @@ class ALMA(Descent):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, ("l2", "l1"))
-        check_count(self, "check", self.check, 1)
-        if self.first is not None and not 0 < self.first < math.inf:
-            raise ValueError(f"ALMA: first must be finite and positive, got {self.first}")
-        if self.memory is not None and not 0 <= self.memory < 1:
-            raise ValueError(f"ALMA: memory must be a share, at least 0 and below 1, got {self.memory}")
+        check_counts(self, check=1)
+        check_ranges(self, first="(0, inf)", memory="[0, 1)")
 
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:
         state, wide = self.begin(rows, _Lagrangian), torch.promote_types(rows.x.dtype, torch.float32)

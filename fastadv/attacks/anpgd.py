@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import ops
 from ..losses import soft_margin
 from ._ascend import Rows, Start, ascend, ball_ascent, predicted, start
-from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_start
 from ._state import State
 
 
@@ -51,10 +51,8 @@ class ANPGD(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, ("linf", "l2"))
-        check_budget(self, "eps", self.eps, whole=self.norm == "l2")
-        check_budget(self, "longest", self.longest, whole=self.norm == "l2")
-        check_count(self, "steps", self.steps, 1)
-        check_count(self, "bisections", self.bisections, 0)
+        check_budgets(self, "eps", "longest")
+        check_counts(self, steps=1, bisections=0)
         check_start(self, self.random_start)
 
     def perturb(self, rows: Rows) -> None:

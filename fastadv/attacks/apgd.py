@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
-from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_ranges
 from ._state import State
 
 _SMALLEST, _FEWER = 10, 1.5
@@ -81,16 +81,12 @@ class _AutoPGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
         check_choice(self, "norm", self.norm, tuple(STEPS))
-        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
-        check_count(self, "steps", self.steps, 0)
-        check_count(self, "restarts", self.restarts, 1)
-        check_count(self, "eot", self.eot, 1)
-        if not 0 <= self.rho <= 1:
-            raise ValueError(f"{name}: rho must be between 0 and 1, got {self.rho}")
+        check_budgets(self, "eps")
+        check_counts(self, steps=0, restarts=1, eot=1)
+        check_ranges(self, rho="[0, 1]")
         if self.large_eps and self.norm != "l1":
-            raise ValueError(f"{name}: large_eps is for norm l1, got {self.norm}")
+            raise ValueError(f"{type(self).__name__}: large_eps is for norm l1, got {self.norm}")
 
     @abstractmethod
     def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,8 +266,7 @@ class APGDT(_AutoPGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "targets", self.targets, 1)
-        check_count(self, "candidates", self.candidates, 0)
+        check_counts(self, targets=1, candidates=0)
 
     def _loss(self, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor, Tensor]:
         if logits.shape[1] >= 4:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..models.adapted import own_loss
 from ._ascend import STEPS, Model, Rows, isolated
-from ._attack import Attack, AttackResult, Budget, check_budget, check_choice, drawn_seed
+from ._attack import Attack, AttackResult, Budget, check_budgets, check_choice, drawn_seed
 from ._tuned import Tuned
 from .apgd import APGD, APGDT
 from .fab import FAB, FABT
@@ -95,7 +95,7 @@ class AutoAttack(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, tuple(STEPS))
-        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
+        check_budgets(self, "eps")
         check_choice(self, "version", self.version, (*self.VERSIONS, "custom"))
         if (self.version == "custom") != bool(self.attacks_to_run):
             raise ValueError(

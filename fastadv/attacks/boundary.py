@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import check_count
+from ._attack import check_counts, check_ranges
 from ._decisions import DecisionAttack
 from ._state import State
 
@@ -62,10 +62,8 @@ class Boundary(DecisionAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "steps", self.steps, 0)
-        for name, least, most in (("sphere", 0, 1), ("source", 0, 1), ("least", 0, 1), ("adaptation", 1, 100)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"Boundary: {name} must be between {least} and {most}, got {getattr(self, name)}")
+        check_counts(self, steps=0)
+        check_ranges(self, sphere="[0, 1]", source="[0, 1]", least="[0, 1]", adaptation="[1, 100]")
 
     def perturb(self, rows: Rows) -> None:
         started = self.start(rows)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows
-from ._attack import check_count
+from ._attack import check_counts
 from ._carlini import CarliniWagner
 
 
@@ -37,7 +37,7 @@ class CW(CarliniWagner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "binary_search_steps", self.binary_search_steps, 1)
+        check_counts(self, binary_search_steps=1)
 
     def perturb(self, rows: Rows) -> None:
         state, active = self.start(rows)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows
+from ._attack import check_ranges
 from ._carlini import CarliniWagner, Weighed
 
 
@@ -50,11 +51,7 @@ class CWLinf(CarliniWagner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.initial_const <= self.largest_const <= 1e30:
-            most = f"from initial_const, {self.initial_const:g}, to 1e+30"
-            raise ValueError(f"CWLinf: largest_const must be {most}, got {self.largest_const:g}")
-        if not 0 < self.decrease < 1:
-            raise ValueError(f"CWLinf: decrease must be between 0 and 1, got {self.decrease}")
+        check_ranges(self, largest_const=f"[{self.initial_const}, 1e+30]", decrease="(0, 1)")
 
     def perturb(self, rows: Rows) -> None:
         state, active = self.start(rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows
+from ._attack import check_ranges
 from ._nearest import Descent
 from ._state import Nearest
 
@@ -46,10 +47,7 @@ class DDN(Descent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"DDN: gamma must be between 0 and 1, got {self.gamma}")
-        if not 0 < self.init_norm < math.inf:
-            raise ValueError(f"DDN: init_norm must be finite and positive, got {self.init_norm}")
+        check_ranges(self, gamma="(0, 1)", init_norm="(0, inf)")
 
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:
         state = self.begin(rows, _Sphere)

@@ -1,6 +1,5 @@
 """DeepFool: the nearest linearised decision boundary, again and again."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend, predicted
-from ._attack import Attack, check_choice, check_count
+from ._attack import Attack, check_choice, check_counts, check_ranges
 from ._state import State
 
 _BEYOND = 1e-4
@@ -58,10 +57,8 @@ class DeepFool(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "steps", self.steps, 0)
-        if not 0 <= self.overshoot < math.inf:
-            raise ValueError(f"DeepFool: overshoot must be finite and not negative, got {self.overshoot}")
-        check_count(self, "candidates", self.candidates, 2)
+        check_counts(self, steps=0, candidates=2)
+        check_ranges(self, overshoot="[0, inf)")
         check_choice(self, "norm", self.norm, ("l2", "linf"))
         check_choice(self, "convention", self.convention, ("cleverhans", "original", "foolbox"))
 
@@ -78,20 +75,10 @@ class DeepFool(Attack):
         if self.convention == "cleverhans":
             own.rivals = self._rivals(live, logits)
         leads, grads = live.class_gradients(x_adv, logits, own.rivals)
-        ops.deepfool_step(
-            live.x_adv,
-            own.delta,
-            live.x,
-            leads,
-            grads,
-            torch.zeros_like(live.y),  # the place of y among them
-            self.overshoot,
-            0.0 if self.convention == "cleverhans" else _BEYOND * self.unit,
-            self.norm,
-            *self.bounds,
-            live.active,
-            live.nonfinite,
-        )
+        own_place = torch.zeros_like(live.y)  # y comes first
+        beyond = 0.0 if self.convention == "cleverhans" else _BEYOND * self.unit
+        how = (self.overshoot, beyond, self.norm, *self.bounds, live.active, live.nonfinite)
+        ops.deepfool_step(live.x_adv, own.delta, live.x, leads, grads, own_place, *how)
         return predicted(live.scores()) == live.y
 
     def _rivals(self, rows: Rows, logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, numbers, start
-from ._attack import check_choice, check_count, check_images, check_start
+from ._attack import check_choice, check_counts, check_images, check_ranges, check_start
 from .mifgsm import MIFGSM, Momentum
 
 
@@ -44,12 +44,8 @@ class DIFGSM(MIFGSM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
         check_start(self, self.random_start)
-        if not 0 < self.resize <= 2:
-            raise ValueError(f"{name}: resize must be a share of the images' sides, in (0, 2], got {self.resize}")
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"{name}: probability must be between 0 and 1, got {self.probability}")
+        check_ranges(self, resize="(0, 2]", probability="[0, 1]")
 
     @property
     def is_random(self) -> bool:
@@ -128,11 +124,10 @@ class TIFGSM(DIFGSM):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "kernel", self.kernel, ("gaussian", "linear", "uniform"))
-        check_count(self, "length", self.length, 1)
+        check_counts(self, length=1)
+        check_ranges(self, reach="[0, 100)")
         if self.length % 2 == 0:
             raise ValueError(f"TIFGSM: length must be odd, got {self.length}: the kernel has a middle")
-        if not 0 <= self.reach < 100:
-            raise ValueError(f"TIFGSM: reach must be between 0 and 100, got {self.reach}")
 
     def gradient(self, live: Rows, number: int) -> Tensor:
         grad = super().gradient(live, number)

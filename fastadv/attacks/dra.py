@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_ranges
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,9 @@ class DRA(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
-        check_count(self, "steps", self.steps, 1)
-        if not 0 < self.p <= 1:
-            raise ValueError(f"DRA: p must be a share of the entries, in (0, 1], got {self.p}")
-        if not self.scale > 0:
-            raise ValueError(f"DRA: scale must be positive, got {self.scale}")
+        check_budgets(self, "eps")
+        check_counts(self, steps=1)
+        check_ranges(self, p="(0, 1]", scale="(0, inf]")
         check_choice(self, "normalise", self.normalise, ("all", "kept"))
         check_choice(self, "projection", self.projection, ("radial", "simplex"))
 

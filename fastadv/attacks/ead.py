@@ -10,7 +10,7 @@ from torch.nn.functional import softshrink
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import check_choice
+from ._attack import check_choice, check_ranges
 from ._carlini import Weighed
 from .cw import CW
 
@@ -51,8 +51,7 @@ class EAD(CW):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "decision", self.decision, ("l1", "en"))
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"EAD: beta must be finite and not negative, got {self.beta}")
+        check_ranges(self, beta="[0, inf)")
 
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
         state: _Ahead = rows.state

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import ops
 from ..losses import LOSSES
 from ._ascend import STEPS, Rows, ascend, predicted
-from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._attack import Attack, Budget, check_budgets, check_choice, check_counts
 from ._state import State
 
 
@@ -50,11 +50,8 @@ class EPGD(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, ("linf", "l2"))
-        check_budget(self, "eps", self.eps, whole=self.norm == "l2")
-        if self.alpha is not None:
-            check_budget(self, "alpha", self.alpha, whole=self.norm == "l2")
-        check_count(self, "steps", self.steps, 1)
-        check_count(self, "bisections", self.bisections, 1)
+        check_budgets(self, "eps", "alpha")
+        check_counts(self, steps=1, bisections=1)
         check_choice(self, "bisect", self.bisect, ("true", "literal"))
         check_choice(self, "loss", self.loss, tuple(LOSSES))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
-from ._attack import Budget, check_budget, check_choice, check_count
+from ._attack import Budget, check_budgets, check_choice, check_counts, check_ranges
 from ._nearest import MinimumNorm
 from ._state import Nearest
 
@@ -46,14 +46,10 @@ class _AdaptiveBoundary(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
-        check_count(self, "steps", self.steps, 0)
-        check_count(self, "restarts", self.restarts, 1)
+        check_counts(self, steps=0, restarts=1)
         check_choice(self, "norm", self.norm, tuple(STEPS))
-        check_budget(self, "enough", self.enough, whole=True)
-        for option, least, most in (("alpha_max", 0, 1), ("eta", 1, 2), ("beta", 0, 1)):
-            if not least <= getattr(self, option) <= most:
-                raise ValueError(f"{name}: {option} must be between {least} and {most}, got {getattr(self, option)}")
+        check_budgets(self, "enough", whole=True)
+        check_ranges(self, alpha_max="[0, 1]", eta="[1, 2]", beta="[0, 1]")
 
     @property
     def is_random(self) -> bool:
@@ -146,7 +142,7 @@ class FABT(_AdaptiveBoundary):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "targets", self.targets, 1)
+        check_counts(self, targets=1)
 
     def _runs(self, rows: Rows) -> Iterator[bool]:
         ranked, state = rows.ranked(scores := rows.scores()), rows.state

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from .. import ops
 from ._ascend import Rows, ascend, ball_ascent
-from ._attack import Attack, Budget, check_budget, check_count
+from ._attack import Attack, Budget, check_budgets, check_counts
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class FGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
+        check_budgets(self, "eps")
 
     def perturb(self, rows: Rows) -> None:
         ascend(self, rows, 1, ball_ascent(self, rows, self.eps))
@@ -51,9 +51,8 @@ class RFGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
-        check_budget(self, "alpha", self.alpha)
-        check_count(self, "steps", self.steps, 1)
+        check_budgets(self, "eps", "alpha")
+        check_counts(self, steps=1)
 
     def perturb(self, rows: Rows) -> None:
         step = ball_ascent(self, rows, self.alpha)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import DUALS, STEPS, Rows
-from ._attack import check_choice
+from ._attack import check_choice, check_ranges
 from ._nearest import Descent
 from ._state import Nearest
 
@@ -50,10 +50,7 @@ class FMN(Descent):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, ("l0", *STEPS))
-        if not 0 < self.first < math.inf:
-            raise ValueError(f"FMN: first must be finite and positive, got {self.first}")
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"FMN: gamma must be between 0 and 1, got {self.gamma}")
+        check_ranges(self, first="(0, inf)", gamma="(0, 1)")
 
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:
         state, (lo, hi) = self.begin(rows, _Ball), self.bounds

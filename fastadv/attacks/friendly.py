@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Departure, Rows, Start, ascend, start
-from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_ranges, check_start
 from ._state import Natural
 
 
@@ -62,24 +62,19 @@ class FriendlyPGD(Attack):
         super().__post_init__()
         unbounded = isinstance(self.eps, float) and self.eps == math.inf
         if not unbounded:
-            check_budget(self, "eps", self.eps)
-        check_budget(self, "alpha", self.alpha)
-        check_count(self, "steps", self.steps, 0)
+            check_budgets(self, "eps")
+        check_budgets(self, "alpha", "omega")
+        check_counts(self, steps=0)
         check_choice(self, "loss", self.loss, ("ce", "kl"))
         check_start(self, self.random_start, self.loss, laws=("gaussian", "gaussian-unclipped"))
         check_choice(self, "margin", self.margin, ("loss", "probability"))
-        check_budget(self, "omega", self.omega)
+        check_ranges(self, rho="[0, inf)" if self.margin == "loss" else "[0, 1)")
         if not isinstance(self.tau, Tensor):
-            check_count(self, "tau", self.tau, 0)
+            check_counts(self, tau=0)
         elif self.tau.dtype != torch.int64:
             raise ValueError(f"{type(self).__name__}: tau must be int64, got {self.tau.dtype}")
         if unbounded and self.random_start not in (0, "gaussian", "gaussian-unclipped"):
             raise ValueError(f"{type(self).__name__}: a uniform start needs a finite eps; set random_start to 0")
-        if not 0 <= self.rho < (math.inf if self.margin == "loss" else 1):
-            raise ValueError(
-                f"{type(self).__name__}: rho must be finite, not negative, and below 1 for a margin of probability; "
-                f"got {self.rho}"
-            )
 
     @property
     def is_random(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import check_choice, check_count
+from ._attack import check_choice, check_counts, check_ranges
 from ._decisions import DecisionAttack, to_boundary
 from ._state import Nearest
 
@@ -55,11 +55,9 @@ class HopSkipJump(DecisionAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("steps", 0), ("queries", 1), ("most", 1)):
-            check_count(self, name, getattr(self, name), least)
+        check_counts(self, steps=0, queries=1, most=1)
         check_choice(self, "norm", self.norm, ("l2", "linf"))
-        if not 0 < self.gamma < math.inf:
-            raise ValueError(f"HopSkipJump: gamma must be finite and positive, got {self.gamma}")
+        check_ranges(self, gamma="(0, inf)")
 
     def perturb(self, rows: Rows) -> None:
         entries = math.prod(rows.x.shape[1:])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ._ascend import Rows, ascend
-from ._attack import Attack, check_choice
+from ._attack import Attack, check_choice, check_ranges
 from ._state import Goal
 
 
@@ -38,6 +38,7 @@ class JSMA(Attack):
     norm: ClassVar[str] = "l0"
     has_budget: ClassVar[bool] = False
     ends_early: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,12 +47,7 @@ class JSMA(Attack):
             raise ValueError(
                 f"JSMA: theta must be a share of the inputs' range, in [-1, 1] and not 0, got {self.theta}"
             )
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"JSMA: gamma must be a share of the entries, in [0, 1], got {self.gamma}")
-
-    @property
-    def repeats(self) -> bool:
-        return False
+        check_ranges(self, gamma="[0, 1]")
 
     def perturb(self, rows: Rows) -> None:
         rows.state = Goal(rows.y if self.targeted else rows.ranked(rows.scores())[:, 0])

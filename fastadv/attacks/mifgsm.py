@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend
-from ._attack import Attack, Budget, check_budget, check_count
+from ._attack import Attack, Budget, check_budgets, check_counts, check_ranges
 from ._state import State
 
 
@@ -39,11 +39,9 @@ class MIFGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
-        check_budget(self, "alpha", self.alpha)
-        check_count(self, "steps", self.steps, 0)
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"{type(self).__name__}: decay must be between 0 and 1, got {self.decay}")
+        check_budgets(self, "eps", "alpha")
+        check_counts(self, steps=0)
+        check_ranges(self, decay="[0, 1]")
 
     @property
     def dark(self) -> float:

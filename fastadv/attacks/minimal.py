@@ -6,7 +6,7 @@ import torch
 
 from .. import ops
 from ._ascend import STEPS, Rows
-from ._attack import Attack, check_count
+from ._attack import Attack, check_counts
 from ._nearest import MinimumNorm
 from .apgd import APGD
 
@@ -37,7 +37,7 @@ class Minimal(MinimumNorm):
             raise ValueError(f"Minimal: the attack's eps must be one positive number to start from, got {attack.eps}")
         if attack.norm not in STEPS:
             raise ValueError(f"Minimal: the attack's norm must be one of {', '.join(STEPS)}, got {attack.norm}")
-        check_count(self, "searches", self.searches, 1)
+        check_counts(self, searches=1)
 
     @property
     def norm(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ._ascend import Rows
-from ._attack import check_count
+from ._attack import check_counts
 from .mifgsm import MIFGSM
 
 
@@ -37,7 +37,7 @@ class SINIFGSM(NIFGSM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "scales", self.scales, 1)
+        check_counts(self, scales=1)
 
     def gradient(self, live: Rows, number: int) -> Tensor:
         ahead, dark = self.ahead(live), self.dark

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from .. import ops
 from ._ascend import Rows
-from ._attack import Attack, Budget, check_budget, check_choice
+from ._attack import Attack, Budget, check_budgets, check_choice
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Noise(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
+        check_budgets(self, "eps")
         check_choice(self, "law", self.law, ("uniform", "sign", "gaussian"))
 
     def perturb(self, rows: Rows) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import ops
 from ..losses import soft_margin
 from ._ascend import Rows, ascend, numbers, predicted
-from ._attack import Attack, check_choice, check_count, check_finite_bounds, check_images
+from ._attack import Attack, check_choice, check_counts, check_finite_bounds, check_images
 from ._state import State
 
 _FACTOR = 0.5
@@ -53,19 +53,14 @@ class OnePixel(Attack):
 
     norm: ClassVar[str] = "l0"
     is_random: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
     has_budget: ClassVar[bool] = False
     ends_early: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "pixels", self.pixels, 1)
-        check_count(self, "steps", self.steps, 0)
-        check_count(self, "population", self.population, 4)
+        check_counts(self, pixels=1, steps=0, population=4)
         check_choice(self, "base", self.base, ("random", "best"))
-
-    @property
-    def repeats(self) -> bool:
-        return False
 
     def perturb(self, rows: Rows) -> None:
         check_images(self, rows.x)

@@ -7,7 +7,7 @@ import torch
 
 from .. import ops
 from ._ascend import Rows, ascend, numbers
-from ._attack import Attack, Budget, check_budget, check_choice
+from ._attack import Attack, Budget, check_budgets, check_choice
 from ._state import Goal
 
 
@@ -33,9 +33,7 @@ class OneStepTargeted(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
-        if self.alpha is not None:
-            check_budget(self, "alpha", self.alpha)
+        check_budgets(self, "eps", "alpha")
         check_choice(self, "towards", self.towards, ("most_confusing", "least_likely", "random", "any"))
 
     @property

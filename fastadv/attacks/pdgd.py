@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import STEPS, Rows
-from ._attack import check_choice
+from ._attack import check_choice, check_ranges
 from ._nearest import Descent
 from ._state import Nearest
 
@@ -55,11 +55,7 @@ class PDGD(Descent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lr", "dual_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{type(self).__name__}: {name} must be finite and positive, got {getattr(self, name)}"
-                )
+        check_ranges(self, lr="(0, inf)", dual_lr="(0, inf)")
 
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:
         state, wide = self.begin(rows, _Dual), torch.promote_types(rows.x.dtype, torch.float32)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..losses import LOSSES
 from ._ascend import STEPS, Rows, Start, ascend, ball_ascent, start
-from ._attack import Attack, Budget, check_budget, check_choice, check_count, check_start
+from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_start
 from ._state import Natural
 
 _PAIRS = ("kl", "spat")
@@ -53,17 +53,14 @@ class PGD(Attack):
         super().__post_init__()
         name = type(self).__name__
         check_choice(self, "norm", self.norm, tuple(STEPS))
-        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
-        check_budget(self, "alpha", self.alpha, whole=self.norm != "linf")
-        check_count(self, "steps", self.steps, 0)
+        check_budgets(self, "eps", "alpha")
+        check_counts(self, steps=0, restarts=1, samples=1)
         check_choice(self, "loss", self.loss, (*LOSSES, *_PAIRS))
         check_start(self, self.random_start, self.loss, laws=("gaussian", "gaussian-unclipped"))
         if self.random_start == "gaussian-unclipped" and not self.steps:
             raise ValueError(
                 f"{name}: only a step leads from an unclipped start into the bounds: set steps to 1 or more"
             )
-        check_count(self, "restarts", self.restarts, 1)
-        check_count(self, "samples", self.samples, 1)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
                 f"{name}: restarts need a random start, else all are alike: set random_start, or restarts 1"

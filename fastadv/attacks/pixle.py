@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows, ascend, numbers
-from ._attack import Attack, check_choice, check_count, check_images
+from ._attack import Attack, check_choice, check_counts, check_images
 from ._state import State
 
 MAPPINGS = ("random", "similarity", "similarity_random", "distance", "distance_random")
@@ -52,13 +52,13 @@ class Pixle(Attack):
 
     norm: ClassVar[str] = "l0"
     is_random: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
     has_budget: ClassVar[bool] = False
     ends_early: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "restarts", self.restarts, 0)
-        check_count(self, "steps", self.steps, 1)
+        check_counts(self, restarts=0, steps=1)
         check_choice(self, "mapping", self.mapping, MAPPINGS)
         for name in ("tall", "wide"):
             least, most = getattr(self, name)
@@ -68,10 +68,6 @@ class Pixle(Attack):
                     f"Pixle: {name} must be (least, most), each a whole number of pixels or a share of the image's, "
                     f"0.0 to 1.0; got {(least, most)}"
                 )
-
-    @property
-    def repeats(self) -> bool:
-        return False
 
     def perturb(self, rows: Rows) -> None:
         check_images(self, rows.x)

@@ -1,6 +1,5 @@
 """sigma-zero, which minimises a smooth form of the number of changed entries."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows
+from ._attack import check_ranges
 from ._nearest import Descent
 from ._state import Nearest
 
@@ -54,13 +54,7 @@ class SigmaZero(Descent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lr", "sigma"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"SigmaZero: {name} must be finite and positive, got {getattr(self, name)}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(
-                f"SigmaZero: threshold must be a share of the inputs' range, in [0, 1], got {self.threshold}"
-            )
+        check_ranges(self, lr="(0, inf)", sigma="(0, inf)", threshold="[0, 1]")
 
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:
         state, wide = self.begin(rows, _Sparse), torch.promote_types(rows.x.dtype, torch.float32)

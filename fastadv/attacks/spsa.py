@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..losses import lead
 from ._ascend import Rows, ascend
-from ._attack import Attack, Budget, check_budget, check_count
+from ._attack import Attack, Budget, check_budgets, check_counts, check_ranges
 from ._state import State
 
 
@@ -50,21 +50,13 @@ class SPSA(Attack):
     targeted: bool = field(default=False, kw_only=True)
 
     is_random: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self, "eps", self.eps)
-        check_count(self, "steps", self.steps, 0)
-        check_count(self, "samples", self.samples, 1)
-        for name in ("delta", "lr"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(
-                    f"SPSA: {name} must be a share of the inputs' range, in (0, 1], got {getattr(self, name)}"
-                )
-
-    @property
-    def repeats(self) -> bool:
-        return False
+        check_budgets(self, "eps")
+        check_counts(self, steps=0, samples=1)
+        check_ranges(self, delta="(0, 1]", lr="(0, 1]")
 
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("SPSA", "eps", self.eps, rows.x)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import STEPS, Rows, ascend, numbers
-from ._attack import Attack, Budget, check_budget, check_choice, check_count
+from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_ranges
 from ._state import State
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -53,20 +53,15 @@ class Square(Attack):
     targeted: bool = field(default=False, kw_only=True)
 
     is_random: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
     ends_early: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, tuple(STEPS))
-        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
-        check_count(self, "queries", self.queries, 0)
-        check_count(self, "restarts", self.restarts, 1)
-        if not 0 < self.p <= 1:
-            raise ValueError(f"Square: p must be a share of the pixels, in (0, 1], got {self.p}")
-
-    @property
-    def repeats(self) -> bool:
-        return False
+        check_budgets(self, "eps")
+        check_counts(self, queries=0, restarts=1)
+        check_ranges(self, p="(0, 1]")
 
     def perturb(self, rows: Rows) -> None:
         if self.norm != "linf" and (rows.x.dim() != 4 or min(rows.x.shape[2:]) < 3):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ._ascend import Rows
-from ._attack import check_count
+from ._attack import check_counts, check_ranges
 from .mifgsm import MIFGSM, Momentum
 
 
@@ -38,16 +38,12 @@ class VMIFGSM(MIFGSM):
     beta: float = 1.5
 
     is_random: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "neighbours", self.neighbours, 1)
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"{type(self).__name__}: beta must be finite and not negative, got {self.beta}")
-
-    @property
-    def repeats(self) -> bool:
-        return False
+        check_counts(self, neighbours=1)
+        check_ranges(self, beta="[0, inf)")
 
     def memory(self, x: Tensor) -> Momentum:
         return _Tuned(torch.zeros_like(x), torch.zeros_like(x))

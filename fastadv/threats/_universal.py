@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import ops
 from ..attacks import Attack, Model, Rows, isolated
 from ..attacks._ascend import STEPS
-from ..attacks._attack import check_budget, check_choice, check_count
+from ..attacks._attack import check_budgets, check_choice, check_count
 from ..attacks._grid import rounded, to_levels
 from ._batches import Batches, batches, bounds_of
 
@@ -41,7 +41,7 @@ class Universal(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "norm", self.norm, tuple(STEPS))
-        check_budget(self, "eps", self.eps, whole=self.norm != "linf")
+        check_budgets(self, "eps")
 
     @classmethod
     def fit(
