@@ -1618,7 +1618,7 @@ def test_wrong_budgets(kind, options, message):
         ),
         (PGD, {"random_start": "gaussian-unclipped", "steps": 0}, "only a step leads from an unclipped start into"),
         (FriendlyPGD, {"margin": "logit"}, "margin must be one of loss, probability, got 'logit'"),
-        (FriendlyPGD, {"rho": -0.1}, "rho must be finite, not negative"),
+        (FriendlyPGD, {"rho": -0.1}, r"rho must be in \[0, inf\), got -0.1"),
         (
             FriendlyPGD,
             {"rho": 1.0, "margin": "probability"},
@@ -1648,7 +1648,7 @@ def test_wrong_budgets(kind, options, message):
         (OneStepTargeted, {"towards": "cat"}, "towards must be one of most_confusing, least_likely, random, any"),
         (Noise, {"law": "normal"}, "law must be one of uniform, sign, gaussian, got 'normal'"),
         (DeepFool, {"steps": -1}, "steps must be a whole number of at least 0"),
-        (DeepFool, {"overshoot": -0.1}, "overshoot must be finite and not negative"),
+        (DeepFool, {"overshoot": -0.1}, r"overshoot must be in \[0, inf\), got -0.1"),
         (DeepFool, {"overshoot": float("inf")}, r"overshoot must be in \[0, inf\), got inf"),
         (DeepFool, {"candidates": 1}, "candidates must be a whole number of at least 2"),
         (DeepFool, {"norm": "l1"}, "norm must be one of l2, linf, got 'l1'"),

@@ -323,7 +323,7 @@ def test_square_in_l1_puts_what_is_left_into_one_window():
     rows.x_adv, tall, wide = x + delta, slice(0, 3), slice(0, 3)
     attack, bumps = Square(2.0, norm="l1"), _bumps(3, False, 1)
     signs = torch.tensor([1.0, -1.0], dtype=torch.float64).view(2, 1, 1)
-    attack._carry(lambda *_: bumps, 1, rows, 9 / 81, [0.0, 0.0, 0.99, 0.99, 0.3], signs)
+    attack._carry(lambda *_: bumps, rows, 9 / 81, [0.0, 0.0, 0.99, 0.99, 0.3], signs)
     expected, left = delta.clone(), 2.0 - delta.abs().sum()
     for channel in range(2):
         there, here = delta[0, channel, 6:, 6:], delta[0, channel, tall, wide]

@@ -659,10 +659,23 @@ def start(attack: object, rows: Rows, restart: int = 0) -> Tensor:
     return ops.random_start(rows.x, rows.ids, size, attack.seed, restart, law, *bounds)
 
 
+def distances(leads: Tensor, grads: Tensor, norm: str) -> Tensor:
+    """How far linearised boundaries of rivals are in `norm`, [B, R], by what `Rows.class_gradients` gives of them."""
+    sizes = ops.row_norms(grads.flatten(0, 1), DUALS[norm]).view_as(leads)
+    return (leads.abs() / sizes)[:, 1:].nan_to_num(torch.inf)
+
+
 def numbers(ids: Tensor, shape: tuple[int, ...], seed: int, draw: int) -> Tensor:
     """Uniform in (0, 1), those of a sample its own: [B, *shape], float64."""
     middle = torch.full((len(ids), *shape), 0.5, dtype=torch.float64, device=ids.device)
     return ops.random_start(middle, ids, 0.5, seed, draw)
+
+
+def budgets(attack: object, rows: Rows, alpha: Budget | None) -> None:
+    """Sets the budget of every sample, `attack.eps`, and its step size; None: as large."""
+    name = type(attack).__name__
+    rows.eps = ops.per_sample(name, "eps", attack.eps, rows.x)
+    rows.alpha = rows.eps if alpha is None else ops.per_sample(name, "alpha", alpha, rows.x)
 
 
 def ball_ascent(attack: object, rows: Rows, alpha: Budget, loss: str = "ce", samples: int = 1, **options: Any) -> Step:
@@ -671,9 +684,7 @@ def ball_ascent(attack: object, rows: Rows, alpha: Budget, loss: str = "ce", sam
     Within `attack.eps` of x, in `attack.norm`, and `attack.bounds`. The gradient is the sum of `samples` passes.
     `options` that are names of a tensor of the rows' state stand for that.
     """
-    name = type(attack).__name__
-    rows.eps = ops.per_sample(name, "eps", attack.eps, rows.x)
-    rows.alpha = ops.per_sample(name, "alpha", alpha, rows.x)
+    budgets(attack, rows, alpha)
     move = STEPS[attack.norm].in_loop()
 
     def step(live: Rows, number: int) -> None:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ._adam import ADAM, TINY, moments
 from ._ascend import Rows, ascend
 from ._attack import check_counts, check_ranges
 from ._nearest import MinimumNorm
 from ._state import Nearest
 
-_MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
-"""Adam's beta_1, beta_2 and epsilon."""
 FLOAT32 = "[1e-30, 1e+30]"  # far within it
 
 
@@ -79,24 +78,24 @@ class CarliniWagner(MinimumNorm):
         return const * self.unit**self.degree
 
     def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
-        """A fresh run of Adam from `x_adv`, with one step size a sample; `found` tells who succeeded at any point."""
+        """A fresh run from `x_adv`, with one step size a sample; `found` tells who succeeded at any point."""
         state: Weighed = rows.state
-        state.found, state.loss, state.rate = torch.zeros_like(active), self.unseen(rate), rate
-        wide = torch.promote_types(rows.x.dtype, torch.float32)
-        state.mean, state.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
-        move = ops.adam_step.in_loop()
-        ascend(self, rows, self.steps, lambda live, number: self._step(live, number, move), active)
+        state.found, state.rate = torch.zeros_like(active), rate
+        state.loss = rate.new_full((len(rate), self.looks), torch.inf)
+        ascend(self, rows, self.steps, self.descent(rows), active)
 
-    def unseen(self, rate: Tensor) -> Tensor:
-        """The losses of the last looks, [B, looks], before there were any."""
-        return rate.new_full((len(rate), self.looks), torch.inf)
+    def descent(self, rows: Rows) -> Callable[[Rows, int], Tensor | None]:
+        """Begins a run; gives the step, one of Adam's."""
+        rows.state.mean, rows.state.square = moments(rows.x)
+        move = ops.adam_step.in_loop()
+        return lambda live, number: self._step(live, number, move)
 
     def _step(self, live: Rows, number: int, move: Callable) -> Tensor | None:
         own: Weighed = live.state
         grad, losses, fooled = live.ascent("margin", kappa=self.kappa)  # the loss is -f
         losses = self._won(live, losses, fooled)
         going = self._falls(live, number, lambda: self.penalty(live) - own.const * losses)
-        adam = (number, _MEAN, _SQUARE, _TINY * self.unit ** (self.degree - 1), *self.bounds, None, live.nonfinite)
+        adam = (number, *ADAM, TINY * self.unit ** (self.degree - 1), *self.bounds, None, live.nonfinite)
         move(live.x_adv, own.mean, own.square, grad, self.slope(live), -own.const, own.rate, *adam)
         return going
 

@@ -43,17 +43,12 @@ class _FasterPasses(TorchFunctionMode):
         self.key, self.model, self.replaced = key, model, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.conv2d and _is_stem(*args, **kwargs):
-            self.replaced = True
-            return _Stem.apply(*_stem_arguments(*args, **kwargs))
-        if func in (F.max_pool2d, torch.max_pool2d) and _by_two(*args, **kwargs):
-            self.replaced = True
-            return _MaxPool.apply(args[0] if args else kwargs["input"])
-        if func is F.batch_norm and _frozen(*args, **kwargs):
-            self.replaced = True
-            return _FrozenBatchNorm.apply(*_norm_arguments(*args, **kwargs))
-        return func(*args, **kwargs)
+        faster, kwargs = _FASTER.get(func), kwargs or {}
+        output = None if faster is None else faster(*args, **kwargs)
+        if output is None:
+            return func(*args, **kwargs)
+        self.replaced = True
+        return output
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         super().__exit__(kind, *rest)
@@ -62,7 +57,7 @@ class _FasterPasses(TorchFunctionMode):
             memory[self.key] = self.model
 
 
-def _is_stem(
+def _convolved(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -70,9 +65,9 @@ def _is_stem(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> bool:
-    """Whether ``torch.conv2d`` with these arguments is one that `_Stem` can take the place of, and is faster."""
-    return (
+) -> Tensor | None:
+    """``torch.conv2d`` by `_Stem`, where that can take its place and is faster."""
+    fits = (
         _has_kernels(input)
         and (input.requires_grad or weight.requires_grad)
         and 1 <= weight.shape[1] <= 3
@@ -85,6 +80,9 @@ def _is_stem(
         and all(p < size for p, size in zip(_two(padding), weight.shape[2:], strict=True))
         and not _transformed()
     )
+    if not fits:
+        return None
+    return _Stem.apply(_cast(input), _cast(weight), None if bias is None else _cast(bias), _two(padding))
 
 
 def _has_kernels(input: Tensor) -> bool:
@@ -95,12 +93,6 @@ def _has_kernels(input: Tensor) -> bool:
 def _transformed() -> bool:
     """Whether torch.compile or torch.func is looking, which know nothing of the functions here."""
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _stem_arguments(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, *_: Any, **__: Any
-) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
-    return _cast(input), _cast(weight), None if bias is None else _cast(bias), _two(padding)
 
 
 def _cast(t: Tensor) -> Tensor:
@@ -145,7 +137,7 @@ class _Stem(torch.autograd.Function):
         return by_x, by_weight, grad.sum((0, 2, 3)) if of_bias else None, None
 
 
-def _by_two(
+def _pooled(
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
@@ -153,9 +145,9 @@ def _by_two(
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> bool:
-    """Whether ``F.max_pool2d`` with these arguments is one that `_MaxPool` can take the place of."""
-    return (
+) -> Tensor | None:
+    """``F.max_pool2d`` by `_MaxPool`, where that can take its place."""
+    fits = (
         _has_kernels(input)
         and min(input.shape[1:]) > 0
         and min(input.shape[2:]) > 1  # PyTorch refuses others
@@ -165,6 +157,7 @@ def _by_two(
         and not (ceil_mode or return_indices)
         and not _transformed()
     )
+    return _MaxPool.apply(input) if fits else None
 
 
 class _MaxPool(torch.autograd.Function):
@@ -183,37 +176,25 @@ class _MaxPool(torch.autograd.Function):
         return torch.ops.fastadv.max_pool_backward(grad, x)
 
 
-def _frozen(
+def _normed(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
-    *_: Any,
-    **__: Any,
-) -> bool:
-    """Whether ``F.batch_norm`` with these arguments is one that `_FrozenBatchNorm` can take the place of."""
-    return (
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """``F.batch_norm`` by `_FrozenBatchNorm`, where that can take its place."""
+    fits = (
         not training
         and running_var is not None
         and input.requires_grad
         and not any(each is not None and each.requires_grad for each in (running_mean, running_var, weight, bias))
         and not _transformed()
     )
-
-
-def _norm_arguments(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, float]:
-    return input, running_mean, running_var, weight, bias, eps
+    return _FrozenBatchNorm.apply(input, running_mean, running_var, weight, bias, eps) if fits else None
 
 
 class _FrozenBatchNorm(torch.autograd.Function):
@@ -230,3 +211,12 @@ class _FrozenBatchNorm(torch.autograd.Function):
         of_one = torch.empty_like(grad[:1])  # products with a number for a few others are slow in bfloat16
         of_one.copy_(ctx.scale.view(-1, *[1] * (grad.dim() - 2)))
         return grad * of_one, None, None, None, None, None
+
+
+_FASTER: dict[Any, Callable[..., Tensor | None]] = {
+    torch.conv2d: _convolved,
+    F.max_pool2d: _pooled,
+    torch.max_pool2d: _pooled,
+    F.batch_norm: _normed,
+}
+"""What gives the output of a function faster, of the same arguments; None where it does not."""

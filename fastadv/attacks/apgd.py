@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
+from ._ascend import STARTS, STEPS, Rows, ascend, distances, predicted
 from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_ranges
 from ._state import State
 
@@ -285,6 +285,4 @@ class APGDT(_AutoPGD):
         x, logits = rows.differentiable(rows.x, again=True)
         rivals = rows.ranked(logits)[:, : self.candidates]
         leads, grads = rows.class_gradients(x, logits, rivals)
-        sizes = ops.row_norms(grads.flatten(0, 1), DUALS[self.norm]).view_as(leads)
-        distances = (leads.abs() / sizes)[:, 1:].nan_to_num(torch.inf)
-        return rivals.gather(1, distances.argsort(dim=1, stable=True))
+        return rivals.gather(1, distances(leads, grads, self.norm).argsort(dim=1, stable=True))

@@ -1,6 +1,7 @@
 """The elastic-net attack."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softshrink
 
 from .. import ops
-from ._ascend import Rows, ascend
+from ._ascend import Rows
 from ._attack import check_choice, check_ranges
 from ._carlini import Weighed
 from .cw import CW
@@ -53,11 +54,9 @@ class EAD(CW):
         check_choice(self, "decision", self.decision, ("l1", "en"))
         check_ranges(self, beta="[0, inf)")
 
-    def minimise(self, rows: Rows, active: Tensor, rate: Tensor) -> None:
-        state: _Ahead = rows.state
-        state.found, state.loss = torch.zeros_like(active), self.unseen(rate)
-        state.ahead = rows.x_adv.to(rate.dtype, copy=True)
-        ascend(self, rows, self.steps, self._step, active)
+    def descent(self, rows: Rows) -> Callable[[Rows, int], Tensor | None]:
+        rows.state.ahead = rows.x_adv.to(rows.state.size.dtype, copy=True)
+        return self._step
 
     def _step(self, live: Rows, number: int) -> Tensor | None:
         own: _Ahead = live.state

@@ -68,14 +68,14 @@ class EPGD(Attack):
             move(live.x_adv, grad, live.x, live.alpha, live.eps, *self.bounds, None, live.nonfinite)
 
         ascend(self, rows, self.steps, step)
-        predictions = rows.predictions()
-        state.crossed |= predictions != rows.y
+        wrong = rows.fooled(rows.predictions())
+        state.crossed |= wrong
         inner, outer = rows.x.clone(), rows.x_adv
         if self.bisect == "literal":
             rows.x_adv = self._literal(rows)
             return
         middle = (inner + outer) / 2
-        beyond = (predictions != rows.y).nonzero().squeeze(1)
+        beyond = wrong.nonzero().squeeze(1)
         part = rows.take(beyond)
         ends = inner[beyond], outer[beyond], middle[beyond]
         everywhere = torch.ones_like(state.crossed)
@@ -85,7 +85,7 @@ class EPGD(Attack):
             ops.bisect_step(*ends, inside)
             ops.bisect_step(inner, outer, middle, everywhere)
         inner[beyond] = ends[0]
-        rows.queries = rows.queries + self.bisections * (predictions != rows.y)
+        rows.queries = rows.queries + self.bisections * wrong
         rows.x_adv = inner
 
     def _literal(self, rows: Rows) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import DUALS, STARTS, STEPS, Rows, ascend, predicted
+from ._ascend import STARTS, STEPS, Rows, ascend, distances, predicted
 from ._attack import Budget, check_budgets, check_choice, check_counts, check_ranges
 from ._nearest import MinimumNorm
 from ._state import Nearest
@@ -122,8 +122,7 @@ class FAB(_AdaptiveBoundary):
 
     def _boundary(self, x_adv: Tensor, logits: Tensor, live: Rows) -> tuple[Tensor, Tensor]:
         leads, grads = live.class_gradients(x_adv, logits, live.ranked(logits))
-        sizes = ops.row_norms(grads.flatten(0, 1), DUALS[self.norm]).view_as(leads)
-        nearest = (leads.abs() / sizes)[:, 1:].nan_to_num(torch.inf).argmin(dim=1) + 1
+        nearest = distances(leads, grads, self.norm).argmin(dim=1) + 1
         every = torch.arange(len(nearest), device=nearest.device)
         return leads[every, nearest], grads[every, nearest]
 

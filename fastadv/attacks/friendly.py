@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import Departure, Rows, Start, ascend, start
+from ._ascend import Departure, Rows, Start, ascend, budgets, start
 from ._attack import Attack, Budget, check_budgets, check_choice, check_counts, check_ranges, check_start
 from ._state import Natural
 
@@ -85,14 +85,11 @@ class FriendlyPGD(Attack):
         return not self.omega
 
     def perturb(self, rows: Rows) -> None:
-        name = type(self).__name__
-        rows.eps = ops.per_sample(name, "eps", self.eps, rows.x)
-        rows.alpha = ops.per_sample(name, "alpha", self.alpha, rows.x)
+        budgets(self, rows, self.alpha)
         tau = torch.as_tensor(self.tau, device=rows.x.device)
         if tau.numel() != 1 and tau.shape != rows.ids.shape:
-            raise ValueError(
-                f"{name}: tau must be one number or one a sample, ({len(rows.x)},), got {tuple(tau.shape)}"
-            )
+            each = f"one number or one a sample, ({len(rows.x)},)"
+            raise ValueError(f"{type(self).__name__}: tau must be {each}, got {tuple(tau.shape)}")
         rows.state = state = Patience(tau=tau.reshape(-1).expand(len(rows.x)).clone())
         if self.loss == "kl":
             state.natural = rows.scores()

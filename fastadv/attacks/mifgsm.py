@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._ascend import Rows, ascend
+from ._ascend import Rows, ascend, budgets
 from ._attack import Attack, Budget, check_budgets, check_counts, check_ranges
 from ._state import State
 
@@ -49,9 +49,7 @@ class MIFGSM(Attack):
         return self.bounds[0] if self.bounds[0] > -math.inf else 0.0
 
     def perturb(self, rows: Rows) -> None:
-        name = type(self).__name__
-        rows.eps = ops.per_sample(name, "eps", self.eps, rows.x)
-        rows.alpha = ops.per_sample(name, "alpha", self.alpha, rows.x)
+        budgets(self, rows, self.alpha)
         rows.state = self.memory(rows.x)
         move = ops.linf_step.in_loop()
 

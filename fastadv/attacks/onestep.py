@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import ops
-from ._ascend import Rows, ascend, numbers
+from ._ascend import Rows, ascend, budgets, numbers
 from ._attack import Attack, Budget, check_budgets, check_choice
 from ._state import Goal
 
@@ -41,8 +41,7 @@ class OneStepTargeted(Attack):
         return self.random_start or self.towards == "random"
 
     def perturb(self, rows: Rows) -> None:
-        rows.eps = ops.per_sample("OneStepTargeted", "eps", self.eps, rows.x)
-        rows.alpha = rows.eps if self.alpha is None else ops.per_sample("OneStepTargeted", "alpha", self.alpha, rows.x)
+        budgets(self, rows, self.alpha)
         rows.state = Goal(self.goal(rows))
         sign = 1 if self.towards == "any" else -1
         if self.random_start:

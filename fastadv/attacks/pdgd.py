@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ._adam import ADAM, TINY, moments
 from ._ascend import STEPS, Rows
 from ._attack import check_choice, check_ranges
 from ._nearest import Descent
 from ._state import Nearest
 
-_MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
-"""Adam's beta_1, beta_2 and epsilon."""
 _FIRST, _LEAST = math.log(0.01), math.log(1e-6)
 """The logarithm of the distance's weight over that of the loss: at first, and at the least."""
 
@@ -58,10 +57,10 @@ class PDGD(Descent):
         check_ranges(self, lr="(0, inf)", dual_lr="(0, inf)")
 
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:
-        state, wide = self.begin(rows, _Dual), torch.promote_types(rows.x.dtype, torch.float32)
+        state = self.begin(rows, _Dual)
         state.ratio = torch.full_like(state.size, _FIRST)
         state.share = state.ratio.sigmoid()
-        state.mean, state.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
+        state.mean, state.square = moments(rows.x)
         move = ops.adam_step.in_loop()
 
         def step(live: Rows, number: int) -> None:
@@ -71,7 +70,7 @@ class PDGD(Descent):
             weight = -torch.sigmoid(-ahead).to(own.size.dtype)
             rate = torch.full_like(own.size, self.lr * self.unit * 0.01 ** ((number - 1) / self.steps))
             slope, weight = self.slope(live, weight)
-            adam = (number, _MEAN, _SQUARE, _TINY / self.unit, *self.bounds, None, live.nonfinite)
+            adam = (number, *ADAM, TINY / self.unit, *self.bounds, None, live.nonfinite)
             move(live.x_adv, own.mean, own.square, grad, slope, weight, rate, *adam)
             self.nearer(live, number, rate)
             left = 0.1 + 0.9 * (self.steps - number) / max(1, self.steps - 1)
@@ -118,7 +117,7 @@ class PDPGD(PDGD):
     def nearer(self, live: Rows, number: int, rate: Tensor) -> None:
         own: _Dual = live.state
         origin = live.x.to(own.mean.dtype)
-        metric = (own.square / (1 - _SQUARE**number)).sqrt_().mul_(self.unit).add_(_TINY)
+        metric = (own.square / (1 - ADAM[1] ** number)).sqrt_().mul_(self.unit).add_(TINY)
         largest = ops.row_norms(metric, "linf")
         metric = metric / ops.as_rows(largest, metric)
         far = (live.x_adv.to(own.mean.dtype) - origin) / self.unit

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ._adam import ADAM, TINY, moments
 from ._ascend import Rows
 from ._attack import check_ranges
 from ._nearest import Descent
 from ._state import Nearest
 
-_MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
-"""Adam's beta_1, beta_2 and epsilon."""
 _PACE = 0.01
 """By what share of the step size the threshold changes."""
 
@@ -57,9 +56,9 @@ class SigmaZero(Descent):
         check_ranges(self, lr="(0, inf)", sigma="(0, inf)", threshold="[0, 1]")
 
     def descent(self, rows: Rows) -> Callable[[Rows, int], None]:
-        state, wide = self.begin(rows, _Sparse), torch.promote_types(rows.x.dtype, torch.float32)
+        state = self.begin(rows, _Sparse)
         state.threshold = torch.full_like(state.size, self.threshold)
-        state.mean, state.square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
+        state.mean, state.square = moments(rows.x)
         move = ops.l0_adam_step.in_loop()
 
         def step(live: Rows, number: int) -> None:
@@ -70,7 +69,7 @@ class SigmaZero(Descent):
             own.threshold = torch.where(fooled, own.threshold + change, own.threshold - change).clamp(0, 1)
             pace = self.unit * self.lr * (0.1 + 0.9 * self.share(max(1, number - 1)))
             moments, least, rate = (own.mean, own.square), self.unit * own.threshold, torch.full_like(own.size, pace)
-            how = (number, self.sigma, self.unit, _MEAN, _SQUARE, _TINY, *self.bounds, None, live.nonfinite)
+            how = (number, self.sigma, self.unit, *ADAM, TINY, *self.bounds, None, live.nonfinite)
             move(live.x_adv, *moments, grad, live.x, least, rate, *how)
 
         return step

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..losses import lead
+from ._adam import ADAM, TINY, moments
 from ._ascend import Rows, ascend
 from ._attack import Attack, Budget, check_budgets, check_counts, check_ranges
 from ._state import State
@@ -60,15 +61,13 @@ class SPSA(Attack):
 
     def perturb(self, rows: Rows) -> None:
         rows.eps = ops.per_sample("SPSA", "eps", self.eps, rows.x)
-        wide = torch.promote_types(rows.x.dtype, torch.float32)
-        mean, square = (torch.zeros_like(rows.x, dtype=wide) for _ in range(2))
         rate = torch.full_like(rows.eps, self.lr * self.unit)
-        rows.state = _Adam(mean, square, rate, torch.ones_like(rate), torch.zeros_like(rate))
+        rows.state = _Adam(*moments(rows.x), rate, torch.ones_like(rate), torch.zeros_like(rate))
         move, project = ops.adam_step.in_loop(), ops.linf_step.in_loop()
 
         def step(live: Rows, number: int) -> None:
             grad, none, own = self._estimate(live, number), torch.zeros_like(live.x), live.state
-            adam = (number, 0.9, 0.999, 1e-8 / self.unit, -math.inf, math.inf, None, live.nonfinite)
+            adam = (number, *ADAM, TINY / self.unit, -math.inf, math.inf, None, live.nonfinite)
             move(live.x_adv, own.mean, own.square, grad, none, own.one, own.rate, *adam)
             project(live.x_adv, none, live.x, own.still, live.eps, *self.bounds)
 

@@ -16,6 +16,8 @@ from ._state import State
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After which queries the share of pixels in a window is halved; published for 10,000, and used as it is for fewer."""
+_ORDERS = {"l2": 2, "l1": 1}
+"""Of the norms that bumps have."""
 
 
 @dataclass
@@ -70,11 +72,10 @@ class Square(Attack):
                 f"Square: norm {self.norm} needs images [B, C, H, W] of at least 3 x 3 pixels, got {shape}"
             )
         rows.eps = ops.per_sample("Square", "eps", self.eps, rows.x)
-        order = 1 if self.norm == "l1" else 2
-        bumps = cache(lambda *how: _bumps(*how, order).to(rows.x.device, rows.eps.dtype))  # few sizes, a copy for each
+        bumps = cache(lambda *how: _bumps(*how, _ORDERS[self.norm]).to(rows.x.device, rows.eps.dtype))  # a copy a size
         start, move = _stripes, self._paint
         if self.norm != "linf":
-            start, move = partial(_tiles, bumps), partial(self._carry, bumps, order)
+            start, move = partial(_tiles, bumps), partial(self._carry, bumps)
         for restart, part, _ in rows.rounds(range(self.restarts)):
             part.x_adv = self._within(part, self.unit * start(part, self.seed, 2 * restart))
             part.state = _Margin(torch.full_like(part.eps, -torch.inf))
@@ -103,21 +104,13 @@ class Square(Attack):
         live.x_adv[window] = torch.where(ops.as_rows(better, live.x), live.x_adv[window], before)
         return going
 
-    def _carry(
-        self,
-        bumps: Callable[[int, bool], Tensor],
-        order: int,
-        live: Rows,
-        share: float,
-        places: list[float],
-        signs: Tensor,
-    ) -> Tensor:
+    def _carry(self, bumps: Callable, live: Rows, share: float, places: list[float], signs: Tensor) -> Tensor:
         """The perturbation of two windows, and what is left of eps, goes into one, in the shape of two bumps.
 
         Each channel gets its own of the two, and an equal part of what is left. In L1, so much for every channel, which
         leaves the projection few entries.
         """
-        here, delta = live.x_adv, (live.x_adv - live.x).to(live.eps.dtype)
+        here, delta, order = live.x_adv, (live.x_adv - live.x).to(live.eps.dtype), _ORDERS[self.norm]
         height, width = _size(live.x)
         side = min(max(round(math.sqrt(share * height * width)), 3) | 1, (min(height, width) - 1) | 1)  # odd
         to, source = (_window(*corner, side, side, live.x) for corner in (places[:2], places[2:4]))
