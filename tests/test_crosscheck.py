@@ -1,6 +1,7 @@
 """The same attacks in several libraries: a wrong one is found, a right one is not, and chance is no difference."""
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -14,6 +15,7 @@ from toys import linear, samples
 
 from fastadv import attacks
 from fastadv.__main__ import main
+from fastadv.commands._crosscheck import CrossTest
 from fastadv.data import Dataset
 from fastadv.evaluation import LIBRARIES, SETTINGS, crosscheck
 from fastadv.evaluation._crosscheck import holm, sign_test
@@ -140,6 +142,15 @@ def test_what_cannot_be_compared(given: dict, message: str, wrong: None, data: t
     test = Dataset(test.x, y, test.classes, given.pop("bounds", (0.0, 1.0)), "toys")
     with pytest.raises(ValueError, match=message):
         crosscheck(model, test, EPS, EPS_L2, **{"libraries": ["torchattacks"], **given})
+
+
+def test_the_help_and_the_docs_name_every_setting():
+    page = (Path(__file__).parents[1] / "docs/evaluation.md").read_text()
+    table = page.partition("| `--attacks` | settings |")[2].partition("\n\n")[0]
+    listed = [name for row in table.splitlines()[2:] for name in re.findall("`(.*?)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(SETTINGS)
+    given = " ".join(CrossTest.__doc__.partition("attacks, of ")[2].partition(". By default all")[0].split())
+    assert re.split(", | and ", given) == list(SETTINGS)
 
 
 @pytest.mark.thorough

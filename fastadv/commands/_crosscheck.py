@@ -23,8 +23,8 @@ class CrossTest(Data):
 
     Args:
         data: other data than those of training.
-        attacks: attacks, of fgsm, pgd, pgd-l2, apgd-ce, apgd-ce-l2, apgd-t, square, deepfool, cw, cw-fixed and ddn. By
-            default all.
+        attacks: attacks, of fgsm, pgd, pgd-l2, apgd-ce, apgd-ce-l2, apgd-t, square, deepfool, cw, cw-fixed, ddn, fmn,
+            fmn-l2, fab, fab-l2, ead, alma, pdgd, pdpgd and sigma-zero. By default all.
         libraries: other libraries, of adv-lib, foolbox, torchattacks, art and auto-attack. By default all that are
             installed.
         eps: L-infinity budget, such as 8/255. By default it is the one of training, or the data set's usual one.

@@ -7,6 +7,7 @@ queries. Attacks with a budget of perturbation are `searched`. What a library is
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import random
 import sys
@@ -150,7 +151,7 @@ def by_auto_attack(
     whole = library.AutoAttack(model, **about, device=x.device)
     whole.attacks_to_run = [attack]
     whole.apgd.n_restarts, whole.square.n_queries = 1, queries
-    whole.apgd.n_iter = whole.apgd_targeted.n_iter = steps
+    whole.apgd.n_iter = whole.apgd_targeted.n_iter = whole.fab.n_iter = steps
     made = whole.run_standard_evaluation(x, y, batch_size=len(x))
     return made[0] if isinstance(made, tuple) else made
 
@@ -190,6 +191,7 @@ def _adv_lib() -> list[Peer]:
         simple("pdpgd", every, lambda norm, q: {
             "norm": NORMS[norm], "num_steps": q // 2, "proximal_operator": 23 if norm == "l0" else None
         }),
+        simple("sdf", ("l2",), lambda *_: {}),
         simple("sigma_zero", ("l0",), lambda _, q: {"num_steps": q // 2}),
         simple("tr", ("linf", "l2"), lambda norm, _: {"p": NORMS[norm], "iter": 100, "adaptive": True}),
         simple("vfga", ("l0",), lambda _, q: {"targeted": False, "max_iter": q // 2}),
@@ -209,6 +211,16 @@ def _foolbox() -> list[Peer]:
 
         return Peer(name, norms, make)
 
+    def brendel_bethge(norm: str, queries: int) -> Run:
+        """A tenth of the queries are for the way from noise to the boundary."""
+        attack = f"{names[norm].replace('inf', 'infinity')}BrendelBethgeAttack"
+
+        def run(library: Any, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            noise = library.attacks.LinearSearchBlendedUniformNoiseAttack(steps=max(queries // 10, 1))
+            return by_foolbox(library, model, x, y, attack, init_attack=noise, steps=queries // 2)
+
+        return run
+
     def fixed(name: str, attack: str, **options: Any) -> Peer:
         def make(norm: str, queries: int) -> Run:
             run = partial(by_foolbox, attack=attack.format(names[norm]), **options)
@@ -217,6 +229,7 @@ def _foolbox() -> list[Peer]:
         return Peer(name, ("linf", "l2", "l1"), make, fixed=True)
 
     return [
+        *([Peer("bb", tuple(NORMS), brendel_bethge)] if importlib.util.find_spec("numba") else []),
         simple("cw", ("l2",), "{}CarliniWagnerAttack", lambda q: {"steps": q // 2, "initial_const": 0.001}),
         simple("ddn", ("l2",), "DDNAttack", lambda q: {"steps": q // 2}),
         simple("deepfool", ("linf", "l2"), "{}DeepFoolAttack", lambda _: {}),
@@ -285,7 +298,7 @@ def _auto_attack() -> list[Peer]:
 
         return Peer(name, ("linf", "l2", "l1"), make, fixed=True)
 
-    return [fixed("apgd-ce"), fixed("apgd-t"), fixed("square")]
+    return [fixed("apgd-ce"), fixed("apgd-t"), fixed("fab-t"), fixed("square")]
 
 
 LIBRARIES: dict[str, tuple[tuple[str, ...], Callable[[], list[Peer]]]] = {

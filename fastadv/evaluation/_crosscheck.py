@@ -9,7 +9,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..attacks import APGD, APGDT, CW, DDN, FGSM, PGD, Attack, DeepFool, Model, Square, classify, isolated
+from ..attacks import (
+    ALMA,
+    APGD,
+    APGDT,
+    CW,
+    DDN,
+    EAD,
+    FAB,
+    FGSM,
+    FMN,
+    PDGD,
+    PDPGD,
+    PGD,
+    Attack,
+    DeepFool,
+    Model,
+    SigmaZero,
+    Square,
+    classify,
+    isolated,
+)
 from ..data import AnyData
 from ._attackbench import NORMS, Queries, distances
 from ._common import beside, leeway, measuring
@@ -44,7 +64,7 @@ class Setting:
     theirs: Mapping[str, Callable[..., Run]]
 
 
-_STEPS, _QUERIES = 20, 500
+_STEPS, _QUERIES, _DESCENT = 20, 500, 100
 _NAMES = {"linf": "Linf", "l2": "L2"}
 
 
@@ -177,6 +197,57 @@ def _ddn() -> Setting:
     )
 
 
+def _fmn(norm: str) -> Setting:
+    """100 steps, the first of length 1."""
+    name = {"linf": "LInfFMNAttack", "l2": "L2FMNAttack"}[norm]
+    return Setting(
+        FMN(_DESCENT, norm=norm),
+        {
+            "foolbox": lambda *_: partial(by_foolbox, attack=name, steps=_DESCENT),
+            "adv-lib": lambda *_: partial(by_adv_lib, attack="fmn", norm=NORMS[norm], steps=_DESCENT),
+        },
+    )
+
+
+def _of_adv_lib(attack: Attack, name: str, **options: Any) -> Setting:
+    """100 steps of an attack that no other library has."""
+    return Setting(attack, {"adv-lib": lambda *_: partial(by_adv_lib, attack=name, num_steps=_DESCENT, **options)})
+
+
+def _fab(norm: str) -> Setting:
+    """100 steps, the boundaries of all classes at each."""
+    return Setting(
+        FAB(_DESCENT, norm=norm),
+        {
+            "torchattacks": lambda *_: partial(by_torchattacks, attack="FAB", norm=_NAMES[norm], steps=_DESCENT),
+            "adv-lib": lambda *_: partial(by_adv_lib, attack="fab", norm=NORMS[norm], n_iter=_DESCENT),
+        },
+    )
+
+
+def _ead() -> Setting:
+    """Three constants from 0.1 on, 100 steps of 0.01 for each; the L1 norm decides."""
+    same = {"binary_search_steps": 3, "initial_const": 0.1}
+    return Setting(
+        EAD(steps=_DESCENT, beta=0.001, **same),
+        {
+            "foolbox": lambda *_: partial(
+                by_foolbox, attack="EADAttack", steps=_DESCENT, regularization=0.001, decision_rule="L1", **same
+            ),
+            "torchattacks": lambda *_: partial(by_torchattacks, attack="EADL1", max_iterations=_DESCENT, **same),
+            "art": lambda *_: partial(
+                by_art,
+                attack="ElasticNet",
+                max_iter=_DESCENT,
+                beta=0.001,
+                learning_rate=0.01,
+                decision_rule="L1",
+                **same,
+            ),
+        },
+    )
+
+
 SETTINGS: dict[str, Setting] = {
     "fgsm": _fgsm(),
     "pgd": _pgd("linf"),
@@ -189,6 +260,15 @@ SETTINGS: dict[str, Setting] = {
     "cw": _cw(),
     "cw-fixed": _cw_fixed(),
     "ddn": _ddn(),
+    "fmn": _fmn("linf"),
+    "fmn-l2": _fmn("l2"),
+    "fab": _fab("linf"),
+    "fab-l2": _fab("l2"),
+    "ead": _ead(),
+    "alma": _of_adv_lib(ALMA(_DESCENT), "alma", init_lr_distance=0.1),
+    "pdgd": _of_adv_lib(PDGD(_DESCENT), "pdgd"),
+    "pdpgd": _of_adv_lib(PDPGD(_DESCENT), "pdpgd", norm=NORMS["l1"]),
+    "sigma-zero": _of_adv_lib(SigmaZero(_DESCENT), "sigma_zero"),
 }
 """What is run in every library that has it."""
 
