@@ -1,5 +1,6 @@
 """Indicators of attack failure: broken models with what must be found of them, and healthy ones that trip nothing."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from test_honesty import dead_at_bounds
 from torch import Tensor, nn
 from toys import quick, samples
 
-from fastadv.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square
+from fastadv.attacks import ALMA, APGD, DDN, FGSM, FMN, PDGD, PDPGD, PGD, Attack, AutoAttack, SigmaZero, Square
 from fastadv.data import Dataset
 from fastadv.evaluation import Evaluation, evaluate
 from fastadv.losses import lead
@@ -169,41 +170,42 @@ def in_memory(x: Tensor) -> Tensor:
     return network("dense")(x.data.sub_(0.1))
 
 
-MASKED = {"black-box stronger than white-box", "random search", "unbounded", "weak loss", "silent success of pgd"}
-"""What follows where gradients are missing or mislead: it may be found or not."""
-BROKEN: dict[str, tuple[Network, dict[str, Attack], str, set[str]]] = {
-    "clamp": (lambda x: network("dense")(dead_at_bounds(x)), ATTACKS, "clamped inputs", set()),
-    "hardtanh": (lambda x: network("dense")(F.hardtanh(x, 0.0, 1.0)), ATTACKS, "clamped inputs", set()),
-    "k-WTA": (lambda x: network("k-WTA")(x), ATTACKS, "unstable predictions", MASKED),
-    "distilled": (lambda x: 100 * network("student")(x), ATTACKS, "zero gradients", MASKED),
-    "JPEG": (lambda x: network("dense")(jpeg(x)), ATTACKS, "zero gradients", MASKED),
-    "quantised": (quantised, ATTACKS, "zero gradients", MASKED),
-    "hot": (lambda x: 1e3 * network("dense")(x), ATTACKS, "zero gradients", MASKED),
-    "cold": (lambda x: 1e-3 * network("dense")(x), ATTACKS, "weak loss", set()),
-    "stochastic": (lambda x: network("dense")(x + 0.1 * torch.randn_like(x)), ATTACKS, "random", {"weak attacks"}),
-    "NaN": (sometimes_nan, ATTACKS, "nan", set()),
-    "root": (lambda x: network("dense")(x.sqrt().square()), ATTACKS, "gradients not finite", set()),
-    "detached": (lambda x: network("dense")(x.detach()), BLIND, "zero gradients", set()),
-    "data": (lambda x: network("dense")(x.data), BLIND, "zero gradients", set()),
-    "copied": (lambda x: network("dense")(x.detach().clone().requires_grad_()), BLIND, "zero gradients", set()),
-    "in memory": (in_memory, BLIND, "zero gradients", set()),
+FLAT = {"zero gradients", "unbounded"}
+BROKEN: dict[str, tuple[Network, dict[str, Attack], set[str]]] = {
+    "clamp": (lambda x: network("dense")(dead_at_bounds(x)), ATTACKS, {"clamped inputs"}),
+    "hardtanh": (lambda x: network("dense")(F.hardtanh(x, 0.0, 1.0)), ATTACKS, {"clamped inputs"}),
+    "k-WTA": (lambda x: network("k-WTA")(x), ATTACKS, {"unstable predictions"}),
+    "distilled": (lambda x: 100 * network("student")(x), ATTACKS, FLAT | {"weak loss"}),
+    "JPEG": (lambda x: network("dense")(jpeg(x)), ATTACKS, FLAT),
+    "quantised": (quantised, ATTACKS, FLAT),
+    "hot": (lambda x: 1e3 * network("dense")(x), ATTACKS, FLAT | {"weak loss"}),
+    "cold": (lambda x: 1e-3 * network("dense")(x), ATTACKS, {"weak loss"}),
+    "stochastic": (lambda x: network("dense")(x + 0.1 * torch.randn_like(x)), ATTACKS, {"random"}),
+    "NaN": (sometimes_nan, ATTACKS, {"nan"}),
+    "root": (lambda x: network("dense")(x.sqrt().square()), ATTACKS, {"gradients not finite"}),
+    "detached": (lambda x: network("dense")(x.detach()), BLIND, {"zero gradients"}),
+    "data": (lambda x: network("dense")(x.data), BLIND, {"zero gradients"}),
+    "copied": (lambda x: network("dense")(x.detach().clone().requires_grad_()), BLIND, {"zero gradients"}),
+    "in memory": (in_memory, BLIND, {"zero gradients"}),
     "half detached": (
         lambda x: network("dense")(x.detach()) + 0.01 * network("linear")(x),
         ATTACKS,
-        "unstable predictions",
-        MASKED,
+        {"unstable predictions"},
     ),
-    "noisy backward": (lambda x: network("dense")(Backwards.apply(x)), ATTACKS, "gradient noise", MASKED),
+    "noisy backward": (lambda x: network("dense")(Backwards.apply(x)), ATTACKS, {"gradient noise"}),
 }
+"""By name: the model, the attacks of its evaluation, and all that fires."""
+UNSURE = {"k-WTA": {"silent success of pgd"}, "stochastic": {"weak attacks"}}
+"""What rounding or chance may add or take away: the first is at three of 47 samples, and two are too few."""
 
 
 @quietly
 @pytest.mark.parametrize("name", quick(BROKEN, "hardtanh", "cold", "root", "copied"))
 def test_a_broken_model_is_found_out(name: str) -> None:
-    model, attacks, fires, may = BROKEN[name]
+    model, attacks, fires = BROKEN[name]
     found = names(measured(model, attacks))
-    assert fires in found
-    assert set(found) <= {fires} | may
+    assert len(found) == len(set(found))
+    assert set(found) - UNSURE.get(name, set()) == fires
 
 
 # ------------------------------------------------------------------------------------------------------------- healthy
@@ -280,6 +282,8 @@ def test_other_attacks_on_healthy_models_trip_nothing() -> None:
     for name in ("dense", "hardened"):
         assert names(measured(network(name), attacks)) == []
         assert names(measured(network(name), {"aa": AutoAttack(EPS, "custom", ("apgd-ce", "apgd-dlr"))})) == []
+        nearest = {kind.__name__: kind() for kind in (FMN, DDN, PDGD, PDPGD, ALMA, SigmaZero)}
+        assert names(measured(network(name), nearest)) == []
 
 
 # ------------------------------------------------------------------------------------------------------ each by itself
@@ -311,6 +315,30 @@ def test_steps_that_end_on_the_way() -> None:
     said = text(found, "incomplete optimisation of halfway")
     assert said.startswith(f"{left} of 40 samples are left right while the loss still rises in the last 4 of 4 steps")
     assert f"twice the steps fool {more} more" in said
+
+
+@pytest.mark.parametrize("short", quick((FMN(5), DDN(10), ALMA(5), SigmaZero(10)), DDN(10)))
+def test_perturbations_that_still_shrink(short: Attack) -> None:
+    """With enough steps none does; nor does a finding need them all to be without a budget."""
+    attacks = {"pgd": ATTACKS["pgd"], "short": short, "long": dataclasses.replace(short, steps=400)}
+    assert names(measured(network("dense"), attacks)) == ["incomplete optimisation of short"]
+
+
+def test_on_a_linear_model_ddn_needs_more_steps_the_nearer_the_boundary_is() -> None:
+    """The radius shrinks by 5 % a step from 1 on, and in n steps to 0.95^n, whatever the distance."""
+    weight = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+
+    def model(x: Tensor) -> Tensor:
+        return (x - 0.5).flatten(1) @ weight.T
+
+    x = 0.5 + (samples(40, *SHAPE) - 0.5) / 8
+    y = model(x).argmax(1)
+    assert (lead(model(x), y) / (weight[0] - weight[1]).norm() < 0.95**24).all()
+    found = measured(model, {"ddn": DDN(12)}, Dataset(x, y, ("a", "b")))
+    assert names(found) == ["incomplete optimisation of ddn"]
+    said = text(found, "incomplete optimisation of ddn")
+    assert said.startswith("for 40 of 40 samples the perturbation shrinks by more than 5% in the last 10 of 12 steps")
+    assert "twice the steps find 40 more that are smaller" in said
 
 
 @pytest.mark.thorough

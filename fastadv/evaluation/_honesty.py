@@ -33,6 +33,7 @@ from ..attacks import (
     checked_logits,
     isolated,
 )
+from ..attacks._nearest import Descent
 from ..data import AnyData, Batch, Dataset, Samples, samples_of
 from ..losses import Loss, cross_entropy, lead
 from ..models.adapted import expected, own_loss
@@ -146,7 +147,9 @@ def checked(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of gradients not finite: the evaluation has said so
             found += _masking(model, few, places, ids, natural, results, transferred)
-            found += () if transferred or random else _replayed(model, few, places, ids, natural, results)
+            if not (transferred or random):
+                found += _replayed(model, few, places, ids, natural, results)
+                found += _descended(model, few, places, ids, natural, results)
             found += () if transferred else _square(model, seen, natural, results, samples)
     return tuple(found)
 
@@ -440,21 +443,30 @@ def _masking(
 
 
 class _Watched(Queries):
-    """Keeps the lead of every sample's label at each call, [N] each; infinite for samples that were not asked about."""
+    """Keeps the lead of every sample's label at each call, [N] each, infinite for samples that were not asked about.
+
+    And the size of its smallest adversarial perturbation by then.
+    """
 
     def __init__(self, *given: Any):
         super().__init__(*given)
         self.leads: list[Tensor] = []
+        self.sizes = [self.best.clone()]
 
     def _track(self, x: Tensor, logits: Tensor, owner: Tensor, allowed: Tensor) -> None:
         super()._track(x, logits, owner, allowed)
         ahead = lead(logits, self.y[owner])
         self.leads.append(ahead.new_full(self.y.shape, math.inf).scatter_reduce(0, owner, ahead, "amin"))
+        self.sizes.append(self.best.clone())
 
     def rising(self, steps: int, passes: int) -> Tensor:
         """[N]: whether the last ten of the last `steps`, of `passes` each, made 5 % of the way to the best lead."""
         best = torch.stack(self.leads[-steps * passes - 1 :]).cummin(0).values[::passes]
         return best[max(len(best) - 11, 0)] - best[-1] > FEW * (best[0] - best[-1])
+
+    def shrinking(self) -> Tensor:
+        """[N]: whether the smallest perturbation lost 5 % of its size in the last ten calls."""
+        return self.sizes[-1] < (1 - FEW) * self.sizes[max(len(self.sizes) - 11, 0)]
 
 
 def _replayed(
@@ -491,6 +503,32 @@ def _replayed(
                     f"{min(10, steps)} of {steps} steps, and twice the steps fool {gain} more. Take more steps, until "
                     "twice as many change nothing, or larger ones; or apgd, which chooses its own",
                 )
+
+
+def _descended(
+    model: Model, few: Dataset, places: Tensor, ids: Tensor, natural: Outcome, results: Mapping[str, Result]
+) -> Iterator[Finding]:
+    """Of attacks that look for the smallest perturbation in a number of steps: whether they lack some."""
+    right = natural.right[places]
+    tried = int(right.sum())
+    for name, result in results.items():
+        attack = result.attack
+        if own_loss(model) or not isinstance(attack, Descent):
+            continue
+        queries = _Watched(model, few.x, few.y, attack.norm, 2**62, few.bounds)
+        attack.outcome(queries, few.x, few.y, ids)
+        shrinking = int((right & queries.shrinking().cpu()).sum())
+        if shrinking < max(2, FEW * tried):
+            continue
+        more = dataclasses.replace(attack, steps=2 * attack.steps).outcome(model, few.x, few.y, ids)
+        once, twice = queries.best.cpu(), torch.where(more.success, more.norm, math.inf).cpu()
+        if gain := _gain(right & (twice < (1 - FEW) * once), right & (once < (1 - FEW) * twice)):
+            yield Finding(
+                f"incomplete optimisation of {name}",
+                f"for {shrinking} of {tried} samples the perturbation shrinks by more than {FEW:.0%} in the last "
+                f"{min(10, attack.steps)} of {attack.steps} steps, and twice the steps find {gain} more that are "
+                "smaller by as much. Take more steps, until twice as many change nothing",
+            )
 
 
 def _scale(model: Model, few: Dataset) -> float:
