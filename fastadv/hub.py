@@ -288,6 +288,8 @@ def load_weights(path: str | Path, shape: Sequence[int], classes: int) -> nn.Mod
         raise ValueError(f"{path} has the means of MeanSparse, but not its alpha: write it with hub.save_weights")
     network = _recognised(_as_own(state), tuple(shape), classes, str(path))
     try:
+        if sparse is not None and (not moments or any(part is None for pair in moments.values() for part in pair)):
+            raise ValueError("it has the alpha of MeanSparse, but not all means and deviations")
         for name, (means, stds) in moments.items():
             insert(network, name, MeanSparse(means, stds, *sparse))
     except (TypeError, ValueError) as error:
@@ -345,7 +347,10 @@ def _read(path: Path) -> tuple[State, list[float] | None, list[float] | None, tu
                 "where it comes from, and save its state_dict() alone"
             ) from None
         state = _state_within(whole, path)
-    mean, std, sparse = (json.loads(about[name]) if name in about else None for name in ("mean", "std", "mean_sparse"))
+    try:
+        mean, std, sparse = (json.loads(about.get(name, "null")) for name in ("mean", "std", "mean_sparse"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
     if sparse is not None:  # its buffers have the names of a normalisation's
         return _unwrapped(state), mean, std, sparse
     buffers = {name: _taken(state, names) for name, names in {"mean": ("mean", "mu"), "std": ("std", "sigma")}.items()}

@@ -1586,8 +1586,9 @@ def test_a_model_without_gradients(attack):
 def test_wrong_budgets(kind, options, message):
     with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
         kind(**options)
-    with pytest.raises(TypeError, match=f"{kind.__name__}: eps must be a number, or a tensor .*, got '0.1'"):
-        kind(eps="0.1")
+    for value in ("0.1", None):
+        with pytest.raises(TypeError, match=f"{kind.__name__}: eps must be a number, or a tensor .*, got {value!r}"):
+            kind(eps=value)
 
 
 @pytest.mark.parametrize(
@@ -1595,6 +1596,7 @@ def test_wrong_budgets(kind, options, message):
     [
         (PGD, {"steps": -1}, "steps must be a whole number of at least 0, got -1"),
         (PGD, {"alpha": -0.1}, "alpha must be between"),
+        (APGD, {"rho": None}, r"rho must be in \[0, 1\], got None"),
         (PGD, {"random_start": -1}, "random_start must be a share of eps"),
         (PGD, {"random_start": 1.5}, "random_start must be"),  # would start outside the ball
         (PGD, {"loss": "mse"}, "loss must be one of ce, margin, slm, dlr, pm, kl, spat, got 'mse'"),

@@ -12,7 +12,7 @@ from toys import Cliff, Slope, halves
 from fastadv import Dataset, fit
 from fastadv.attacks import FGSM, PGD
 from fastadv.data import load
-from fastadv.trainers import CAT, METHODS, NFGSM, FGSMTraining, FreeAT, Madry, PGDTraining, Settings, Standard
+from fastadv.trainers import CAT, DKL, METHODS, NFGSM, FGSMTraining, FreeAT, Madry, PGDTraining, Settings, Standard
 from fastadv.trainers._guard import CHECKS, Guard, _left
 
 
@@ -215,6 +215,30 @@ class Few:
 
     def __len__(self) -> int:
         return 3
+
+
+def test_what_a_method_keeps_may_not_be_there_yet(monkeypatch):
+    """A fall back to the first epoch, in which DKL has no weights of classes."""
+
+    def conclude(guard: Guard) -> None:
+        if not guard.good:
+            guard.good = guard.run.learned() | {"pgd_accuracy": 1.0}
+            kept.append(guard.run.method.weights)
+        elif guard.run.history and not guard.rollbacks:
+            kept.append(guard.run.method.weights)
+            guard.best = 1.0, 1.0
+            guard.go_back(1.0)
+            kept.append(guard.run.method.weights)
+        guard.counts = [0.0, 0.0, 0.0]
+
+    kept = []
+    monkeypatch.setattr(Guard, "conclude", conclude)
+    data = load("fashion-mnist-mini", "train").take(24)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    fit(model, DKL().at(0.1), data, epochs=3, batch_size=8, guard=True)
+    assert kept[0] is None
+    assert kept[1].shape == (10, 10)
+    assert kept[2] is None
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -414,6 +414,15 @@ def test_mean_sparse_of_which_too_little_is_known(known, tmp_path):
         safetensors.torch.save_file(state | added, tmp_path / "bad.safetensors", {"mean_sparse": json.dumps(how)})
         with pytest.raises(ValueError, match=message):
             load_weights(tmp_path / "bad.safetensors", (1, 28, 28), 10)
+    whole = {f"features.1.0.{part}": value for part, value in two.items()}
+    for added, how, message in (
+        ({}, '[0.2, "exact"]', "bad.safetensors is damaged: it has the alpha of MeanSparse, but not all means"),
+        ({"features.1.0.mean": two["mean"]}, '[0.2, "exact"]', "not all means and deviations"),
+        (whole, "[0.2", "bad.safetensors is damaged: "),
+    ):
+        safetensors.torch.save_file(state | added, tmp_path / "bad.safetensors", {"mean_sparse": how})
+        with pytest.raises(ValueError, match=message):
+            load_weights(tmp_path / "bad.safetensors", (1, 28, 28), 10)
 
 
 def test_a_hash_in_a_name_is_verified(known, tmp_path):

@@ -100,7 +100,7 @@ def naive_fmn(attack: FMN, model: nn.Module, x: Tensor, y: int) -> Tensor:
         elif size < math.inf:
             radius = radius * (1 + gamma)
         else:
-            radius = 1.001 * (delta.flatten().norm(order).item() + abs(loss.item()) / grad.flatten().norm(dual).item())
+            radius = 1.001 * delta.flatten().norm(order).item() + abs(loss.item()) / grad.flatten().norm(dual).item()
         radius = min(radius, float(largest))
         delta = delta + alpha * grad / grad.norm()
         if attack.norm == "l0":

@@ -346,14 +346,14 @@ def check_budgets(attack: Attack, *names: str, whole: bool | None = None) -> Non
     """Raises ValueError unless the attack's sizes are finite, not negative and no larger than the range of the inputs.
 
     `whole`: they are norms of whole samples, which may be larger; by default where its ball is none of ``linf``. None
-    is left to the attack. TypeError for what is neither number nor tensor.
+    is left to the attack where it is the default. TypeError for what is neither number nor tensor.
     """
     whole = attack.ball and attack.norm != "linf" if whole is None else whole
     lo, hi = attack.bounds
     most = sys.float_info.max if whole else hi - lo
     for name in names:
         value: Budget | None = getattr(attack, name)
-        if value is None or (isinstance(value, Tensor) and value.numel() == 0):
+        if _is_left_out(attack, name) or (isinstance(value, Tensor) and value.numel() == 0):
             continue
         if not isinstance(value, Real | Tensor):
             got = f"{type(attack).__name__}: {name} must be a number, or a tensor with one a sample"
@@ -367,12 +367,23 @@ def check_budgets(attack: Attack, *names: str, whole: bool | None = None) -> Non
 
 
 def check_ranges(attack: Attack, **intervals: str) -> None:
-    """Raises ValueError unless each of the attack's numbers is None or in its interval, such as ``rho="[0, 1)"``."""
+    """Raises ValueError unless each of the attack's numbers is in its interval, such as ``rho="[0, 1)"``.
+
+    None is left to the attack where it is the default.
+    """
     for name, interval in intervals.items():
         value, (low, high) = getattr(attack, name), map(float, interval[1:-1].split(","))
         ends = [low] * (interval[0] == "[") + [high] * (interval[-1] == "]")
-        if value is not None and not (low < value < high or value in ends):
+        if _is_left_out(attack, name):
+            continue
+        if value is None or not (low < value < high or value in ends):
             raise ValueError(f"{type(attack).__name__}: {name} must be in {interval}, got {value}")
+
+
+def _is_left_out(attack: Attack, name: str) -> bool:
+    """Whether the option is None, and None is its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(attack)}
+    return getattr(attack, name) is None and defaults[name] is None
 
 
 def check_start(attack: Attack, value: Start, loss: str = "ce", laws: tuple[str, ...] = ("gaussian",)) -> None:

@@ -16,7 +16,7 @@ from ._attack import check_counts, check_ranges
 from ._nearest import MinimumNorm
 from ._state import Nearest
 
-FLOAT32 = "[1e-30, 1e+30]"  # far within it
+_WEIGHTS = "[1e-30, 1e+30]"  # so that products with them are within float32's range
 
 
 @dataclass
@@ -56,7 +56,7 @@ class CarliniWagner(MinimumNorm):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, steps=0)
-        check_ranges(self, kappa="[0, inf)", lr=FLOAT32, initial_const=FLOAT32)
+        check_ranges(self, kappa="[0, inf)", lr=_WEIGHTS, initial_const=_WEIGHTS)
 
     @abstractmethod
     def penalty(self, live: Rows) -> Tensor:

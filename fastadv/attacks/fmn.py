@@ -15,6 +15,7 @@ from ._state import Nearest
 
 _LAST, _LAST_GAMMA = 0.01, 0.001
 """What is left of the step size at the end, and by what share the radius changes there."""
+_BEYOND = 0.001
 
 
 @dataclass
@@ -31,10 +32,10 @@ class FMN(Descent):
 
     A step goes along the gradient of the margin, divided by its L2 norm, and back to the ball and the box. The ball
     shrinks after an adversarial point, at least to the best one, and grows after others; until the first adversarial
-    point, its radius is 0.1 % more than the distance to the linearised boundary, on which the rounding of a point would
-    decide its class. In ``l0`` the radius is a number of entries, and changes by one at least. Step size and change of
-    the radius fall by half a cosine. Samples that succeed at x are returned as they are; so are those that are never
-    fooled.
+    point, its radius is the distance to the linearised boundary. To that, 0.1 % of the perturbation's size is added
+    here, as rounding would decide the class of a point on a boundary. In ``l0`` the radius is a number of entries, and
+    changes by one at least. Step size and change of the radius fall by half a cosine. Samples that succeed at x are
+    returned as they are; so are those that are never fooled.
 
     Args:
         steps: gradient steps.
@@ -81,8 +82,9 @@ class FMN(Descent):
             )
         else:
             distance = ahead.abs() / ops.row_norms(grad, DUALS[self.norm])
-            outside = ops.row_norms(live.x_adv, self.norm, live.x) + distance.nan_to_num(0)
-            larger = torch.where(own.size.isinf(), (1 + _LAST_GAMMA) * outside, larger)
+            moved = ops.row_norms(live.x_adv, self.norm, live.x)
+            outside = torch.add(distance.nan_to_num(0), moved, alpha=1 + _BEYOND)
+            larger = torch.where(own.size.isinf(), outside, larger)
         return torch.where(fooled, torch.minimum(smaller, own.size), larger).clamp(min=1 if self.norm == "l0" else 0)
 
     def _move(self) -> Callable[[Rows, Tensor, Tensor, Tensor], None]:

@@ -226,7 +226,8 @@ def run_recipes(
     """Trains the networks of `first` and of `rows`, the variants of `chosen`, in `folder`; the figures of each row."""
     trainings = {recipe.name: options.training(recipe) for recipe in (*first, *rows)}
     names = networks_of((*first, *rows), trainings, options)
-    networks: dict[str, nn.Module] = {}
+    trained: dict[str, nn.Module] = {}
+    networks: dict[str, nn.Module] = {}  # by recipe, of the epoch that it asks for
     histories: dict[str, History] = {}
     calibrations: dict[str, recipes.Calibration] = {}
     for recipe in (*first, *rows):
@@ -235,7 +236,7 @@ def run_recipes(
             source = trainings[recipe.calibrate["network"]]
             test = test_data(source.data, source.classes)
             calibrations[recipe.name] = calibrate(recipe, networks[recipe.calibrate["network"]], test, options, folder)
-        if name not in networks:
+        if name not in trained:
             found = calibrations.get(recipe.name)
             method = options.method(recipe.at(found.eps) if found else recipe)
             if recipe.weights:
@@ -243,14 +244,12 @@ def run_recipes(
             run = Run(folder / name, as_yaml(method, training), environment(), True, defaults(method, training))
             data = training_data(training.data, training.classes, training.per_class)
             rules = recipes.protocol(recipe.evaluation)
-            if not (
-                training.patience or recipe.epoch == "best"
-            ):  # what is held out chooses nothing: it need not be measured every epoch
+            if not chooses(recipe, training):  # what is held out need not be measured every epoch
                 data, training = split(data, training.held_out)[0], dataclasses.replace(training, held_out=0)
             halves = split(data, training.held_out)
             plan = TrainingPlan(name, method, training, *halves, rules.label, training.extra_data(data))
-            networks[name], histories[name] = train_one(plan, run)
-        networks[recipe.name] = at_epoch(recipe, trainings[recipe.name], networks[name], folder / name)
+            trained[name], histories[name] = train_one(plan, run)
+        networks[recipe.name] = at_epoch(recipe, trainings[recipe.name], trained[name], folder / name)
         histories[recipe.name] = histories[name]
     results = {}
     for recipe in rows:
@@ -279,10 +278,17 @@ def networks_of(
     trained: dict[str, str] = {}
     found = {}
     for recipe in rows:
-        settings = as_yaml(options.method(recipe), trainings[recipe.name])
-        key = repr((recipe.method, settings, recipe.weights, recipe.calibrate, recipe.epoch == "best"))
+        training = trainings[recipe.name]
+        label = recipes.protocol(recipe.evaluation).label if chooses(recipe, training) else ""
+        settings = as_yaml(options.method(recipe), training)
+        key = repr((recipe.method, settings, recipe.weights, recipe.calibrate, label))
         found[recipe.name] = trained.setdefault(key, recipe.network or recipe.name)
     return found
+
+
+def chooses(recipe: recipes.Recipe, training: Training) -> bool:
+    """Whether figures of samples held out choose the epoch, or the last one."""
+    return bool(training.patience) or recipe.epoch == "best"
 
 
 def at_epoch(recipe: recipes.Recipe, training: Training, network: nn.Module, folder: Path) -> nn.Module:

@@ -219,7 +219,10 @@ def _fab(norm: str) -> Setting:
     return Setting(
         FAB(_DESCENT, norm=norm),
         {
-            "torchattacks": lambda *_: partial(by_torchattacks, attack="FAB", norm=_NAMES[norm], steps=_DESCENT),
+            # Its eps is where it starts, and also how far it may find anything.
+            "torchattacks": lambda *_: partial(
+                by_torchattacks, attack="FAB", norm=_NAMES[norm], steps=_DESCENT, eps=math.inf
+            ),
             "adv-lib": lambda *_: partial(by_adv_lib, attack="fab", norm=NORMS[norm], n_iter=_DESCENT),
         },
     )

@@ -525,9 +525,9 @@ def _descended(
         if gain := _gain(right & (twice < (1 - FEW) * once), right & (once < (1 - FEW) * twice)):
             yield Finding(
                 f"incomplete optimisation of {name}",
-                f"for {shrinking} of {tried} samples the perturbation shrinks by more than {FEW:.0%} in the last "
-                f"{min(10, attack.steps)} of {attack.steps} steps, and twice the steps find {gain} more that are "
-                "smaller by as much. Take more steps, until twice as many change nothing",
+                f"for {shrinking} of {tried} samples the perturbation is found, or shrinks by more than {FEW:.0%}, in "
+                f"the last {min(10, attack.steps)} of {attack.steps} steps, and twice the steps find {gain} more that "
+                "are smaller by as much. Take more steps, until twice as many change nothing",
             )
 
 

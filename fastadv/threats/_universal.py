@@ -78,6 +78,8 @@ class Universal(Attack):
         """
         found = cls(torch.zeros(()), eps, norm=norm, bounds=bounds or (0.0, 1.0)).within(bounds_of(data, bounds))
         width = 1.0 if bounds else found.unit
+        if alpha is not None and not 0 < alpha < math.inf:
+            raise ValueError(f"Universal: alpha must be positive and finite, got {alpha}")
         check_count(found, "epochs", epochs, 1)
         check_count(found, "batch_size", batch_size, 1)
         if target is not None:

@@ -73,7 +73,8 @@ class Method(ABC):
     """A training method: its options are its fields, and it says what is minimised.
 
     Args:
-        label_smoothing: share of the label spread over all classes, in every cross-entropy with labels.
+        label_smoothing: share of the label spread over all classes, in every cross-entropy with labels; none in a loss
+            of the user's own.
     """
 
     label_smoothing: float = field(default=0.0, kw_only=True)

@@ -232,7 +232,7 @@ class Run:
         """Goes back to what `learned` gave."""
         for name in self.method.kept:
             now, value = getattr(self.method, name), state["kept"][name]
-            if isinstance(now, Tensor):
+            if isinstance(now, Tensor) and isinstance(value, Tensor):
                 if now.shape != value.shape:
                     raise ValueError(f"{name} was {tuple(value.shape)}, and would be {tuple(now.shape)}")
                 value = value.to(now)

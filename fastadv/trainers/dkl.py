@@ -25,8 +25,8 @@ class DKL(TRADES):
 
     `weights` [K, K] has a row a class: the mean, over its samples in the epoch before, of the prediction at x at a
     `temperature`; equal shares in the first epoch. Defaults are those of the authors' code for CIFAR-10
-    (https://github.com/jiequancui/DKL), which takes 2 to 5 steps, raises eps over the whole run (`eps_warmup`), and has
-    `awp` 0.005.
+    (https://github.com/jiequancui/DKL), which takes 5 steps of eps / 2, raises eps over the whole run (`eps_warmup`),
+    and has `awp` 0.005 from its tenth epoch on.
 
     Args:
         attack: PGD on the divergence, as TRADES has it.
