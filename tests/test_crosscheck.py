@@ -173,7 +173,7 @@ def test_every_setting_of_an_installed_library_runs(name: str):
         if each.setting in ("fgsm", "pgd", "pgd-l2"):
             assert (each.better, each.worse) == (0, 0), each
         if each.setting in ("fab", "fab-l2"):
-            assert each.fooled[0] == each.fooled[1] == 1, each
+            assert each.fooled == each.theirs_fooled == 1, each
 
 
 # -------------------------------------------------------------------------------------------------------------- command
