@@ -90,7 +90,7 @@ BEFORE, AFTER = _lines(["fgsm", "pgd20", "cw30"], ["0.1"]), _lines(["fgsm", "pgd
 STRONGEST = [("AutoAttack 0.1", "autoattack 0.1", *FRIENDLY_AUTOATTACK)]
 FRIENDLY = [*_of([FRIENDLY_RUN], [CLEAN, *BEFORE]), *STRONGEST, *_of([FRIENDLY_RUN], AFTER)]
 TWINS = {"Madry": "madry", "FAT": "friendly", "TRADES": "trades", "FAT for TRADES": "friendly-trades"}
-WITH_MART = TWINS | {"MART": "mart", "FAT for MART": "friendly-mart"}
+TWINS |= {"MART": "mart", "FAT for MART": "friendly-mart"}
 TRADES = {eps: f"friendly-fashion-mnist-trades-{eps}" for eps in ("0.1", "0.2")}
 SPAT = [CLEAN, *((ATTACKS[name], f"{name} 0.1") for name in ("fgsm", "pgd20", "cw30", "autoattack"))]
 SPAT += [("PGD-20 less AutoAttack", f"pgd20 0.1{LESS}autoattack 0.1")]
@@ -135,8 +135,8 @@ RECORDS: dict[str, Measured] = {
         False,
         "accuracy in %",
     ),
-    "friendly_1": _trained_by(_friendly(WITH_MART, "0.1"), FRIENDLY),
-    "friendly_2": _trained_by(_friendly(WITH_MART, "0.2"), FRIENDLY),
+    "friendly_1": _trained_by(_friendly(TWINS, "0.1"), FRIENDLY),
+    "friendly_2": _trained_by(_friendly(TWINS, "0.2"), FRIENDLY),
     "tau": _values(
         "friendly-fashion-mnist-tau",
         "attack.tau",

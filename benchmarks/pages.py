@@ -117,9 +117,8 @@ def _friendly(eps: str) -> Measured:
 
 
 def _friendly_seeds() -> Measured:
-    columns = {head: name for head, name in _friendly("0.1").columns.items() if "MART" not in head}
     lines = [(f"{label}, trained at 0.1, three seeds", figure, FRIENDLY_SEEDS) for label, figure in SEEDS_LINES]
-    return Measured(columns, lines)
+    return Measured(_friendly("0.1").columns, lines)
 
 
 def _spat(**columns: str) -> Measured:
@@ -286,8 +285,9 @@ def _distance(folder: Path) -> tuple[int, int]:
 
 
 def _conditions(rows: Sequence[Row]) -> str:
-    epochs = "" if "epochs" in rows[0].changed else f"{rows[0].recipe.training['epochs']} epochs"
-    return ", ".join(filter(None, [epochs, about(rows)]))
+    epochs = "" if "epochs" in rows[0].changed else f"{rows[0].epochs} epochs"
+    seeds = f"{rows[0].seeds} seeds" if rows[0].seeds > 1 else ""
+    return ", ".join(filter(None, [epochs, seeds, about(rows)]))
 
 
 def _earlier(folder: Path) -> str:

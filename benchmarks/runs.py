@@ -36,6 +36,7 @@ class Row:
     """A recipe that was run: its `figures`, over all seeds if there are several, and what of the training `changed`.
 
     `samples`: of the test. `changed`: by the setting's name, as run and as printed. `seeds`: how many trainings.
+    `epochs`: of each, as run.
     `outcomes`: every test sample's part in a figure, in the figure's unit, where the run kept them; means over seeds.
     """
 
@@ -46,6 +47,7 @@ class Row:
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     seeds: int = 1
     outcomes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    epochs: int = 0
 
     def get(self, name: str) -> Figure | None:
         return next((figure for figure in self.figures if figure.name == name), None)
@@ -166,7 +168,8 @@ def read(folder: Path) -> tuple[Row, ...]:
             outcomes = _outcomes([run / recipe.name / "outcomes.npz" for run in runs])
             changed = changes(recipe, settings)
             figures = with_averages(recipe, read_figures(path))
-            rows.append(Row(recipe.name, recipe, figures, samples, changed, seeds, outcomes))
+            epochs = settings.get("epochs") or recipe.training.get("epochs", 0)
+            rows.append(Row(recipe.name, recipe, figures, samples, changed, seeds, outcomes, epochs))
     return tuple(rows)
 
 
