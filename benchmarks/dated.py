@@ -77,6 +77,13 @@ BLIND_WIDE = [
     *(*_lines(["deepfool"], SMALL, *FROM_NT), *_lines(["fgsm", "pgd"], THREE, *FROM_NT)),
 ]
 BLIND_70 = [CLEAN, *_lines(["pgd-true"], THREE, "{} at {}, true label"), ("AutoAttack at 0.1", "autoattack 0.1")]
+MNIST_RUN = "2026-11-30-blind-mnist-10k"
+MNIST = _columns("blind-mnist", nt="NT", fgsm="FGSM(0.3)", pgd="PGD(0.3)")
+MNIST |= {"DF-AT": "blind-mnist-df-at", "BAT": "blind-mnist-bat"}
+MNIST_LINES = [CLEAN, *((f"DeepFool avg-AA({theta})", f"deepfool avg-AA({theta})") for theta in ("0.13", "0.07"))]
+MNIST_LINES += [("DeepFool norm (RMS)", "deepfool norm"), ("C&W norm (RMS)", "cw norm")]
+MNIST_LINES += _lines(["fgsm", "pgd"], ["0.3"], "{} at {}")
+MNIST_LINES += [("PGD-20 at 0.3, true label", "pgd-true 0.3"), ("AutoAttack at 0.2, true label", "autoattack 0.2")]
 FIGURE4_LINES = [CLEAN, ("avg-AA(0.3)", "deepfool avg-AA(0.3)")]
 FIGURE4_LINES += [(f"AA({eps})", f"deepfool {eps}") for eps in ("0.01", *THREE, "0.3")]
 CUTOFFS = {value: value for value in ("0", "0.02", "0.05", "0.1", "0.2", "1")} | {"mean of the batch": "None"}
@@ -125,6 +132,7 @@ RECORDS: dict[str, Measured] = {
     ),
     "blind_wide": Measured(BLIND, _of([WIDE], BLIND_WIDE), False, "measured (printed)"),
     "blind_70": Measured(BLIND, _of([STRONGEST_70], BLIND_70), False, "% of 1,000 images (printed)"),
+    "blind_mnist": Measured(MNIST, _of([MNIST_RUN], MNIST_LINES), False, "measured (printed)"),
     "cutoff": _values("blind-figure4-cutoff", "cutoff", CUTOFFS, _of([FIGURE4], FIGURE4_LINES)),
     "scale": _values(
         "blind-figure4-scale", "rho", ("0", "0.2", "0.4", "0.6", "0.8", "0.9", "1"), _of([FIGURE4], FIGURE4_LINES)

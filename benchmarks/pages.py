@@ -27,7 +27,7 @@ DATA |= {"svhn": "SVHN"}
 class Claim:
     """A paper's own tables: the recipes that hold them, its own `methods`, and the figures of which leads are told.
 
-    `says`: what the paper claims for its methods, in plain words.
+    Of these, `*` is any budget. `says`: what the paper claims for its methods, in plain words.
     """
 
     paper: str
@@ -44,7 +44,7 @@ class Claim:
 
 
 BLIND = "Blind Adversarial Training"
-LEADS = ("clean", "deepfool avg-AA(0.08)", "deepfool avg-AA(0.04)")
+LEADS = ("clean", "deepfool avg-AA(*)")
 CLAIMS = {
     "baselines": Claim(BLIND, "blind-*", ("standard", "fgsm", "pgd", "deepfool")),
     "blind": Claim(
@@ -260,9 +260,10 @@ def claimed(claim: Claim, places: Sequence[Path]) -> list[tuple[str, str, Path |
             where = listed([DATA[name] for name in sorted(data)])
             told = f"{_sentence(found, 'were contradicted')} {_figures([row for row in rows if claim.its(row)])}"
             lines.append((f"{where}; {_conditions(rows)}{_earlier(folder)}", told, folder))
-            for name in claim.headlines if data & printed else ():
-                leads = _headline([ordering for ordering in found if ordering.figure == name], claim)
-                lines.append((f"`{name}` there", leads or "Not measured.", None))
+            for pattern in claim.headlines if data & printed else ():
+                for name in dict.fromkeys(o.figure for o in found if fnmatch(o.figure, pattern)) or [pattern]:
+                    leads = _headline([ordering for ordering in found if ordering.figure == name], claim)
+                    lines.append((f"`{name}` there", leads or "Not measured.", None))
             printed -= data
     if printed:
         lines.append((listed([DATA[name] for name in sorted(printed)]), "Not tested here: no row has been run.", None))
