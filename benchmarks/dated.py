@@ -113,6 +113,8 @@ DRA += _lines(["fgsm", "pgd20", "cw30", "autoattack"], ["0.1"])
 DRA_COLUMNS = {"normal training": "dra-fashion-mnist-standard"}
 DRA_COLUMNS |= {f"fine-tuned with {name.upper()}": f"dra-fashion-mnist-{name}" for name in ("dra", "pgd")}
 DRA_COLUMNS |= {f"TRADES, beta {beta}": f"dra-fashion-mnist-trades-{beta}" for beta in ("0.1", "0.5")}
+DRA_EQUAL = "2026-11-30-dra-fashion-mnist"
+SPAT_AGAIN = "2026-11-30-spat-fashion-mnist"
 BILATERAL_COLUMNS = {
     name.upper(): f"bilateral-fashion-mnist-{name}" for name in ("r-fgsm", "r-mc", "r-mc-ls", "r-mc-la")
 }
@@ -156,7 +158,9 @@ RECORDS: dict[str, Measured] = {
     "clipped": Measured(TRADES, _of([FRIENDLY_RUN], [CLEAN, *BEFORE, *AFTER]), False, "eps in training", turned=True),
     "smd": _trained_by({head: f"smd-table2b-{row}" for head, row in SMD_ROWS.items()}, _of([SMD_RUN], SMD)),
     "spat": _trained_by(SPAT_COLUMNS, _of([SPAT_RUN], SPAT)),
+    "spat_again": _trained_by(SPAT_COLUMNS, _of([SPAT_AGAIN], SPAT)),
     "dra": _trained_by(DRA_COLUMNS, _of(DRA_RUNS, DRA)),
+    "dra_equal": _trained_by(DRA_COLUMNS, _of([DRA_EQUAL], [*DRA, ("15 corruptions", "corruptions mean")])),
 }
 """By block."""
 

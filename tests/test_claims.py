@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import dated, networks, runs, table
+from benchmarks import dated, networks, runs, table, verdicts
 from benchmarks.reproduction import RESULTS, ROOT
 from benchmarks.timing import Timed
 from fastadv.report import read_figures
@@ -381,9 +381,9 @@ def of_friends(
     return beyond(f"2026-11-21-friendly-fashion-mnist{run}", "friendly-fashion-mnist-", pairs, figures)
 
 
-def with_spat(others: Iterable[str], figures: Iterable[str]) -> list[tuple[str, str, str]]:
+def with_spat(others: Iterable[str], figures: Iterable[str], day: str = "22") -> list[tuple[str, str, str]]:
     pairs = [("spat", other) for other in others]
-    return beyond("2026-11-22-spat-fashion-mnist", "spat-fashion-mnist-", pairs, figures)
+    return beyond(f"2026-11-{day}-spat-fashion-mnist", "spat-fashion-mnist-", pairs, figures)
 
 
 def of_bilateral(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
@@ -394,6 +394,17 @@ def of_blind(run: str, pairs: Iterable[tuple[str, str]], *figures: str) -> list[
     return beyond(f"2026-11-21-blind-fashion-mnist{run}", "blind-fashion-mnist-", pairs, figures)
 
 
+DRA_ATTACKS = [f"{name} {eps}" for name in ("fgsm", "pgd20", "autoattack") for eps in ("0.05", "0.1")] + ["cw30 0.1"]
+
+
+def of_dra(larger: str, smaller: str) -> list[tuple[str, str, str]]:
+    """Attacks of which the first row leaves more than the second beyond chance on the same images."""
+    rows = {row.name: row for row in runs.read(RESULTS / "reproduce" / "2026-11-30-dra-fashion-mnist")}
+    a, b = (rows[f"dra-fashion-mnist-{name}"].outcomes for name in (larger, smaller))
+    return [(larger, smaller, name) for name in DRA_ATTACKS if verdicts.paired(a[name], b[name])[0] > 0]
+
+
+STRONGER = ("pgd20 0.1", "cw30 0.1", "autoattack 0.1")
 ONE_STEP = ("r-mc", "r-mc-ls", "r-mc-la")
 STRONG = list(itertools.product(("r-fgsm", "madry"), ONE_STEP))
 AVERAGES = ("deepfool avg-AA(0.08)", "deepfool avg-AA(0.04)")
@@ -428,6 +439,22 @@ CHANCE: dict[str, tuple[str, Callable[[], bool]]] = {
             "2026-11-30-friendly-fashion-mnist-seeds", "friendly-fashion-mnist-", FRIENDS[:3],
             [f"{name} 0.1" for name in THREE],
         ),
+    ),
+    "beyond what chance leaves on the same images, at 0.05 and 0.1 under every attack": (
+        "2026-11-30-dra-fashion-mnist", lambda: len(of_dra("pgd", "dra")) == len(DRA_ATTACKS)
+    ),
+    "Taking turns, for half of the gradients, differs from PGD within chance in every column": (
+        "2026-11-30-dra-fashion-mnist",
+        lambda: not beyond(
+            "2026-11-30-dra-fashion-mnist", "dra-fashion-mnist-", [("pgd", "alternating")],
+            ["clean", "pgd20 0.02", "pgd20 0.05", "pgd20 0.1", "autoattack 0.05", "autoattack 0.1"],
+        ),
+    ),
+    "Its leads over ALP, TRADES, MART and Madry's are within chance under PGD-20, C&W-inf and AutoAttack; those over "
+    "GAIRAT and MAIL are not": (
+        "2026-11-30-spat-fashion-mnist",
+        lambda: not with_spat(("alp", "trades", "mart", "madry"), STRONGER, "30")
+        and len(with_spat(("gairat", "mail"), STRONGER, "30")) == 6,
     ),
     "PGD-AT's are 83.6 and 92.2: larger, as in print, but within chance": (
         "2026-11-30-mnist-10k",
