@@ -42,6 +42,7 @@ from fastadv.attacks import (
     TPGD,
     VMIFGSM,
     VNIFGSM,
+    APGDRounds,
     Attack,
     AutoAttack,
     Boundary,
@@ -68,6 +69,7 @@ CASES: dict[str, Attack] = {
     "alma": ALMA(steps=30),
     "anpgd": ANPGD(0.1, steps=5, longest=0.1),
     "apgd": APGD(0.1, steps=5),
+    "apgdrounds": APGDRounds(0.1),
     "apgdt": APGDT(0.1, steps=3, targets=2),
     "autoattack": AutoAttack(0.1, "custom", ("apgd-ce",)),
     "boundary": Boundary(60),
@@ -1316,7 +1318,7 @@ def test_a_constant_model(attack):
         assert torch.equal(found.x_adv, Noise(attack.alpha, law="sign")(None, x, y))
     elif isinstance(attack, OnePixel):  # gives the best of what it has tried
         assert found.norm.max() <= 2 * 3
-    elif isinstance(attack, ANPGD | FriendlyPGD | APGDT | Square | TPGD):  # starts of their own
+    elif isinstance(attack, ANPGD | FriendlyPGD | APGDT | APGDRounds | Square | TPGD):  # starts of their own
         assert 0 < linf(found.x_adv - x).max() <= 0.1 + 1e-7
     else:
         assert torch.equal(found.x_adv, Noise(0.1)(None, x, y) if starts else x)  # asks no model

@@ -49,6 +49,7 @@ from fastadv.attacks import (
     TPGD,
     VMIFGSM,
     VNIFGSM,
+    APGDRounds,
     Attack,
     AttackResult,
     AutoAttack,
@@ -107,6 +108,7 @@ VARIANTS: dict[str, list[Attack]] = {
         *each(APGD, targeted=True, steps=6),
         dataclasses.replace(APGD(0.1, steps=6), eps=torch.linspace(0.05, 0.2, 24, dtype=torch.float64)),
     ],
+    "apgdrounds": each(APGDRounds),
     "apgdt": [
         *each(APGDT, NORMS, targets=2, restarts=2, steps=5),
         APGDT(2.0, steps=10, targets=2, norm="l1", large_eps=True),

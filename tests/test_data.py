@@ -57,6 +57,14 @@ def dataset(x=None, y=None, **options) -> Dataset:
     return Dataset(x, y, **{"classes": ("a", "b", "c"), "name": "toy", **options})
 
 
+def test_a_data_set_prints_what_it_is():
+    x = torch.zeros(2, 1, 3, 3)
+    assert repr(Dataset(x, torch.tensor([0, 1]), ("a", "b", "c"), name="toy")) == (
+        "Dataset(toy: 2 samples [1, 3, 3] in [0, 1], 3 classes)"
+    )
+    assert repr(Dataset(x, torch.zeros(2, 4), ())) == "Dataset(data: 2 samples [1, 3, 3] in [0, 1], labels [4])"
+
+
 def test_dataset_keeps_float32_and_int64():
     data = dataset(torch.rand(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 1], dtype=torch.uint8))
     assert data.x.dtype == torch.float32

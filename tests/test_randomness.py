@@ -28,7 +28,18 @@ from fastadv.evaluation import calibrated, features, landing, swept_curve, trans
 from fastadv.trainers import CAT, Batch, Madry, Standard
 
 RANDOM = (
-    *("anpgd", "apgd", "apgdt", "autoattack", "boundary", "dynamic", "friendly", "hopskipjump", "minimal"),
+    *(
+        "anpgd",
+        "apgd",
+        "apgdrounds",
+        "apgdt",
+        "autoattack",
+        "boundary",
+        "dynamic",
+        "friendly",
+        "hopskipjump",
+        "minimal",
+    ),
     *("difgsm", "eotpgd", "multi", "noise", "onepixel", "onestep", "pgd", "pixle", "rfgsm", "spsa", "square"),
     *("tifgsm", "tpgd", "vmifgsm", "vnifgsm"),
 )

@@ -5,7 +5,7 @@ from ._attack import Attack, AttackResult, Ended
 from ._tuned import Tuned, tuned
 from .alma import ALMA
 from .anpgd import ANPGD
-from .apgd import APGD, APGDT
+from .apgd import APGD, APGDT, APGDRounds
 from .autoattack import AutoAttack, MultiAttack
 from .boundary import Boundary
 from .cw import CW
@@ -67,6 +67,7 @@ __all__ = [
     "TPGD",
     "VMIFGSM",
     "VNIFGSM",
+    "APGDRounds",
     "Attack",
     "AttackResult",
     "AutoAttack",
@@ -99,6 +100,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "alma": ALMA,
     "anpgd": ANPGD,
     "apgd": APGD,
+    "apgdrounds": APGDRounds,
     "apgdt": APGDT,
     "autoattack": AutoAttack,
     "boundary": Boundary,

@@ -122,7 +122,8 @@ class _AutoPGD(Attack):
                 before += steps
         yield eps, replace(self, steps=self.steps - before, large_eps=False)
 
-    def _search(self, rows: Rows) -> None:
+    def _search(self, rows: Rows, first: float = 2.0) -> None:
+        """Climbs from `x_adv` to the best point; steps begin with `first` times the budget, in L1 with the budget."""
         own: _Climb = rows.state
         if self.norm == "l1":
             move, judge = ops.sparse_l1_step.in_loop(), self._thin
@@ -131,7 +132,7 @@ class _AutoPGD(Attack):
         own.best, own.best_grad, own.best_loss = rows.x_adv.clone(), own.grad.clone(), own.loss.nan_to_num(-torch.inf)
         if self.norm != "l1":
             move, judge = ops.apgd_step.in_loop(), self._halve
-            own.size, own.previous = 2 * rows.eps, torch.empty_like(rows.x)
+            own.size, own.previous = first * rows.eps, torch.empty_like(rows.x)
             own.judged, own.rises = own.best_loss.clone(), torch.zeros_like(rows.steps)
             own.halved = torch.ones_like(fooled)  # so that the second rule waits for the second checkpoint
         judged = checkpoints(self.steps, self.norm)
@@ -286,3 +287,64 @@ class APGDT(_AutoPGD):
         rivals = rows.ranked(logits)[:, : self.candidates]
         leads, grads = rows.class_gradients(x, logits, rivals)
         return rivals.gather(1, distances(leads, grads, self.norm).argsort(dim=1, stable=True))
+
+
+class _Beyond(APGDT):
+    """In a ball that is larger than what counts: a sample that is fooled goes on."""
+
+    def _look(self, live: Rows) -> Tensor:
+        return torch.zeros_like(super()._look(live))
+
+
+@dataclass(frozen=True)
+class APGDRounds(Attack):
+    """APGD-T in rounds: towards all classes, briefly and in a larger ball; then towards fewer, from where they led.
+
+    In a ball of ``2 * eps``, ten steps show how far each of the nine likeliest wrong classes can be reached. From the
+    best points, projected, follow ten steps in ``1.25 * eps``, and then forty within `eps` towards the three classes
+    whose loss was highest. In the larger balls a sample goes on where it is fooled, and steps begin with the budget of
+    the round. The larger balls help where the loss is steep, or flat, at x; the idea is that of APGD in L1.
+
+    Args:
+        eps: budget in `norm`, in the units of the inputs; a number or one a sample.
+        norm: ``linf`` or ``l2``.
+    """
+
+    eps: Budget = 8 / 255
+    norm: str = field(default="linf", kw_only=True)
+
+    is_random: ClassVar[bool] = True
+    ends_early: ClassVar[bool] = True
+    ROUNDS: ClassVar[tuple[tuple[int, int, float], ...]] = ((9, 10, 2.0), (9, 10, 1.25), (3, 40, 1.0))
+    """Of each round the number of classes, the steps towards each, and the budget over `eps`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "norm", self.norm, ("linf", "l2"))
+        check_budgets(self, "eps")
+
+    def perturb(self, rows: Rows) -> None:
+        budget = ops.per_sample("APGDRounds", "eps", self.eps, rows.x)
+        goals = rows.ranked(rows.scores())[:, : self.ROUNDS[0][0]]
+        draws = [ops.random_start(rows.x, rows.ids, budget, self.seed, run, STARTS[self.norm], *self.bounds)
+                 for run in range(goals.shape[1])]  # fmt: skip
+        points, losses = torch.stack(draws, dim=1), torch.zeros(goals.shape, dtype=budget.dtype, device=budget.device)
+        for classes, steps, factor in self.ROUNDS:
+            best = losses.argsort(dim=1, descending=True, stable=True)[:, :classes]
+            goals, points = goals.gather(1, best), points[torch.arange(len(best), device=best.device)[:, None], best]
+            losses = torch.full_like(losses[:, :classes], -torch.inf)
+            climb = (_Beyond if factor > 1 else APGDT)(
+                self.eps, steps, norm=self.norm, bounds=self.bounds, seed=self.seed
+            )
+            for run, part, where in rows.rounds(range(best.shape[1])):
+                part.eps, part.state = factor * budget[where], _Climb(goals[where, run])
+                self._project(part, points[where, run])
+                climb._search(part, 1.0)
+                losses[where, run], points[where, run] = part.state.best_loss.to(losses), part.x_adv
+                part.eps = budget[where]
+                self._project(part, part.x_adv)
+
+    def _project(self, rows: Rows, points: Tensor) -> None:
+        """Moves `x_adv` to what is nearest to `points` [B, ...] in the ball of `rows.eps`."""
+        rows.x_adv = torch.empty_like(rows.x).copy_(points)
+        STEPS[self.norm](rows.x_adv, torch.zeros_like(rows.x), rows.x, 0.0, rows.eps, *self.bounds)

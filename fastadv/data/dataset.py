@@ -41,6 +41,11 @@ class Dataset(Placed):
     def __len__(self) -> int:
         return len(self.y)
 
+    def __repr__(self) -> str:
+        lo, hi = self.bounds
+        labels = f"{len(self.classes)} classes" if self.classes else f"labels {list(self.y.shape[1:])}"
+        return f"Dataset({self.name}: {len(self)} samples {list(self.sample_shape)} in [{lo:g}, {hi:g}], {labels})"
+
     @property
     def sample_shape(self) -> tuple[int, ...]:
         return tuple(self.x.shape[1:])
