@@ -1,5 +1,6 @@
 """Figures that were typed on a page, in a record or in a docstring are those of the files they are of."""
 
+import ast
 import csv
 import itertools
 import json
@@ -350,6 +351,22 @@ CLAIMS: dict[str, tuple[str, Callable[[], str]]] = {
 def test_sentences_say_what_the_files_say(claim: str) -> None:
     path, expected = CLAIMS[claim]
     assert expected() in " ".join(read(ROOT / path).split())
+
+
+MEASURED = re.compile(
+    r"\d (?:ms|seconds|times as (?:long|fast|many|much))|\d times (?:faster|slower)|faster by|slower by"
+)
+"""What a figure that was measured is told by."""
+
+
+def test_measured_figures_in_docstrings_are_compared() -> None:
+    """Each is in a sentence of `CLAIMS`; other docstrings have none."""
+    compared = {path for path, _ in CLAIMS.values()}
+    for path in sorted((ROOT / "fastadv").rglob("*.py")):
+        for node in ast.walk(ast.parse(read(path))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                told = MEASURED.findall(" ".join((ast.get_docstring(node) or "").split()))
+                assert not told or str(path.relative_to(ROOT)) in compared, (path, told)
 
 
 # --------------------------------------------------------------------------------------------- what chance leaves open

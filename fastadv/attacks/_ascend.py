@@ -220,7 +220,7 @@ def classify(model: Model, x: Tensor, highest_label: int = -1, y: Tensor | None 
 _FEW = 3
 """Up to this many samples, one pass with a copy for every class is faster than a backward pass for each.
 
-On LeNet-5, up to eight; but on ResNet-18 so many copies take three times the memory, and no less time.
+On small networks it is so of more samples; but on large ones copies take memory, and save no time.
 """
 
 

@@ -22,13 +22,12 @@ def faster_passes(x: Tensor, model: Callable[[Tensor], Tensor] | None = None) ->
     A compiled `model` is left to its compiler, which would compile it once more. Where an attack's first pass had
     nothing to replace, the next ones do not look again. The first two kinds need the compiled kernels (`csrc/cpu`).
 
-    - Convolutions of images with up to three channels: their input's gradient takes PyTorch 3 to 12 times as long as
-      their forward pass, and up to 10 times as long as our kernel; that of their weights is alike. Ours round
-      otherwise.
+    - Convolutions of images with up to three channels: their input's gradient takes PyTorch up to 10 times as long as
+      our kernel; that of their weights is alike. Ours round otherwise.
     - Max-pooling of 2x2 windows, to the bit: PyTorch's is not vectorised where channels are outermost or few, and keeps
       64 bits a window. The forward pass on 128x32x24x24 takes it 31 times as long as our kernel on two threads.
     - Batch norm in eval mode whose parameters are frozen: PyTorch also sums up the gradients of those and keeps the
-      input for it. 64x64x28x28 take 2.5 ms in float32 and 1.4 in bfloat16; a product, which rounds otherwise, 0.5.
+      input for it. A product is enough, which rounds otherwise.
     """
     compiled = any(getattr(model, name, None) for name in COMPILED)
     key = "nothing to replace", id(model), x.requires_grad
