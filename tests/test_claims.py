@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import dated, networks, runs, table, verdicts
+from benchmarks import dated, fast_autoattack, networks, runs, table, verdicts
 from benchmarks.reproduction import RESULTS, ROOT
 from benchmarks.timing import Timed
 from fastadv.report import read_figures
@@ -213,6 +213,12 @@ def test_fast_autoattack() -> None:
         gradients = one["standard_gradients"], one["fast_gradients"]
         assert (row["gradients of standard"], row["of fast"]) == tuple(f"{count:,}" for count in gradients)
         assert row["share"] == f"{gradients[1] / gradients[0]:.3f}"
+
+
+def test_fast_autoattack_on_ten_networks() -> None:
+    rows = loaded("2026-12-01-fast-autoattack.json")
+    assert [row["network"] for row in rows] == list(fast_autoattack.NETWORKS)
+    assert read(RESULTS / "2026-12-01-fast-autoattack.md").endswith(f"\n\n{fast_autoattack.table(rows)}")
 
 
 def record_of_seconds() -> dict[str, list[dict[str, Any]]]:

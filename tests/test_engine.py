@@ -517,6 +517,26 @@ def test_nothing_is_saved_of_a_step_to_nowhere(images):
     assert states == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_denormal_weights_become_0_after_an_epoch(dtype):
+    """In the network, its average and Adam's moments; the smallest normal number stays."""
+    least = torch.finfo(dtype).tiny
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).to(dtype)
+    with torch.no_grad():
+        model[1].weight[:, :3] = torch.tensor([least / 4, -least / 4, least], dtype=dtype)
+    x = torch.rand(8, 1, 4, 4, dtype=dtype)
+    x[..., 0, :3] = 0  # these weights get no gradient
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    states: list[dict] = []
+    fit(model, Standard(), (x.float(), torch.arange(8) % 2), epochs=1, optimizer=adam, ema=0.5, on_save=states.append)
+    for weights in (model[1].weight, states[-1]["state"]["1.weight"], states[-1]["trained"]["1.weight"]):
+        assert weights[:, :2].eq(0).all()
+        assert weights[:, 3:].ne(0).all()
+    assert states[-1]["trained"]["1.weight"][:, 2].eq(least).all()
+    moments = [value for one in adam.state.values() for value in one.values()]
+    assert all(not (value.ne(0) & (value.abs() < least)).any() for value in moments)
+
+
 @pytest.mark.thorough
 def test_memory_does_not_grow(images):
     """Over 500 steps, in an epoch each and all in one: not the tensors alive, nor what Python holds."""

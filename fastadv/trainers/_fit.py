@@ -198,6 +198,7 @@ def fit(
                     save()
             run.agree()
             run.check()  # waits for the device
+            run.flush()
             run.recalibrate(source, augment)
             row = run.end_epoch(time.perf_counter() - started, guard.end_epoch() if guard else {})
             if validate:
