@@ -124,6 +124,8 @@ SMD = [CLEAN, *((f"AutoAttack at {n}/255", f"autoattack {n / 255:.4g}") for n in
 SMD += [("mean of these four", "average autoattack")]
 SMD_ROWS = {"SMD": "smd", "TRADES, 8/255": "tr-b6-8", "AT, 8/255": "at8", "AT, 4/255": "at4", "FAT, 8/255": "fat8"}
 SMD_ROWS |= {"GAIRAT, 8/255": "gai8", "MMA, 12/255": "mma12", "normal": "std"}
+SMD_AGAIN = "2026-12-01-smd-fashion-mnist"
+SMD_FOUR = {head: f"smd-table2b-{SMD_ROWS[head]}" for head in ("SMD", "TRADES, 8/255", "AT, 8/255", "normal")}
 
 RECORDS: dict[str, Measured] = {
     "blind": Measured(
@@ -156,6 +158,7 @@ RECORDS: dict[str, Measured] = {
     "seeds": Measured(_friendly(TWINS, "0.1"), _of([FRIENDLY_SEEDS], [CLEAN, *BEFORE, *AFTER]), False, "%"),
     "published": Measured(TRADES, _of([TRADES_RUN], [CLEAN, *BEFORE, *AFTER]), False, "eps in training", turned=True),
     "clipped": Measured(TRADES, _of([FRIENDLY_RUN], [CLEAN, *BEFORE, *AFTER]), False, "eps in training", turned=True),
+    "smd_again": _trained_by(SMD_FOUR, _of([SMD_AGAIN], SMD)),
     "smd": _trained_by({head: f"smd-table2b-{row}" for head, row in SMD_ROWS.items()}, _of([SMD_RUN], SMD)),
     "spat": _trained_by(SPAT_COLUMNS, _of([SPAT_RUN], SPAT)),
     "spat_again": _trained_by(SPAT_COLUMNS, _of([SPAT_AGAIN], SPAT)),

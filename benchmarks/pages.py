@@ -125,8 +125,9 @@ def _spat(**columns: str) -> Measured:
     return Measured({head: f"spat-fashion-mnist-{name}" for head, name in columns.items()}, SPAT_LINES)
 
 
-def _smd(**columns: str) -> Measured:
-    return Measured({head: f"smd-table2b-{name}" for head, name in columns.items()}, SMD_LINES)
+def _smd(run: str = "", **columns: str) -> Measured:
+    lines = [(label, figure, run or SMD_RUN) for label, figure in SMD_LINES]
+    return Measured({head: f"smd-table2b-{name}" for head, name in columns.items()}, lines)
 
 
 ROOT_OF = "root of "
@@ -135,7 +136,8 @@ LESS = " less "
 """Between two figures of a run whose difference is shown."""
 BLIND_RUN, BILATERAL_RUN = "2026-11-30-blind-fashion-mnist-70", "2026-11-21-bilateral-fashion-mnist"
 BLIND_STRONGEST = f"{BLIND_RUN}-autoattack"
-SPAT_RUN, SMD_RUN = "2026-11-30-spat-fashion-mnist", "2026-11-22-smd-fashion-mnist"
+SPAT_RUN, SMD_RUN = "2026-11-30-spat-fashion-mnist", "2026-12-01-smd-fashion-mnist"
+SMD_BEFORE = "2026-11-22-smd-fashion-mnist"
 DRA_RUN = "2026-11-30-dra-fashion-mnist"
 FRIENDLY_SEEDS = "2026-11-30-friendly-fashion-mnist-seeds"
 FRIENDLY_RUN, TRADES_RUN = "2026-11-21-friendly-fashion-mnist", "2026-11-22-trades-fashion-mnist"
@@ -167,11 +169,11 @@ SPAT_LINES = [
     ("AutoAttack", "autoattack 0.1", SPAT_RUN),
 ]
 SMD_LINES = [
-    ("clean", "clean", SMD_RUN),
-    ("AutoAttack at 2/255", "autoattack 0.007843", SMD_RUN),
-    ("AutoAttack at 4/255", "autoattack 0.01569", SMD_RUN),
-    ("AutoAttack at 8/255", "autoattack 0.03137", SMD_RUN),
-    ("mean of these four", "average autoattack", SMD_RUN),
+    ("clean", "clean"),
+    ("AutoAttack at 2/255", "autoattack 0.007843"),
+    ("AutoAttack at 4/255", "autoattack 0.01569"),
+    ("AutoAttack at 8/255", "autoattack 0.03137"),
+    ("mean of these four", "average autoattack"),
 ]
 BLIND_ROWS = {"standard": "nt", "fgsm": "fgsm", "pgd": "pgd", "deepfool": "df-at", "blind": "bat"}
 BILATERAL_ROWS = {"R-FGSM": "r-fgsm", "R-MC": "r-mc", "R-MC-LS": "r-mc-ls", "R-MC-LA": "r-mc-la"}
@@ -210,14 +212,8 @@ TABLES: dict[str, tuple[Measured, ...]] = {
             marks=False,
         ),
     ),
-    "mma": (_smd(**{"MMA, hinge 12/255": "mma12"}),),
-    "smd": (
-        _smd(
-            SMD="smd",
-            **{"TRADES, 8/255": "tr-b6-8", "AT, 8/255": "at8", "AT, 4/255": "at4", "FAT, 8/255": "fat8"},
-            **{"GAIRAT, 8/255": "gai8", "MMA, 12/255": "mma12", "normal": "std"},
-        ),
-    ),
+    "mma": (_smd(SMD_BEFORE, **{"MMA, hinge 12/255": "mma12"}),),
+    "smd": (_smd(SMD="smd", **{"TRADES, 8/255": "tr-b6-8", "AT, 8/255": "at8", "normal": "std"}),),
     "spat": (_spat(SPAT="spat", ALP="alp", TRADES="trades", MART="mart", Madry="madry", GAIRAT="gairat", MAIL="mail"),),
     "trades": (
         Measured(
@@ -225,7 +221,7 @@ TABLES: dict[str, tuple[Measured, ...]] = {
             [("clean", "clean", TRADES_RUN), ("PGD-20 at 0.1", "pgd20 0.1", TRADES_RUN)],
             marks=False,
         ),
-        _smd(**{"SMD's network, beta 6, 8/255": "tr-b6-8"}),
+        _smd(**{"LeNet-5 by SMD's recipe, beta 6, 8/255": "tr-b6-8"}),
     ),
 }
 """By page."""
@@ -452,7 +448,7 @@ CHOICES: dict[str, tuple[str, str, str]] = {
     **{name: (f"spat-fashion-mnist-{name}", SPAT_RUN, "autoattack 0.1") for name in ("alp", "gairat", "mail", "spat")},
     "bilateral": ("bilateral-fashion-mnist-r-mc-la", BILATERAL_RUN, "autoattack"),
     "smd": ("smd-table2b-smd", SMD_RUN, "autoattack 0.03137"),
-    "mma": ("smd-table2b-mma12", SMD_RUN, "autoattack 0.03137"),
+    "mma": ("smd-table2b-mma12", SMD_BEFORE, "autoattack 0.03137"),
     "dra": ("dra-fashion-mnist-dra", DRA_RUN, "autoattack 0.05"),
 }
 """By method: a recipe, the run that trained it, and AutoAttack's figure at the budget of that run."""
@@ -461,11 +457,11 @@ CHOICES: dict[str, tuple[str, str, str]] = {
 REFERENCES = {
     BILATERAL_RUN: {"standard": "bilateral-fashion-mnist-undefended", "madry": "bilateral-fashion-mnist-madry"},
     SPAT_RUN: {"madry": "spat-fashion-mnist-madry"},
-    SMD_RUN: {"standard": "smd-table2b-std", "madry": "smd-table2b-at8"},
+    **{run: {"standard": "smd-table2b-std", "madry": "smd-table2b-at8"} for run in (SMD_RUN, SMD_BEFORE)},
     DRA_RUN: {"standard": "dra-fashion-mnist-standard"},
 }
 """By run: the recipes of baselines that were trained in it beside the methods of `CHOICES`."""
-CHANGED = ("friendly_mart", "friendly_trades", "mart", "smd", "trades")
+CHANGED = ("friendly_mart", "friendly_trades", "mart", "trades")
 """Methods whose code or recipe has changed since their run."""
 SAME = 0.1
 """The budget of AutoAttack in most runs."""
@@ -474,7 +470,7 @@ SAME = 0.1
 def choices_block(results: Path) -> list[str]:
     """What every method cost and gave, in a group for each run: runs differ, so only rows of one group compare."""
     took = _took((results / COSTS).read_text(encoding="utf-8"))
-    letters = dict(zip(dict.fromkeys(run for _, run, _ in CHOICES.values()), "ABCDEF", strict=True))
+    letters = dict(zip(dict.fromkeys(run for _, run, _ in CHOICES.values()), "ABCDEFG", strict=True))
     groups: dict[bool, list[str]] = {False: [], True: []}
     for run, letter in letters.items():
         chosen = {name: (recipe, attack) for name, (recipe, where, attack) in CHOICES.items() if where == run}

@@ -518,7 +518,7 @@ def test_nothing_is_saved_of_a_step_to_nowhere(images):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_denormal_weights_become_0_after_an_epoch(dtype):
+def test_denormal_weights_become_0(dtype):
     """In the network, its average and Adam's moments; the smallest normal number stays."""
     least = torch.finfo(dtype).tiny
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).to(dtype)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fastadv.fit")
 
-_LOOK = 50  # steps between looks at the loss, each of which waits for the device
+_LOOK = 50  # steps between looks at the loss, each of which waits for the device, and at denormal weights
 _ASK = 16  # steps after which several processes ask each other whether to stop
 
 
@@ -187,6 +187,7 @@ def fit(
                         each(done, max(done, round(in_all)), stats | speed | {"epoch": epoch + 1})
                 if run.step % _LOOK == 0:
                     run.check()
+                    run.flush()
                 ask = run.step % _ASK == 0 or run.step == source.batches or processes() == 1
                 if ask and _any(stop(), device):
                     save()
