@@ -292,7 +292,10 @@ def load_weights(path: str | Path, shape: Sequence[int], classes: int) -> nn.Mod
             raise ValueError("it has the alpha of MeanSparse, but not all means and deviations")
         for name, (means, stds) in moments.items():
             insert(network, name, MeanSparse(means, stds, *sparse))
-    except (TypeError, ValueError) as error:
+        if moments:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, *shape))  # whether they have the channels of their layers
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     return (network if mean is None else Normalize(network, mean, std)).eval()
 
