@@ -302,8 +302,9 @@ class APGDRounds(Attack):
 
     In a ball of ``2 * eps``, ten steps show how far each of the nine likeliest wrong classes can be reached. From the
     best points, projected, follow ten steps in ``1.25 * eps``, and then forty within `eps` towards the three classes
-    whose loss was highest. In the larger balls a sample goes on where it is fooled, and steps begin with the budget of
-    the round. The larger balls help where the loss is steep, or flat, at x; the idea is that of APGD in L1.
+    whose loss was highest. In L-infinity the larger balls are at most a tenth and a fortieth of the inputs' range
+    beyond `eps`. In them a sample goes on where it is fooled. Steps begin with the budget of the round. Larger balls
+    help where the loss is steep, or flat, at x; the idea is that of APGD in L1.
 
     Args:
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.
@@ -315,8 +316,8 @@ class APGDRounds(Attack):
 
     is_random: ClassVar[bool] = True
     ends_early: ClassVar[bool] = True
-    ROUNDS: ClassVar[tuple[tuple[int, int, float], ...]] = ((9, 10, 2.0), (9, 10, 1.25), (3, 40, 1.0))
-    """Of each round the number of classes, the steps towards each, and the budget over `eps`."""
+    ROUNDS: ClassVar[tuple[tuple[int, int, float], ...]] = ((9, 10, 1.0), (9, 10, 0.25), (3, 40, 0.0))
+    """Of each round the number of classes, the steps towards each, and the share of what goes beyond `eps`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -325,19 +326,18 @@ class APGDRounds(Attack):
 
     def perturb(self, rows: Rows) -> None:
         budget = ops.per_sample("APGDRounds", "eps", self.eps, rows.x)
+        beyond = budget.clamp(max=0.1 * self.unit) if self.norm == "linf" else budget
         goals = rows.ranked(rows.scores())[:, : self.ROUNDS[0][0]]
         draws = [ops.random_start(rows.x, rows.ids, budget, self.seed, run, STARTS[self.norm], *self.bounds)
                  for run in range(goals.shape[1])]  # fmt: skip
         points, losses = torch.stack(draws, dim=1), torch.zeros(goals.shape, dtype=budget.dtype, device=budget.device)
-        for classes, steps, factor in self.ROUNDS:
+        for classes, steps, share in self.ROUNDS:
             best = losses.argsort(dim=1, descending=True, stable=True)[:, :classes]
             goals, points = goals.gather(1, best), points[torch.arange(len(best), device=best.device)[:, None], best]
             losses = torch.full_like(losses[:, :classes], -torch.inf)
-            climb = (_Beyond if factor > 1 else APGDT)(
-                self.eps, steps, norm=self.norm, bounds=self.bounds, seed=self.seed
-            )
+            climb = (_Beyond if share else APGDT)(self.eps, steps, norm=self.norm, bounds=self.bounds, seed=self.seed)
             for run, part, where in rows.rounds(range(best.shape[1])):
-                part.eps, part.state = factor * budget[where], _Climb(goals[where, run])
+                part.eps, part.state = (budget + share * beyond)[where], _Climb(goals[where, run])
                 self._project(part, points[where, run])
                 climb._search(part, 1.0)
                 losses[where, run], points[where, run] = part.state.best_loss.to(losses), part.x_adv
