@@ -1,9 +1,9 @@
 """AutoAttack's fast version beside the standard one, on ten networks whose weights are in results/reproduce.
 
-    python -m benchmarks.fast_autoattack IMAGES FILE.json
+    python -m benchmarks.fast_autoattack IMAGES FILE.json [FIRST [NETWORK ...]]
 
 Robust, weak and masked networks, all LeNet-5. The standard version is run with two seeds: how far these are apart is
-what chance does. Takes the first IMAGES test images of each network's data, and prints the table.
+what chance does. Takes IMAGES test images of each network's data, from number FIRST on (0), and prints the table.
 """
 
 import json
@@ -37,13 +37,13 @@ LEFT = "eps", "clean, %", "standard, %", "again, %", "fast, %", "fast in bf16, %
 COMPARED = "fast left more", "fewer", "gradients of standard", "of fast", "share"
 
 
-def measured(name: str, images: int) -> dict[str, Any]:
+def measured(name: str, first: int, images: int) -> dict[str, Any]:
     """Counts of one network: samples that are right, and what each version took."""
     folder, data, eps = NETWORKS[name]
-    test = fastadv.load(data, "test").take(images)
+    test = fastadv.load(data, "test")
+    x, y, ids = test.x[first:][:images], test.y[first:][:images], torch.arange(first, first + images)
     weights = FOLDER / folder / "model.safetensors"
     model = fastadv.hub.load_weights(weights, test.sample_shape, len(test.classes))
-    ids = torch.arange(len(test))
     found: dict[str, AttackResult] = {}
     for version, attack in {
         "standard": AutoAttack(eps, seed=0),
@@ -51,10 +51,10 @@ def measured(name: str, images: int) -> dict[str, Any]:
         "fast": AutoAttack(eps, "fast", seed=0),
         "bf16": AutoAttack(eps, "fast", bf16=True, seed=0),
     }.items():
-        found[version] = attack.run(model, test.x, test.y, ids)
+        found[version] = attack.run(model, x, y, ids)
     left = {version: ~result.success for version, result in found.items()}
-    clean = int((model(test.x).argmax(1) == test.y).sum())
-    counts = {"network": name, "eps": eps, "samples": len(test), "clean": clean}
+    clean = int((model(x).argmax(1) == y).sum())
+    counts = {"network": name, "eps": eps, "first": first, "samples": len(x), "clean": clean}
     counts |= {version: int(who.sum()) for version, who in left.items()}
     counts |= {f"{version}_gradients": int(result.grads.sum()) for version, result in found.items()}
     return counts | {
@@ -80,15 +80,15 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(images: int, file: Path) -> None:
+def main(images: int, file: Path, first: int = 0, *names: str) -> None:
     rows = json.loads(file.read_text()) if file.exists() else []
-    for name in NETWORKS:
+    for name in names or NETWORKS:
         if name not in (row["network"] for row in rows):
-            rows.append(measured(name, images))
+            rows.append(measured(name, first, images))
             file.write_text(json.dumps(rows, indent=1) + "\n")
     print(table(rows), end="")
 
 
 if __name__ == "__main__":
     with torch.no_grad():
-        main(int(sys.argv[1]), Path(sys.argv[2]))
+        main(int(sys.argv[1]), Path(sys.argv[2]), int("".join(sys.argv[3:4]) or 0), *sys.argv[4:])

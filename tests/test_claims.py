@@ -221,6 +221,13 @@ def test_fast_autoattack_on_ten_networks() -> None:
     assert read(RESULTS / "2026-12-01-fast-autoattack.md").endswith(f"\n\n{fast_autoattack.table(rows)}")
 
 
+def fast_over_standard() -> tuple[float, float, float]:
+    """Points that the fast version left fewer and more, at the most, and that two runs of the standard one differ."""
+    rows = loaded("2026-12-01-fast-autoattack.json")
+    fast, again = ([100 * (row[of] - row["standard"]) / row["samples"] for row in rows] for of in ("fast", "again"))
+    return -min(fast), max(fast), max(map(abs, again))
+
+
 def record_of_seconds() -> dict[str, list[dict[str, Any]]]:
     rows = [json.loads(line) for line in read(RESULTS / "2026-11-30-records.jsonl").splitlines()]
     return {side: [row for row in rows if row["side"] == side] for side in ("torchattacks", "fastadv")}
@@ -345,6 +352,13 @@ CLAIMS: dict[str, tuple[str, Callable[[], str]]] = {
         "fastadv/attacks/_passes.py",
         lambda: f"takes it {ratios_of_passes()['max_pool 32x24x24, float32, channels first'][1]:.0f} times as long",
     ),
+    "fast AutoAttack": (
+        "docs/evaluation.md",
+        lambda: (
+            "between {:.1f} points fewer and {:.1f} more than the standard version, two runs of which differ by up "
+            "to {:.1f}.".format(*fast_over_standard())
+        ),
+    ),
     "free": (
         "docs/methods/single-step.md",
         lambda: f"after {np.mean([row['seconds'] for row in record_of_seconds()['fastadv']]):.0f} seconds of training",
@@ -359,7 +373,7 @@ def test_sentences_say_what_the_files_say(claim: str) -> None:
     assert expected() in " ".join(read(ROOT / path).split())
 
 
-MEASURED = re.compile(
+BY_THE_CLOCK = re.compile(
     r"\d (?:ms|seconds|times as (?:long|fast|many|much))|\d times (?:faster|slower)|faster by|slower by"
 )
 """What a figure that was measured is told by."""
@@ -371,7 +385,7 @@ def test_measured_figures_in_docstrings_are_compared() -> None:
     for path in sorted((ROOT / "fastadv").rglob("*.py")):
         for node in ast.walk(ast.parse(read(path))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                told = MEASURED.findall(" ".join((ast.get_docstring(node) or "").split()))
+                told = BY_THE_CLOCK.findall(" ".join((ast.get_docstring(node) or "").split()))
                 assert not told or str(path.relative_to(ROOT)) in compared, (path, told)
 
 
@@ -462,6 +476,14 @@ CHANCE: dict[str, tuple[str, Callable[[], bool]]] = {
             "2026-11-30-friendly-fashion-mnist-seeds", "friendly-fashion-mnist-", FRIENDS[:3],
             [f"{name} 0.1" for name in THREE],
         ),
+    ),
+    "SMD's mean of the four is above that of normal training beyond chance, within chance of that of AT, and below that "
+    "of TRADES beyond chance": (
+        "2026-12-01-smd-fashion-mnist",
+        lambda: beyond(
+            "2026-12-01-smd-fashion-mnist", "smd-table2b-",
+            [("smd", "std"), ("smd", "at8"), ("smd", "tr-b6-8")], ["average autoattack"],
+        ) == [("smd", "std", "average autoattack"), ("tr-b6-8", "smd", "average autoattack")],
     ),
     "beyond what chance leaves on the same images, at 0.05 and 0.1 under every attack": (
         "2026-11-30-dra-fashion-mnist", lambda: len(of_dra("pgd", "dra")) == len(DRA_ATTACKS)

@@ -379,9 +379,9 @@ def test_a_group_of_choices_has_a_baseline_and_one_budget() -> None:
             cells = [cell.strip() for cell in line.split("|")[1:-1]]
             groups += [[]] if cells[0] else []
             groups[-1].append(cells)
-    assert [group[0][0] for group in groups] == [f"**{letter}**" for letter in "ABCDEF"]
+    assert [group[0][0] for group in groups] == [f"**{letter}**" for letter in "ABCDEFG"]
     assert all({"`standard`", "`madry`"} & {row[1] for row in group} for group in groups)
-    assert [{row[2] for row in group} for group in groups] == [{"0.1"}] * 4 + [{"8/255"}, {"0.05"}]
+    assert [{row[2] for row in group} for group in groups] == [{"0.1"}] * 4 + [{"8/255"}, {"8/255"}, {"0.05"}]
 
 
 def test_speed_is_the_ratio_of_the_seconds_in_the_file() -> None:
