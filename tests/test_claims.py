@@ -477,8 +477,8 @@ CHANCE: dict[str, tuple[str, Callable[[], bool]]] = {
             [f"{name} 0.1" for name in THREE],
         ),
     ),
-    "SMD's mean of the four is above that of normal training beyond chance, within chance of that of AT, and below that "
-    "of TRADES beyond chance": (
+    "SMD's mean of the four is above that of normal training beyond chance, within chance of that of AT, and below "
+    "that of TRADES beyond chance": (
         "2026-12-01-smd-fashion-mnist",
         lambda: beyond(
             "2026-12-01-smd-fashion-mnist", "smd-table2b-",
