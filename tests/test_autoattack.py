@@ -640,6 +640,10 @@ def test_autoattack_repeats():
             "AutoAttack: version must be one of standard, plus, rand, fast, custom, got 'qui",
         ),
         (lambda: AutoAttack(version="fast", norm="l1"), "AutoAttack: version fast is for norms linf and l2"),
+        (
+            lambda: AutoAttack(0.1, "custom", ("apgd-rounds",), norm="l1"),
+            "AutoAttack: apgd-rounds is for norms linf and",
+        ),
         (lambda: AutoAttack(bf16=True), "AutoAttack: bf16 is for version fast, got standard"),
         (lambda: AutoAttack(version="custom"), "AutoAttack: attacks_to_run are for version custom, which needs some"),
         (lambda: AutoAttack(attacks_to_run=("square",)), "AutoAttack: attacks_to_run are for version custom"),

@@ -28,19 +28,21 @@ from fastadv.evaluation import calibrated, features, landing, swept_curve, trans
 from fastadv.trainers import CAT, Batch, Madry, Standard
 
 RANDOM = (
+    *("anpgd", "apgd", "apgdrounds", "apgdt", "autoattack", "boundary", "dynamic", "friendly", "hopskipjump"),
     *(
-        "anpgd",
-        "apgd",
-        "apgdrounds",
-        "apgdt",
-        "autoattack",
-        "boundary",
-        "dynamic",
-        "friendly",
-        "hopskipjump",
         "minimal",
+        "difgsm",
+        "eotpgd",
+        "multi",
+        "noise",
+        "onepixel",
+        "onestep",
+        "pgd",
+        "pixle",
+        "rfgsm",
+        "spsa",
+        "square",
     ),
-    *("difgsm", "eotpgd", "multi", "noise", "onepixel", "onestep", "pgd", "pixle", "rfgsm", "spsa", "square"),
     *("tifgsm", "tpgd", "vmifgsm", "vnifgsm"),
 )
 MODEL, LINEAR, X, Y = Wavy(48, 5), linear(48, 5), samples(40, *SHAPE), labels(40, 5)

@@ -304,7 +304,7 @@ class APGDRounds(Attack):
     best points, projected, follow ten steps in ``1.25 * eps``, and then forty within `eps` towards the three classes
     whose loss was highest. In L-infinity the larger balls are at most a tenth and a fortieth of the inputs' range
     beyond `eps`. In them a sample goes on where it is fooled. Steps begin with the budget of the round. Larger balls
-    help where the loss is steep, or flat, at x; the idea is that of APGD in L1.
+    help where the loss is steep at x. No paper has these rounds; that of APGD in L1 has the larger balls.
 
     Args:
         eps: budget in `norm`, in the units of the inputs; a number or one a sample.

@@ -107,6 +107,8 @@ class AutoAttack(Attack):
             raise ValueError(f"AutoAttack: bf16 is for version fast, got {self.version}")
         for name in self.attacks_to_run:
             check_choice(self, "attacks_to_run", name, (*self.VERSIONS["plus"], *self.VERSIONS["fast"]))
+        if self.norm == "l1" and "apgd-rounds" in self.attacks_to_run:
+            raise ValueError("AutoAttack: apgd-rounds is for norms linf and l2: leave it out, or choose another norm")
 
     @property
     def attacks(self) -> dict[str, Attack]:
@@ -124,9 +126,10 @@ class AutoAttack(Attack):
             "fab-t": FABT(enough=self.eps, **how),
             "step-pm": PGD(self.eps, self.eps, 1, random_start=0.0, loss="pm", **how),
             "apgd-pm": APGD(self.eps, 30, loss="pm", **how),
-            "apgd-rounds": APGDRounds(self.eps, **how) if self.norm != "l1" else None,
             "square-1000": Square(self.eps, queries=1000, **how),
         }
+        if self.norm != "l1":
+            every["apgd-rounds"] = APGDRounds(self.eps, **how)
         names = self.attacks_to_run or self.VERSIONS[self.version]
         seeds = [None if self.seed is None else self.seed + place for place in range(len(names))]
         return {name: replace(every[name], seed=seed) for name, seed in zip(names, seeds, strict=True)}

@@ -189,7 +189,7 @@ class Run:
     def flush(self) -> None:
         """Makes 0 of denormal numbers, below 1.2e-38, in weights, their average, and what the optimiser remembers.
 
-        Weight decay leaves such weights where there is no gradient, and processors are several times slower with them.
+        Adam with weight decay leaves such weights where there is no gradient, and CPUs are slow with them.
         """
         trained = [p for group in self.descent.param_groups for p in group["params"]]
         remembered = [value for one in self.descent.state.values() for value in one.values()]
