@@ -247,7 +247,11 @@ def parser() -> Parser:
         sub.arrange(
             [
                 Group("Which and where", "list out resume seeds executor device", "seed folder download"),
-                Group("Changes to the recipes", "epochs per_class limit attacks data model", "batch_size lr optimizer"),
+                Group(
+                    "Changes to the recipes",
+                    "epochs per_class limit attacks data model",
+                    "batch_size lr optimizer eps_warmup",
+                ),
                 SPEED,
                 SETTINGS,
             ],

@@ -32,7 +32,7 @@ from fastadv.attacks import (
     OneStepTargeted,
 )
 from fastadv.commands import Reproduction, _train
-from fastadv.commands._reproduce import networks_of
+from fastadv.commands._reproduce import networks_of, settings_in_words
 from fastadv.commands._settings import Training
 from fastadv.data import CORRUPTIONS, DATASETS, EXTRA, Dataset, corrupted
 from fastadv.evaluation import evaluate, gradient_norms
@@ -437,6 +437,16 @@ def test_options_that_are_epochs_keep_their_places(epochs, rises, fosc_epochs):
     assert options.method(without).burn_in == 0
     madry = recipes.load("friendly-table1-madry")
     assert options.method(madry) == madry.build_method()
+
+
+def test_the_budget_rises_where_a_run_asks_for_it_and_its_caption_says_so():
+    options = Reproduction(model="lenet5", epochs=20, eps_warmup=8)
+    madry, standard = recipes.load("spat-table3.2-madry"), recipes.load("spat-mnist-standard")
+    assert options.method(madry) == dataclasses.replace(madry.build_method(), eps_warmup=8)
+    assert options.method(standard) == standard.build_method()
+    assert "20 epochs with eps_warmup 8, " in settings_in_words(options.training(madry), options)
+    with pytest.raises(ValueError, match="DeepFoolTraining has no budget to warm up"):
+        options.method(recipes.load("blind-fashion-mnist-df-at"))
 
 
 class TwoPlanes(nn.Module):

@@ -44,6 +44,8 @@ class Reproduction(Data):
         per_class: training samples of each class, 0 for all. No samples are held out then.
         lr: another learning rate at the start.
         optimizer: another optimizer, see fastadv train.
+        eps_warmup: epochs of this run over which the budget of training rises to the attack's. Networks that are
+            trained without attacks are trained as ever.
         precision: another precision, see fastadv train.
         seed: added to the recipes' seeds. These are 0 but for networks trained twice.
         seeds: runs with successive seeds. Each has a folder within --out. Means and standard deviations are reported,
@@ -64,6 +66,7 @@ class Reproduction(Data):
     per_class: int | None = None
     lr: float | None = None
     optimizer: str | None = None
+    eps_warmup: int | None = None
     precision: str | None = None
     seed: int = 0
     seeds: int = 1
@@ -101,6 +104,8 @@ class Reproduction(Data):
         """The recipe's method, in the changed schedule."""
         method = recipe.build_method()
         moved = {name: self.in_place(getattr(method, name), recipe) for name in method.in_epochs}
+        if self.eps_warmup is not None and hasattr(method, "eps_warmup"):
+            moved["eps_warmup"] = self.eps_warmup
         return dataclasses.replace(method, **moved)
 
     def in_place(self, epochs: int | list[int], recipe: recipes.Recipe) -> int | list[int]:
@@ -369,6 +374,7 @@ def settings_in_words(training: Training, options: Reproduction) -> str:
     of_each = f", {training.per_class} training samples a class" if training.per_class else ""
     tested = f"{options.limit} test samples" if options.limit else "all test samples"
     changed = {"of": options.optimizer, "at": options.lr and f"lr {options.lr:g}", "in": options.precision}
+    changed["with"] = options.eps_warmup and f"eps_warmup {options.eps_warmup}"
     last = training.seed + options.seeds - 1
     seed = f"seed {training.seed}" if options.seeds == 1 else f"seeds {training.seed} to {last}"
     trained = " ".join([f"{training.epochs} epochs", *(f"{word} {value}" for word, value in changed.items() if value)])
