@@ -84,6 +84,12 @@ MNIST_LINES = [CLEAN, *((f"DeepFool avg-AA({theta})", f"deepfool avg-AA({theta})
 MNIST_LINES += [("DeepFool norm (RMS)", "deepfool norm"), ("C&W norm (RMS)", "cw norm")]
 MNIST_LINES += _lines(["fgsm", "pgd"], ["0.3"], "{} at {}")
 MNIST_LINES += [("PGD-20 at 0.3, true label", "pgd-true 0.3"), ("AutoAttack at 0.2, true label", "autoattack 0.2")]
+BLIND_SEEDS, THESIS_RUN = "2026-12-01-blind-fashion-mnist-seeds", "2026-12-01-thesis-mnist-10k"
+BLIND_SEEDS_LINES = [CLEAN, *AVERAGES, *DEEPFOOL, *_lines(["fgsm", "pgd"], THREE)]
+THESIS = _columns("spat-table3.2", **{name: name.upper() for name in ("spat", "alp", "trades", "mart")}, madry="Madry")
+THESIS |= {"TRADES, 1/lambda 1": "dra-table4.1-mnist-trades-1"}
+THESIS_LINES = [CLEAN, *((ATTACKS[name], f"{name} 0.3") for name in ("fgsm", "pgd20", "cw30"))]
+THESIS_LINES += [("PGD-20, from normal training", "pgd20 from spat-mnist-standard 0.3")]
 FIGURE4_LINES = [CLEAN, ("avg-AA(0.3)", "deepfool avg-AA(0.3)")]
 FIGURE4_LINES += [(f"AA({eps})", f"deepfool {eps}") for eps in ("0.01", *THREE, "0.3")]
 CUTOFFS = {value: value for value in ("0", "0.02", "0.05", "0.1", "0.2", "1")} | {"mean of the batch": "None"}
@@ -137,6 +143,8 @@ RECORDS: dict[str, Measured] = {
     "blind_wide": Measured(BLIND, _of([WIDE], BLIND_WIDE), False, "measured (printed)"),
     "blind_70": Measured(BLIND, _of([STRONGEST_70], BLIND_70), False, "% of 1,000 images (printed)"),
     "blind_mnist": Measured(MNIST, _of([MNIST_RUN], MNIST_LINES), False, "measured (printed)"),
+    "blind_seeds": Measured(BLIND, _of([BLIND_SEEDS], BLIND_SEEDS_LINES), False, "measured (printed)"),
+    "thesis_mnist": _trained_by(THESIS, _of([THESIS_RUN], THESIS_LINES)),
     "cutoff": _values("blind-figure4-cutoff", "cutoff", CUTOFFS, _of([FIGURE4], FIGURE4_LINES)),
     "scale": _values(
         "blind-figure4-scale", "rho", ("0", "0.2", "0.4", "0.6", "0.8", "0.9", "1"), _of([FIGURE4], FIGURE4_LINES)

@@ -16,7 +16,7 @@ import textwrap
 import warnings
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -308,6 +308,24 @@ def verify_archive(path: Path, kind: str) -> None:
 
 def _damaged(path: Path, kind: str, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged, or no {kind} ({reason}): give another, or make it again")
+
+
+def names_apart(given: Sequence[str]) -> list[str]:
+    """What networks given as folders, files or functions are called: the shortest ends of paths that tell them apart.
+
+    Ends that all of several paths share, such as ``model.safetensors``, are left out. Raises ValueError for one that is
+    given twice.
+    """
+    paths = [Path(each).parts for each in given]
+    while len(paths) > 1 and len({parts[-1] for parts in paths}) == 1 and min(map(len, paths)) > 1:
+        paths = [parts[:-1] for parts in paths]
+    for length in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    if given:
+        raise ValueError(f"models must differ: {', '.join(given)} has one twice")
+    return []
 
 
 def digest(tree: Any) -> str:

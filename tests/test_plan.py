@@ -17,7 +17,7 @@ from fastadv.commands import _plan
 from fastadv.commands._plan import EvaluationPlan
 from fastadv.data import Dataset, usual_eps
 from fastadv.evaluation import Evaluation, evaluate
-from fastadv.runs import load_checkpoint
+from fastadv.runs import load_checkpoint, names_apart
 from fastadv.trainers import METHODS, Madry
 
 
@@ -221,3 +221,25 @@ def test_what_cannot_be_drawn_costs_no_figure(grey: str, tmp_path: Path, monkeyp
     for folder in (run, found):
         assert (folder / "evaluation.json").is_file()
     assert len(rows(found / "sweep.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ([], []),
+        (["runs/pgd"], ["pgd"]),
+        (["runs/pgd", "runs/trades/"], ["pgd", "trades"]),
+        (["2024/pgd", "2025/pgd"], ["2024", "2025"]),
+        (["here/pgd/model.safetensors", "there/fat/model.safetensors"], ["pgd", "fat"]),
+        (["a/pgd", "b/pgd", "b/fat"], ["a/pgd", "b/pgd", "b/fat"]),
+        (["best.pt", "runs/best.pt"], ["best.pt", "runs/best.pt"]),
+        (["networks:weak", "runs/pgd"], ["networks:weak", "pgd"]),
+    ],
+)
+def test_networks_are_called_what_tells_them_apart(given: list[str], names: list[str]) -> None:
+    assert names_apart(given) == names
+
+
+def test_a_network_cannot_be_given_twice() -> None:
+    with pytest.raises(ValueError, match=r"models must differ: runs/pgd, runs/pgd/ has one twice"):
+        names_apart(["runs/pgd", "runs/pgd/"])

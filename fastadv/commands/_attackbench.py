@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import report
 from ..evaluation import LIBRARIES, NORMS, Asking, Bench, Contestants, Failure, Found, ask, contestants
 from ..info import environment
-from ..runs import Run, digest, write_text
+from ..runs import Run, digest, names_apart, write_text
 from ._batches import Batches, fingerprint
 from ._networks import load_model, trained_on
 from ._settings import Data, as_yaml, check_samples, listed
@@ -99,11 +99,7 @@ def plan_bench(given: list[str], options: BenchTest) -> BenchPlan:
     test = options.named(trained_on(given[0]), given[0]).load("test")
     test = test.take(options.limit) if options.limit else test
     taking_part = options.contestants(test.bounds)
-    short = [Path(name).name for name in given]
-    names = short if len(set(short)) == len(given) else given
-    if len(set(names)) < len(given):
-        raise ValueError(f"attackbench needs models that differ: {', '.join(given)} has one twice")
-    models = {name: load_model(each, test)[0] for name, each in zip(names, given, strict=True)}
+    models = {name: load_model(each, test)[0] for name, each in zip(names_apart(given), given, strict=True)}
     batches = list(test.batches(options.at_once))
     x, y = (torch.cat(column) for column in list(zip(*batches, strict=True))[:2])
     return BenchPlan(test.name, test.bounds, x, y, models, taking_part)

@@ -1,11 +1,9 @@
 """``fastadv transfer``."""
 
-from pathlib import Path
-
 from .. import report
 from ..evaluation import transfer
 from ..info import environment
-from ..runs import Run
+from ..runs import Run, names_apart
 from ._networks import load_model, trained_on
 from ._plan import plan_evaluation
 from ._settings import Data, Testing, as_yaml
@@ -23,11 +21,7 @@ def transfer_between(given: list[str], source: Data, testing: Testing, out: str)
     source = source.named(trained[0], given[0])
     budgets = {about.get("eps") for about in trained}
     plan = plan_evaluation(testing, source, budgets.pop() if len(budgets) == 1 else None)
-    short = [Path(name).name for name in given]
-    names = short if len(set(short)) == len(given) else given
-    models = {name: load_model(each, plan.test)[0] for name, each in zip(names, given, strict=True)}
-    if len(models) < len(given):
-        raise ValueError(f"transfer needs models that differ: {', '.join(given)} has one twice")
+    models = {name: load_model(each, plan.test)[0] for name, each in zip(names_apart(given), given, strict=True)}
     run = Run(out, as_yaml(source, plan.testing, models=given), environment())
     folder = run.folder
     say(plan.budgets)

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..runs import write_text
+from ..runs import names_apart, write_text
 from ._captions import (
     AA,
     BAND,
@@ -269,7 +269,7 @@ class Page:
                 values.setdefault(model.head(name), {})[model.label] = 100 * model.accuracy(name)
         for run in self.runs:
             models = run.config.get("models", []) if run.transfer else []
-            called = {name: self.called(given) for given in models for name in (given, Path(given).name)}
+            called = {name: self.called(given) for name, given in zip(names_apart(models), models, strict=True)}
             for row in (row for row in run.transfer if row["source"]):
                 attack = f"{row['attack']} from {called.get(row['source'], row['source'])}"
                 target = called.get(row["target"], row["target"])
