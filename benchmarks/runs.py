@@ -213,6 +213,8 @@ def changes(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, tuple[Any,
         if value is None or value == printed or (name == "epochs" and value >= MUCH_SHORTER * printed):
             continue
         changed[name] = value, printed
+    if (rise := settings.get("eps_warmup")) and hasattr(recipe.build_method(), "eps_warmup"):
+        changed["eps_warmup"] = rise, recipe.options.get("eps_warmup", 0)
     if settings["limit"]:
         changed["limit"] = settings["limit"], 0
     return changed
@@ -236,6 +238,8 @@ def _changed(name: str, value: Any, before: str) -> str:
         return f"{value:,} test images"
     if name == "part":
         return f"{value:,} training images"
+    if name == "eps_warmup":
+        return f"budgets that rise over {value} epochs"
     if name == "per_class":
         return f"{value:,} training images of each class"
     if name == "epochs":

@@ -31,6 +31,7 @@ BEARS_ON: dict[str, tuple[str, ...]] = {
     "batch_size": ("figure",),
     "lr": ("figure",),
     "optimizer": ("figure",),
+    "eps_warmup": ("figure",),
     "precision": ("figure",),
     "limit": (),
 }

@@ -68,7 +68,7 @@ def test_what_bears_on_what() -> None:
 def test_everything_that_a_run_can_change_has_a_rule() -> None:
     """Whatever `changes` may report bears on something, or on nothing, by name."""
     everything = {"data": "mnist", "model": "lenet5", "epochs": 1, "batch_size": 1, "per_class": 1, "lr": 1.0}
-    everything |= {"optimizer": "sgd", "precision": "float16", "limit": 1}
+    everything |= {"optimizer": "sgd", "eps_warmup": 2, "precision": "float16", "limit": 1}
     part = changes(recipes.load("blind-mnist-bat"), {"data": "mnist-10k", "limit": 0})
     assert {*changes(BAT, everything), *part} == set(BEARS_ON)
 
@@ -147,6 +147,14 @@ def test_part_of_a_data_set() -> None:
     assert about([one]) == "8,000 training images"
     other = row(Figure("clean", 90.0, 97.0), recipe=recipes.load("blind-mnist-pgd"), samples=2000, changed=changed)
     assert [ordering.verdict for ordering in orderings([one, other])] == [CONFIRMED]
+
+
+def test_budgets_that_rise_are_of_networks_trained_under_attack() -> None:
+    settings = {"eps_warmup": 8, "limit": 0}
+    changed = changes(recipes.load("spat-table3.2-madry"), settings)
+    assert changed == {"eps_warmup": (8, 0)}
+    assert about([row(changed=changed)]) == "budgets that rise over 8 epochs"
+    assert not changes(recipes.load("spat-mnist-standard"), settings)
 
 
 def test_gaps_may_be_negative() -> None:
