@@ -63,9 +63,16 @@ def test_rows_belong_to_the_nearest_sample(norm):
     moved[:, 0, 0, 0] += 0.02
     assert torch.equal(queries._owners(moved), order)
     far = samples(9, *SHAPE, seed=5)
-    nearest = torch.cdist(far.flatten(1), x.flatten(1), {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}[norm])
-    if norm != "l0":  # in which all of them are equally far
-        assert torch.equal(queries._owners(far), nearest.argmin(1))
+    assert torch.equal(queries._owners(far), torch.cdist(far.flatten(1), x.flatten(1)).argmin(1))
+
+
+def test_noise_that_is_larger_than_the_distance_of_samples_hides_none():
+    """A fifth of the range on every value: 5.6 in L2, where samples are about 2.3 apart."""
+    x = (0.5 + 0.2 * (samples(64, 1, 28, 28) - 0.5)).clamp(0, 1)
+    queries = Queries(linear(784, 4), x, torch.zeros(64, dtype=torch.int64), "linf", 10)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
+    noise = 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(4)).sign()
+    assert torch.equal(queries._owners(x[order] + noise), order)
 
 
 def test_equal_samples_are_told_apart_by_their_order():

@@ -21,6 +21,9 @@ from ._common import measuring
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 """The norms of perturbations; ``l0`` counts entries, so that an RGB pixel is three."""
 
+_EQUAL = 1.001
+"""How far apart two distances may be, as a ratio, that products of matrices in float32 cannot tell apart."""
+
 
 class OutOfQueriesError(Exception):
     """Ends an attack whose samples have all spent their queries."""
@@ -29,7 +32,7 @@ class OutOfQueriesError(Exception):
 class Queries(nn.Module):
     """`model` on the samples `x` [N, ...], counting what an attack asks it and keeping the best it is shown.
 
-    A row that it is asked about belongs to the sample that is nearest in `norm`. A forward pass of a row is one query
+    A row that it is asked about belongs to the sample that is nearest in L2. A forward pass of a row is one query
     of its sample, a backward pass another. Rows beyond the `budget` of their sample get logits that say the label, and
     no gradient. Rows are clamped into `bounds`, outside of which gradients are 0.
 
@@ -64,7 +67,7 @@ class Queries(nn.Module):
         self.classes = logits.shape[1]
         wrong = predicted(logits) != y
         self.best = torch.where(wrong, 0.0, math.inf).double()
-        apart = torch.cdist(x.flatten(1), x.flatten(1), NORMS[norm]).fill_diagonal_(math.inf)
+        apart = torch.cdist(x.flatten(1), x.flatten(1)).fill_diagonal_(math.inf)
         self._surely = apart.amin(dim=1) / 2  # what is nearer to a sample than this is nearest to it
         self._last = torch.arange(len(x), device=x.device)
 
@@ -92,14 +95,18 @@ class Queries(nn.Module):
         return logits
 
     def _owners(self, x: Tensor) -> Tensor:
-        """Which sample each row is nearest to; the guess is that they come as they came last."""
+        """Which sample each row is nearest to, in L2 as an uncorrelated perturbation of any norm leads to no other.
+
+        The guess is that they come as they came last.
+        """
         guess = self._last if len(self._last) == len(x) else torch.arange(len(x), device=x.device) % len(self.x)
-        far = (distances(x, self.x[guess], self.norm) >= self._surely[guess]).nonzero().squeeze(1)
+        far = (distances(x, self.x[guess], "l2") >= self._surely[guess]).nonzero().squeeze(1)
         if len(far):
             guess = guess.clone()
             rows = x[far].flatten(1).to(self.x.dtype)  # a model in double precision may be shown others
-            apart = torch.cdist(rows, self.x.flatten(1), NORMS[self.norm])
-            as_guessed = apart.gather(1, guess[far].unsqueeze(1)).squeeze(1) <= apart.amin(dim=1)  # of equal samples
+            apart = torch.cdist(rows, self.x.flatten(1))
+            least = apart.amin(dim=1) * _EQUAL
+            as_guessed = apart.gather(1, guess[far].unsqueeze(1)).squeeze(1) <= least  # of equal samples
             guess[far] = torch.where(as_guessed, guess[far], apart.argmin(dim=1))
         self._last = guess
         return guess
