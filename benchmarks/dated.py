@@ -87,7 +87,6 @@ MNIST_LINES += [("PGD-20 at 0.3, true label", "pgd-true 0.3"), ("AutoAttack at 0
 BLIND_SEEDS, THESIS_RUN = "2026-12-01-blind-fashion-mnist-seeds", "2026-12-01-thesis-mnist-10k"
 BLIND_SEEDS_LINES = [CLEAN, *AVERAGES, *DEEPFOOL, *_lines(["fgsm", "pgd"], THREE)]
 THESIS = _columns("spat-table3.2", **{name: name.upper() for name in ("spat", "alp", "trades", "mart")}, madry="Madry")
-THESIS |= {"TRADES, 1/lambda 1": "dra-table4.1-mnist-trades-1"}
 THESIS_LINES = [CLEAN, *((ATTACKS[name], f"{name} 0.3") for name in ("fgsm", "pgd20", "cw30"))]
 THESIS_LINES += [("PGD-20, from normal training", "pgd20 from spat-mnist-standard 0.3")]
 FIGURE4_LINES = [CLEAN, ("avg-AA(0.3)", "deepfool avg-AA(0.3)")]

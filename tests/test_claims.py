@@ -420,6 +420,18 @@ def beyond(
     return found
 
 
+def of_seeds(others: Iterable[str], *figures: str) -> list[tuple[str, str, str]]:
+    pairs = [("bat", other) for other in others]
+    return beyond("2026-12-01-blind-fashion-mnist-seeds", "blind-fashion-mnist-", pairs, figures)
+
+
+def of_thesis(row: str, others: Iterable[str], *figures: str) -> int:
+    """In how many columns, beside how many `others`, the row leads beyond chance."""
+    pairs = [(row, other) for other in others]
+    found = beyond("2026-12-01-thesis-mnist-10k", "spat-table3.2-", pairs, figures)
+    return sum(first == row for first, _, _ in found)
+
+
 def of_friends(
     figures: Iterable[str], run: str = "", pairs: Iterable[tuple[str, str]] = FRIENDS
 ) -> list[tuple[str, str, str]]:
@@ -452,6 +464,7 @@ def of_dra(larger: str, smaller: str) -> list[tuple[str, str, str]]:
 STRONGER = ("pgd20 0.1", "cw30 0.1", "autoattack 0.1")
 ONE_STEP = ("r-mc", "r-mc-ls", "r-mc-la")
 STRONG = list(itertools.product(("r-fgsm", "madry"), ONE_STEP))
+NORMALLY = tuple(f"{name} from spat-mnist-standard 0.3" for name in ("fgsm", "pgd20", "cw30"))
 AVERAGES = ("deepfool avg-AA(0.08)", "deepfool avg-AA(0.04)")
 TAUS = list(itertools.combinations(("0", "1", "2", "3", "5", "10"), 2))
 CHANCE: dict[str, tuple[str, Callable[[], bool]]] = {
@@ -508,6 +521,35 @@ CHANCE: dict[str, tuple[str, Callable[[], bool]]] = {
         "2026-11-30-spat-fashion-mnist",
         lambda: not with_spat(("alp", "trades", "mart", "madry"), STRONGER, "30")
         and len(with_spat(("gairat", "mail"), STRONGER, "30")) == 6,
+    ),
+    "SPAT leaves more than ALP, TRADES, MART and Madry's training, beyond chance, as in print": (
+        "2026-12-01-thesis-mnist-10k",
+        lambda: of_thesis("spat", ("alp", "trades", "mart", "madry"), *(f"{name} 0.3" for name in THREE)) == 12,
+    ),
+    "less than Madry's 95.2 % beyond chance": (
+        "2026-12-01-thesis-mnist-10k", lambda: of_thesis("madry", ("spat",), "clean") == 1
+    ),
+    "TRADES has 92.4 %, behind Madry's, MART's and ALP's rows beyond chance": (
+        "2026-12-01-thesis-mnist-10k",
+        lambda: sum(of_thesis(name, ("trades",), "clean") for name in ("madry", "mart", "alp")) == 3,
+    ),
+    "SPAT leads TRADES beyond chance and is within chance of MART and ALP": (
+        "2026-12-01-thesis-mnist-10k",
+        lambda: of_thesis("spat", ("trades",), *NORMALLY) == 3 and of_thesis("spat", ("mart", "alp"), *NORMALLY) == 0,
+    ),
+    "BAT's averages over DeepFool's budgets are above those of the four other rows, beyond chance": (
+        "2026-12-01-blind-fashion-mnist-seeds",
+        lambda: len(of_seeds(("nt", "fgsm", "pgd", "df-at"), *AVERAGES)) == 8,
+    ),
+    "above that of PGD-AT and below that of NT, beyond chance; within chance of that of DF-AT": (
+        "2026-12-01-blind-fashion-mnist-seeds",
+        lambda: of_seeds(("pgd", "nt", "df-at"), "clean") == [("bat", "pgd", "clean"), ("nt", "bat", "clean")],
+    ),
+    "So BAT's clean accuracy is 1.4 points above FGSM-AT's, beyond chance": (
+        "2026-12-01-blind-fashion-mnist-seeds", lambda: of_seeds(("fgsm",), "clean") == [("bat", "fgsm", "clean")]
+    ),
+    "BAT has 3.5 points more than DF-AT, beyond chance": (
+        "2026-12-01-blind-fashion-mnist-seeds", lambda: of_seeds(("df-at",), "pgd 0.1") == [("bat", "df-at", "pgd 0.1")]
     ),
     "PGD-AT's are 83.6 and 92.2: larger, as in print, but within chance": (
         "2026-11-30-mnist-10k",
