@@ -103,6 +103,24 @@ def test_beyond_the_budget_there_is_nothing_to_learn():
     assert doubled[1].argmax() == y[0]
 
 
+def test_an_attack_of_some_samples_ends_with_their_queries():
+    queries, x, _ = setting(budget=3)
+    rows = torch.arange(6) == 2
+    asked = 0
+    with queries.attacking(rows):
+        for _ in range(100):
+            asked += 1
+            queries(x[rows])
+    assert asked == 4  # the last one got no answer
+    assert queries.spent.tolist() == rows.tolist()
+    queries(x[~rows])
+    assert queries.forwards.tolist() == [1, 1, 3, 1, 1, 1]
+    queries(x[~rows])
+    queries(x[~rows])
+    with pytest.raises(OutOfQueriesError), queries.attacking(~rows):
+        queries(x)
+
+
 def test_the_best_within_the_budget_is_kept():
     model, x = linear(48, 2, torch.float64), samples(8, *SHAPE, low=0.4, high=0.6, dtype=torch.float64)
     y = model(x).argmax(1)

@@ -7,7 +7,8 @@ their queries, which can change nothing any more.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,6 +71,24 @@ class Queries(nn.Module):
         apart = torch.cdist(x.flatten(1), x.flatten(1)).fill_diagonal_(math.inf)
         self._surely = apart.amin(dim=1) / 2  # what is nearer to a sample than this is nearest to it
         self._last = torch.arange(len(x), device=x.device)
+        self.attacked = torch.ones_like(y, dtype=torch.bool)
+
+    @property
+    def spent(self) -> Tensor:
+        """Whose queries are spent, [N]."""
+        return self.forwards + self.backwards >= self.budget
+
+    @contextmanager
+    def attacking(self, rows: Tensor) -> Iterator[None]:
+        """Within it, an attack is over once the queries of these `rows` [N] are spent."""
+        self.attacked = rows
+        try:
+            yield
+        except OutOfQueriesError:
+            if bool(self.spent.all()):
+                raise
+        finally:
+            self.attacked = torch.ones_like(rows)
 
     def forward(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
@@ -81,7 +100,7 @@ class Queries(nn.Module):
         asked = _Asked.apply(x, inside, self, owner)
         if bool(allowed.all()):
             logits = checked_logits(self.model, asked)
-        elif bool(((self.forwards + self.backwards) >= self.budget).all()) and not bool(allowed.any()):
+        elif bool(self.spent[self.attacked].all()) and not bool(allowed.any()):
             raise OutOfQueriesError
         else:
             logits = asked.flatten(1)[:, :1] * 0 + self.classes * nn.functional.one_hot(self.y[owner], self.classes)
@@ -166,7 +185,7 @@ class Asking(NamedTuple):
     library: str
     attack: str
     norm: str
-    run: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+    run: Callable[[Queries, Tensor, Tensor, Tensor], Tensor]
 
     @property
     def name(self) -> str:
@@ -233,7 +252,7 @@ def searched(
     width: float = 1.0,
     one_by_one: bool = False,
     rounds: int = 20,
-) -> Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]:
+) -> Callable[[Queries, Tensor, Tensor, Tensor], Tensor]:
     """An attack that looks for every sample's smallest budget, out of ``at(model, x, y, ids, eps)``, which has one.
 
     AttackBench's search: eps [B] doubles until the attack succeeds once, and then halves the interval between the
@@ -247,18 +266,21 @@ def searched(
         rounds: how often `at` is called, the most.
     """
 
-    def run(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    def run(model: Queries, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         low = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         high = torch.full_like(low, math.inf)
         eps = torch.full_like(low, FIRST[norm] if norm == "l0" else FIRST[norm] * width)
         most = width if norm == "linf" else math.inf
         best = x.clone()
         for _ in range(rounds):
-            going = high > 0  # nothing is nearer than x itself
+            going = (high > 0) & ~model.spent  # nothing is nearer than x itself
+            if not bool(going.any()):
+                break
             groups = [going & (eps == value) for value in eps[going].unique()] if one_by_one else [going]
             made = x.clone()
             for rows in groups:
-                made[rows] = at(model, x[rows], y[rows], ids[rows], eps[rows].to(x.dtype)).detach().to(x)
+                with model.attacking(rows):
+                    made[rows] = at(model, x[rows], y[rows], ids[rows], eps[rows].to(x.dtype)).detach().to(x)
             with torch.no_grad():
                 won = predicted(model(made)) != y
             size = distances(made, x, norm)
