@@ -89,6 +89,8 @@ BLIND_SEEDS_LINES = [CLEAN, *AVERAGES, *DEEPFOOL, *_lines(["fgsm", "pgd"], THREE
 THESIS = _columns("spat-table3.2", **{name: name.upper() for name in ("spat", "alp", "trades", "mart")}, madry="Madry")
 THESIS_LINES = [CLEAN, *((ATTACKS[name], f"{name} 0.3") for name in ("fgsm", "pgd20", "cw30"))]
 THESIS_LINES += [("PGD-20, from normal training", "pgd20 from spat-mnist-standard 0.3")]
+THESIS_41 = _columns("dra-table4.1-mnist", madry="Madry", mart="MART")
+THESIS_41 |= {f"TRADES, 1/lambda {beta}": f"dra-table4.1-mnist-trades-{beta}" for beta in (1, 6)}
 FIGURE4_LINES = [CLEAN, ("avg-AA(0.3)", "deepfool avg-AA(0.3)")]
 FIGURE4_LINES += [(f"AA({eps})", f"deepfool {eps}") for eps in ("0.01", *THREE, "0.3")]
 CUTOFFS = {value: value for value in ("0", "0.02", "0.05", "0.1", "0.2", "1")} | {"mean of the batch": "None"}
@@ -144,6 +146,7 @@ RECORDS: dict[str, Measured] = {
     "blind_mnist": Measured(MNIST, _of([MNIST_RUN], MNIST_LINES), False, "measured (printed)"),
     "blind_seeds": Measured(BLIND, _of([BLIND_SEEDS], BLIND_SEEDS_LINES), False, "measured (printed)"),
     "thesis_mnist": _trained_by(THESIS, _of([THESIS_RUN], THESIS_LINES)),
+    "thesis_4_1": _trained_by(THESIS_41, _of([THESIS_RUN], [CLEAN, ("PGD-20", "pgd20 0.3")])),
     "cutoff": _values("blind-figure4-cutoff", "cutoff", CUTOFFS, _of([FIGURE4], FIGURE4_LINES)),
     "scale": _values(
         "blind-figure4-scale", "rho", ("0", "0.2", "0.4", "0.6", "0.8", "0.9", "1"), _of([FIGURE4], FIGURE4_LINES)
