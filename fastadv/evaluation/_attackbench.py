@@ -71,7 +71,7 @@ class Queries(nn.Module):
         apart = torch.cdist(x.flatten(1), x.flatten(1)).fill_diagonal_(math.inf)
         self._surely = apart.amin(dim=1) / 2  # what is nearer to a sample than this is nearest to it
         self._last = torch.arange(len(x), device=x.device)
-        self.attacked = torch.ones_like(y, dtype=torch.bool)
+        self._attacked = torch.ones_like(y, dtype=torch.bool)
 
     @property
     def spent(self) -> Tensor:
@@ -80,15 +80,18 @@ class Queries(nn.Module):
 
     @contextmanager
     def attacking(self, rows: Tensor) -> Iterator[None]:
-        """Within it, an attack is over once the queries of these `rows` [N] are spent."""
-        self.attacked = rows
+        """Within it, an attack is over once the queries of these `rows` [N] bool are spent.
+
+        Raises OutOfQueriesError where those of all samples are.
+        """
+        self._attacked = rows
         try:
             yield
         except OutOfQueriesError:
             if bool(self.spent.all()):
                 raise
         finally:
-            self.attacked = torch.ones_like(rows)
+            self._attacked = torch.ones_like(rows)
 
     def forward(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
@@ -100,7 +103,7 @@ class Queries(nn.Module):
         asked = _Asked.apply(x, inside, self, owner)
         if bool(allowed.all()):
             logits = checked_logits(self.model, asked)
-        elif bool(self.spent[self.attacked].all()) and not bool(allowed.any()):
+        elif bool(self.spent[self._attacked].all()) and not bool(allowed.any()):
             raise OutOfQueriesError
         else:
             logits = asked.flatten(1)[:, :1] * 0 + self.classes * nn.functional.one_hot(self.y[owner], self.classes)
@@ -114,7 +117,7 @@ class Queries(nn.Module):
         return logits
 
     def _owners(self, x: Tensor) -> Tensor:
-        """Which sample each row is nearest to, in L2 as an uncorrelated perturbation of any norm leads to no other.
+        """Which sample each row is nearest to in L2, in which even large noise does not lead to another sample.
 
         The guess is that they come as they came last.
         """

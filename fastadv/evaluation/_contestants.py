@@ -46,7 +46,7 @@ def _options(name: str, norm: str, queries: int) -> dict[str, Any]:
         "cwlinf": {},
         "deepfool": {},
         "fab": {},
-        "fabt": {"steps": max(queries // (3 * 4), 1), "targets": 4},  # three a step; more steps beat more targets
+        "fabt": {"steps": max(queries // (3 * 4), 1), "targets": 4},  # three a step; nine targets have too few each
         "fmn": {"steps": once, "first": 10.0 if norm == "linf" else 1.0},
         "hopskipjump": {},
         "jsma": {"gamma": 1.0},
