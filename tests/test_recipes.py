@@ -444,7 +444,8 @@ def test_the_budget_rises_where_a_run_asks_for_it_and_its_caption_says_so():
     madry, standard = recipes.load("spat-table3.2-madry"), recipes.load("spat-mnist-standard")
     assert options.method(madry) == dataclasses.replace(madry.build_method(), eps_warmup=8)
     assert options.method(standard) == standard.build_method()
-    assert "20 epochs with eps_warmup 8, " in settings_in_words(options.training(madry), options)
+    assert "20 epochs with eps_warmup 8, " in settings_in_words(madry, options)
+    assert "20 epochs, " in settings_in_words(standard, options)
     with pytest.raises(ValueError, match="DeepFoolTraining has no budget to warm up"):
         options.method(recipes.load("blind-fashion-mnist-df-at"))
 

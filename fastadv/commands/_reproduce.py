@@ -181,7 +181,7 @@ def reproduce(names: Sequence[str], options: Reproduction) -> None:
     for recipe in rows:
         name = recipe.name
         results[name] = recipes.averaged(recipe, [run[name] for run in runs])
-        settings[name] = f"{settings_in_words(trainings[name], options)}: {recipe.average} ± standard deviation"
+        settings[name] = f"{settings_in_words(recipe, options)}: {recipe.average} ± standard deviation"
         console.print(report.figures_table(recipe, results[name], settings[name]))
         make_folder(folder / name)
         write_text(folder / name / "figures.csv", report.figures_csv(results[name]))
@@ -263,8 +263,8 @@ def run_recipes(
         results[recipe.name] = measure_recipe(recipe, training, networks, test, options, folder / recipe.name)
         if recipe.features:
             show_features(recipe, networks[recipe.name], test, options, folder / recipe.name)
-        console.print(report.figures_table(recipe, results[recipe.name], settings_in_words(training, options)))
-    settings = {name: settings_in_words(trainings[name], options) for name in results}
+        console.print(report.figures_table(recipe, results[recipe.name], settings_in_words(recipe, options)))
+    settings = {recipe.name: settings_in_words(recipe, options) for recipe in rows}
     for name in calibrations.keys() & settings.keys():
         settings[name] += f"; calibrated, {calibrations[name]}"
     conclude(chosen, results, settings, folder)
@@ -369,12 +369,14 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def settings_in_words(training: Training, options: Reproduction) -> str:
+def settings_in_words(recipe: recipes.Recipe, options: Reproduction) -> str:
     """How a recipe was run, for captions."""
+    training = options.training(recipe)
     of_each = f", {training.per_class} training samples a class" if training.per_class else ""
     tested = f"{options.limit} test samples" if options.limit else "all test samples"
     changed = {"of": options.optimizer, "at": options.lr and f"lr {options.lr:g}", "in": options.precision}
-    changed["with"] = options.eps_warmup and f"eps_warmup {options.eps_warmup}"
+    if options.eps_warmup and hasattr(options.method(recipe), "eps_warmup"):
+        changed["with"] = f"eps_warmup {options.eps_warmup}"
     last = training.seed + options.seeds - 1
     seed = f"seed {training.seed}" if options.seeds == 1 else f"seeds {training.seed} to {last}"
     trained = " ".join([f"{training.epochs} epochs", *(f"{word} {value}" for word, value in changed.items() if value)])
